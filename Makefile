@@ -1,0 +1,34 @@
+# make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test check clean
+
+train: .venv/installed
+	$(BIN)/python train.py experiment=meanflow_dit
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint -q generative lightning_modules datamodules callbacks launch train.py evaluate.py generate.py
+
+clean:
+	rm -rf .venv *.egg-info
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Triptych needs Python 3.11 or newer; this is $$($(PYTHON) --version). Use: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch .venv/installed $@

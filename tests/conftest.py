@@ -1,0 +1,23 @@
+"""What all tests share: a quiet, two-threaded machine and a cache folder of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
