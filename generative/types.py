@@ -1,0 +1,128 @@
+"""The plain containers that travel between the packages.
+
+Shape suffixes used throughout: B batch, C channels, H height, W width, T network times, K condition channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """A batch of images and what is known about them.
+
+    Attributes:
+        image: (B, C, H, W) float images in [-1, 1].
+        index: (B,) int64 indices within the data split; validation and test draws depend on nothing else.
+        step: Index of the batch in the endless training stream; training draws are a function of it.
+        labels: (B, L) multi-hot labels, or None.
+        degraded: (B, C, H, W) float images in [-1, 1] that a restorer sees, or None.
+        validity: (B, 1, H, W) float map, 1 where the degraded pixel is known exactly, 0 elsewhere, or None.
+    """
+
+    image: Tensor
+    index: Tensor
+    step: int = 0
+    labels: Tensor | None = None
+    degraded: Tensor | None = None
+    validity: Tensor | None = None
+
+    def observed(self) -> tuple[Tensor, Tensor]:
+        """Return what a restorer sees.
+
+        Returns:
+            Degraded images (B, C, H, W) and validity maps (B, 1, H, W).
+
+        Raises:
+            ValueError: The batch has not been degraded.
+        """
+        if self.degraded is None or self.validity is None:
+            raise ValueError("A restorer needs degraded images: choose a degradation, such as degradation=mixed.")
+        return self.degraded, self.validity
+
+    def select(self, rows: Tensor) -> Batch:
+        """Return some rows of the batch.
+
+        Args:
+            rows: (M,) int64 row numbers.
+
+        Returns:
+            A batch of size M of the same step.
+        """
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
+        return Batch(
+            self.image[rows], self.index[rows], self.step, pick(self.labels), pick(self.degraded), pick(self.validity)
+        )
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """What a degradation returns.
+
+    Attributes:
+        image: (B, C, H, W) float images in [-1, 1].
+        validity: (B, 1, H, W) float map: 1 where the pixel equals the clean one with certainty, 0 elsewhere.
+    """
+
+    image: Tensor
+    validity: Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is told beside its noisy input.
+
+    Attributes:
+        image: (B, K, H, W) maps concatenated to the network's input (degraded image and validity), or None.
+        labels: (B, L) multi-hot labels, or None.
+    """
+
+    image: Tensor | None = None
+    labels: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Condition:
+        """Return the condition of some rows of the batch.
+
+        Args:
+            rows: (M,) int64 row numbers.
+
+        Returns:
+            The condition with batch size M.
+        """
+        return Condition(
+            image=None if self.image is None else self.image[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+
+def restoration_condition(degraded_BCHW: Tensor, validity_B1HW: Tensor) -> Condition:
+    """Stack the degraded image and its validity map as the condition of a restorer.
+
+    Args:
+        degraded_BCHW: (B, C, H, W) degraded images in [-1, 1].
+        validity_B1HW: (B, 1, H, W) validity maps in {0, 1}.
+
+    Returns:
+        A condition whose image has K = C + 1 channels.
+    """
+    return Condition(image=torch.cat([degraded_BCHW, validity_B1HW], dim=1))
+
+
+@dataclass
+class LossOutput:
+    """The scalar to minimise and what to log beside it.
+
+    Attributes:
+        loss: () differentiable loss.
+        logs: Detached scalars by name.
+    """
+
+    loss: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
