@@ -1,0 +1,59 @@
+"""What every degradation is: a callable from clean images to degraded ones and the map of what is still known."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from generative.randomness import Randomness
+from generative.types import Degraded
+
+
+class Degradation(ABC):
+    """A random, vectorised degradation.
+
+    A subclass implements ``degrade``; calling the object also enforces the range and the memory layout. Row b of the
+    result is a function of row b of the image and of row b of the randomness alone, so that under
+    ``IndexRandomness`` an image is degraded in the same way in any batch.
+    """
+
+    def __call__(self, image_BCHW: Tensor, randomness: Randomness, training: bool = False) -> Degraded:
+        """Degrade a batch of images.
+
+        Args:
+            image_BCHW: (B, C, H, W) clean images in [-1, 1].
+            randomness: Source of every draw, with B rows and on the device of the images.
+            training: Whether severities are drawn from their training range or take their evaluation value.
+
+        Returns:
+            The degraded images, contiguous and in [-1, 1], and a map that is 1 only where they surely equal the clean
+            ones, as far as a restorer may know.
+        """
+        degraded_BCHW, validity_B1HW = self.degrade(image_BCHW, randomness, training)
+        return Degraded(degraded_BCHW.clamp(-1, 1).contiguous(), validity_B1HW.contiguous())
+
+    @abstractmethod
+    def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
+        """Degrade a batch of images without regard to range and layout.
+
+        Args:
+            image_BCHW: (B, C, H, W) clean images in [-1, 1].
+            randomness: Source of every draw, with B rows.
+            training: Whether severities are drawn from their training range or take their evaluation value.
+
+        Returns:
+            (B, C, H, W) degraded images, which may leave [-1, 1], and the (B, 1, H, W) validity map.
+        """
+
+
+def nothing_known(image_BCHW: Tensor) -> Tensor:
+    """Return the validity map of a degradation that touches, or may have touched, every pixel.
+
+    Args:
+        image_BCHW: (B, C, H, W) images.
+
+    Returns:
+        (B, 1, H, W) zeros.
+    """
+    return image_BCHW.new_zeros(len(image_BCHW), 1, *image_BCHW.shape[-2:])

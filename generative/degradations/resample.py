@@ -1,0 +1,56 @@
+"""Degradation of super-resolution: fewer pixels, enlarged to the old size."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from generative.degradations.base import Degradation, nothing_known
+from generative.randomness import Randomness
+
+Upsampling = Literal["bicubic", "nearest"]
+
+
+class Downsample(Degradation):
+    """Averages blocks of factor x factor pixels and interpolates back to the old size; no pixel stays known."""
+
+    def __init__(self, factor: int, upsampling: Upsampling = "bicubic") -> None:
+        """Set the strength.
+
+        Args:
+            factor: Ratio of the sides, a whole number >= 1; sizes that it does not divide are extended at the right and
+                bottom edges and cropped again.
+            upsampling: How the small image is enlarged, ``"bicubic"`` or ``"nearest"``.
+
+        Raises:
+            ValueError: If an argument is none of these.
+        """
+        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+            raise ValueError(f"Downsample.factor: must be a whole number of at least 1, got {factor!r}.")
+        if upsampling not in get_args(Upsampling):
+            raise ValueError(f"Downsample.upsampling: must be bicubic or nearest, got {upsampling!r}.")
+        self.factor = factor
+        self.upsampling = upsampling
+
+    def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
+        """See ``Degradation.degrade``."""
+        small_BChw = F.avg_pool2d(pad_to_multiple(image_BCHW, self.factor), self.factor)
+        large_BCHW = F.interpolate(small_BChw, scale_factor=self.factor, mode=self.upsampling)
+        height, width = image_BCHW.shape[-2:]
+        return large_BCHW[:, :, :height, :width], nothing_known(image_BCHW)
+
+
+def pad_to_multiple(image_BCHW: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until a number divides both sides.
+
+    Args:
+        image_BCHW: (B, C, H, W) images.
+        multiple: What is to divide the sides.
+
+    Returns:
+        (B, C, H', W') images with the smallest such H' >= H and W' >= W.
+    """
+    height, width = image_BCHW.shape[-2:]
+    return F.pad(image_BCHW, (0, -width % multiple, 0, -height % multiple), mode="replicate")
