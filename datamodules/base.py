@@ -1,0 +1,222 @@
+"""The base of all data sets: raw batches of the splits, and their completion on the device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from datamodules.loader import EvaluationLoader, RawBatch, TrainingLoader
+from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
+from datamodules.splits import Split, Splits
+from datamodules.store import ImageStore
+from generative.degradations import Degradation
+from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
+from generative.types import Batch
+
+# A larger training set stays in host memory, or on disk where it is memory-mapped, and is copied batch by batch.
+RESIDENT_BYTES = 8 * 2**30
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Images for training, validation and test; a data set adds ``load_splits``.
+
+    The loaders yield uint8 batches; ``on_after_batch_transfer`` makes them a ``Batch`` on the device: images in
+    [-1, 1], mirrored in training where asked for, and what the degradation leaves of them.
+
+    Attributes:
+        start_step: First step of the training stream; set it before ``fit`` to the checkpoint's step on resume.
+
+    Args:
+        name: Name of the data set, for the record.
+        image_size: Side of the images in pixels.
+        channels: 1 for grey, 3 for RGB.
+        num_classes: Length L of the labels; 0 for a data set without labels.
+        global_batch_size: Training images per step over all ranks.
+        eval_batch_size: Validation and test images per batch and rank; results do not depend on it.
+        num_train: At most so many training images, or None for all.
+        num_val: At most so many validation images, or None for all.
+        num_test: At most so many test images, or None for all.
+        horizontal_flip: Whether each training image is mirrored with probability one half.
+        degradation: Makes degraded image and validity map on the device, or None for clean images only.
+        resident: Whether a training set of up to ``RESIDENT_BYTES`` lies on the training device.
+        seed: The run's seed: order, crops, flips and degradations of the training images.
+        evaluation_seed: Seed of the degradations in validation and test; the same for all runs that are compared.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        channels: int,
+        num_classes: int = 0,
+        global_batch_size: int = 128,
+        eval_batch_size: int = 250,
+        num_train: int | None = None,
+        num_val: int | None = None,
+        num_test: int | None = None,
+        horizontal_flip: bool = False,
+        degradation: Degradation | None = None,
+        resident: bool = True,
+        seed: int = 0,
+        evaluation_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.image_size = image_size
+        self.channels = channels
+        self.num_classes = num_classes
+        self.global_batch_size = global_batch_size
+        self.eval_batch_size = eval_batch_size
+        self.limits = {"train": num_train, "val": num_val, "test": num_test}
+        self.horizontal_flip = horizontal_flip
+        self.degradation = degradation
+        self.resident = resident
+        self.seed = seed
+        self.evaluation_seed = evaluation_seed
+        self.start_step = 0
+
+    @abstractmethod
+    def load_splits(self) -> Splits:
+        """Load the data set.
+
+        Returns:
+            Its splits, the same ones in every process.
+        """
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The splits in memory: loaded on first use, without leaks, limited and checked."""
+        splits = self.load_splits().without_leaks().limited(**self.limits)
+        for split in ("train", "val", "test"):
+            self._check(split, getattr(splits, split))
+        return splits
+
+    def _check(self, split: Split, store: ImageStore) -> None:
+        if len(store) == 0:
+            raise ValueError(f"the {split} split of data={self.name} is empty: check data.root and data.num_{split}")
+        if store.channels != self.channels:
+            raise ValueError(f"data.channels={self.channels}, but the images of data={self.name} have {store.channels}")
+        if store.shortest_side < self.image_size:
+            raise ValueError(
+                f"data.image_size={self.image_size} is larger than an image of data={self.name} "
+                f"({store.shortest_side} pixels): set data.image_size={store.shortest_side} or less"
+            )
+        num_classes = 0 if store.labels is None else store.labels.shape[1]
+        if num_classes != self.num_classes:
+            raise ValueError(f"data.num_classes={self.num_classes}, but data={self.name} has {num_classes}")
+
+    def prepare_data(self) -> None:
+        """Fill the caches in one process before the others read them; Lightning's hook."""
+        self.splits  # noqa: B018 - loads on first use
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits in every process; Lightning's hook."""
+        self.splits  # noqa: B018 - loads on first use
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    def _training_store(self) -> ImageStore:
+        store = self.splits.train
+        if self.trainer is None or not self.resident or store.nbytes > RESIDENT_BYTES:
+            return store
+        return store.to(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Return the endless stream of raw training batches of this rank, from ``start_step``; Lightning's hook."""
+        store = self._training_store()
+        sampler = StepBatchSampler(
+            len(store), self.global_batch_size, self.seed, self.start_step, self._rank, self._world_size
+        )
+
+        def fetch(batch: IndexBatch) -> RawBatch:
+            crops = StepRandomness(generator_for(self.seed, "crop", batch.step, self._rank), len(batch.indices))
+            return self._fetch("train", store, batch, crops)
+
+        return TrainingLoader(sampler, fetch)
+
+    def _evaluation_loader(self, split: Split) -> EvaluationLoader:
+        store: ImageStore = getattr(self.splits, split)
+        sampler = EvaluationSampler(len(store), self.eval_batch_size, self._rank, self._world_size)
+        return EvaluationLoader(sampler, lambda batch: self._fetch(split, store, batch, None))
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """Return this rank's part of the validation split; Lightning's hook."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Return this rank's part of the test split; Lightning's hook."""
+        return self._evaluation_loader("test")
+
+    def _fetch(self, split: Split, store: ImageStore, batch: IndexBatch, crops: Randomness | None) -> RawBatch:
+        return RawBatch(
+            image=store.gather(batch.indices, self.image_size, crops),
+            index=batch.indices,
+            labels=None if store.labels is None else store.labels[batch.indices.to(store.labels.device)],
+            split=split,
+            step=batch.step,
+            training=crops is not None,
+        )
+
+    def batch(self, split: Split, indices: Tensor | Sequence[int], device: torch.device | str = "cpu") -> Batch:
+        """Return some images as evaluation sees them, outside of any loop.
+
+        Args:
+            split: The split.
+            indices: (B,) indices within the split.
+            device: Device of the batch.
+
+        Returns:
+            The batch, with the centred crops and the draws that the evaluation loaders give these images.
+        """
+        raw = self._fetch(split, getattr(self.splits, split), IndexBatch(0, torch.as_tensor(indices)), None)
+        return self._complete(raw.to(device))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Complete a raw batch on its device; Lightning's hook. Anything else passes unchanged."""
+        return self._complete(batch) if isinstance(batch, RawBatch) else batch
+
+    def _complete(self, raw: RawBatch) -> Batch:
+        assert raw.image.dtype == torch.uint8  # the border: 0..255 becomes exactly [-1, 1]
+        image = raw.image.float() / 127.5 - 1
+        if raw.training and self.horizontal_flip:
+            image = torch.where(self._randomness(raw, "flip").uniform(1, 1, 1) < 0.5, image.flip(-1), image)
+        batch = Batch(image=image, index=raw.index, step=raw.step, labels=raw.labels)
+        if self.degradation is not None:
+            degraded = self.degradation(image, self._randomness(raw, "degradation"), training=raw.training)
+            batch.degraded, batch.validity = degraded.image, degraded.validity
+        return batch
+
+    def _randomness(self, raw: RawBatch, purpose: str) -> Randomness:
+        device = raw.image.device
+        if raw.training:
+            generator = generator_for(self.seed, purpose, raw.step, self._rank, device)
+            return StepRandomness(generator, len(raw.image))
+        return IndexRandomness.for_images(self.evaluation_seed, f"{purpose}/{raw.split}", raw.index, device)
+
+    def record(self) -> dict[str, Any]:
+        """Describe the data, for the record of a run and beside its metrics.
+
+        Returns:
+            Plain values.
+        """
+        settings = {
+            "name": self.name,
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "num_classes": self.num_classes,
+            "horizontal_flip": self.horizontal_flip,
+            "evaluation_seed": self.evaluation_seed,
+        }
+        return settings | self.splits.record()

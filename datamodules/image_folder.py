@@ -1,0 +1,253 @@
+"""Any folder tree of images, decoded once into a memory-mapped file of uint8 pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+
+from datamodules.base import ImageDataModule
+from datamodules.cache import Tensors, cache_folder, cached
+from datamodules.splits import Split, Splits
+from datamodules.store import ImageStore, content_hash
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_VERSION = 1  # raised when decoding changes
+_NUM_NAMED = 3  # unreadable files named in the warning
+_DECODE_THREADS = 8
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the image files of a folder tree.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Paths in a fixed order, without hidden files.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no image file.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the image folder {folder} does not exist: set data.root=FOLDER to a folder of images")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(
+            f"the image folder {folder} holds no image file: set data.root=FOLDER to a folder of images"
+        )
+    return files
+
+
+def decode(path: Path, channels: int, minimum_side: int, short_side: int | None = None) -> Tensor:
+    """Read an image file.
+
+    Args:
+        path: The file.
+        channels: 1 for grey, 3 for RGB.
+        minimum_side: A smaller image is enlarged until its short side has so many pixels.
+        short_side: Resize every image to this short side, or None to keep sizes.
+
+    Returns:
+        (C, H, W) uint8 pixels.
+    """
+    with Image.open(path) as file:
+        image: Image.Image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):  # 16-bit grey, which convert would clip to white
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+        image = image.convert("L" if channels == 1 else "RGB")
+    shortest = min(image.size)
+    wanted = max(minimum_side, short_side or shortest)
+    if wanted != shortest:
+        width, height = (max(wanted, round(side * wanted / shortest)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def decode_all(files: list[Path], channels: int, minimum_side: int, short_side: int | None = None) -> Tensors:
+    """Read image files, leaving out those that cannot be read.
+
+    Args:
+        files: The files.
+        channels: See ``decode``.
+        minimum_side: See ``decode``.
+        short_side: See ``decode``.
+
+    Returns:
+        ``readable``, an (F,) mask of the files; and of the readable ones ``flat``, their pixels end to end, and the
+        (N,) ``heights``, ``widths`` and content ``hashes``.
+    """
+
+    def read(path: Path) -> Tensor | None:
+        try:
+            return decode(path, channels, minimum_side, short_side)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None  # PIL's errors for damaged, truncated and absurdly large files
+
+    with ThreadPoolExecutor(_DECODE_THREADS) as pool:
+        decoded = list(track(pool.map(read, files), "Reading images", total=len(files), transient=True))
+    images = [image for image in decoded if image is not None]
+    return {
+        "readable": torch.tensor([image is not None for image in decoded]),
+        "flat": torch.cat([image.flatten() for image in images]) if images else torch.empty(0, dtype=torch.uint8),
+        "heights": torch.tensor([image.shape[1] for image in images], dtype=torch.int64),
+        "widths": torch.tensor([image.shape[2] for image in images], dtype=torch.int64),
+        "hashes": torch.tensor([content_hash(image) for image in images], dtype=torch.int64),
+    }
+
+
+def held_out(names: list[str], fractions: dict[Split, float]) -> dict[Split, list[int]]:
+    """Split files by the hash of their names, so that a file added later moves hardly any other.
+
+    Args:
+        names: Names of the files, relative to their root.
+        fractions: Share of the files in each split but training; a split gets at least one file.
+
+    Returns:
+        Indices of the files of each split, in the order of the names; the rest is ``train``.
+    """
+    order = sorted(range(len(names)), key=lambda i: hashlib.blake2b(names[i].encode()).digest())
+    parts: dict[Split, list[int]] = {}
+    for split, fraction in fractions.items():
+        count = max(1, math.floor(fraction * len(names)))
+        parts[split], order = sorted(order[:count]), order[count:]
+    return parts | {"train": sorted(order)}
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images of a folder tree: random crops in training, centred crops in evaluation.
+
+    ``root`` may have a subfolder ``train``, and beside it ``val`` and ``test``; each can also be named on its own. A
+    validation or test split without a folder is drawn from the training files.
+
+    Args:
+        name: Name of the data set, for the record.
+        image_size: Side of the crops; smaller images are enlarged until they fit.
+        channels: 1 for grey, 3 for RGB.
+        num_classes: 0.
+        root: Folder of images.
+        train_root: Folder of the training images; by default ``root/train`` where it exists, else ``root``.
+        val_root: Folder of the validation images; by default ``root/val`` where it and ``root/train`` exist.
+        test_root: Folder of the test images; by default ``root/test`` where it and ``root/train`` exist.
+        val_fraction: Share of the training files for validation where they have no folder.
+        test_fraction: Share of the training files for test where they have no folder.
+        short_side: Resize every image to this short side before cropping, or None to keep sizes.
+        cache_dir: Cache folder, or None for the user's.
+        **settings: See ``ImageDataModule``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        channels: int,
+        num_classes: int = 0,
+        root: str | Path | None = None,
+        train_root: str | Path | None = None,
+        val_root: str | Path | None = None,
+        test_root: str | Path | None = None,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.05,
+        short_side: int | None = None,
+        cache_dir: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, image_size, channels, num_classes, **settings)
+        self.root = root
+        self.roots: dict[Split, str | Path | None] = {"train": train_root, "val": val_root, "test": test_root}
+        self.fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
+        self.short_side = short_side
+        self.cache_dir = cache_folder(cache_dir)
+
+    def _folder(self, split: Split) -> Path | None:
+        if (own := self.roots[split]) is not None:
+            return Path(own)
+        if self.root is None:
+            return None
+        root = Path(self.root)
+        has_train = (root / "train").is_dir()
+        if has_train and (root / split).is_dir():
+            return root / split
+        return root if split == "train" else None
+
+    def _files(self) -> dict[Split, list[Path]]:
+        """List the files of each split."""
+        train_root = self._folder("train")
+        if train_root is None:
+            raise FileNotFoundError("data=image_folder needs images: set data.root=FOLDER to a folder of images")
+        files: dict[Split, list[Path]] = {"train": list_images(train_root)}
+        missing: dict[Split, float] = {}
+        for split, fraction in self.fractions.items():
+            folder = self._folder(split)
+            if folder is None:
+                missing[split] = fraction
+            else:
+                files[split] = list_images(folder)
+        names = [file.relative_to(train_root).as_posix() for file in files["train"]]
+        if len(names) <= len(missing):
+            raise ValueError(
+                f"{train_root} holds {len(names)} images, too few for the splits {', '.join(('train', *missing))}: "
+                "set data.root to a folder with more"
+            )
+        parts = held_out(names, missing)
+        return files | {split: [files["train"][i] for i in rows] for split, rows in parts.items()}
+
+    def load_splits(self) -> Splits:
+        """See ``ImageDataModule.load_splits``."""
+        files = self._files()
+        # One folder may serve two splits, such as validation and test; a file is decoded once.
+        distinct = sorted({file for split in files.values() for file in split})
+        tensors = cached(self._cache_path(distinct), lambda: self._decode(distinct), memory_map=True)
+        readable = tensors["readable"].tolist()
+        _report_unreadable([file for file, good in zip(distinct, readable, strict=True) if not good])
+        row_of = {file: row for row, file in enumerate(itertools.compress(distinct, readable))}
+        images = ImageStore.ragged(
+            tensors["flat"], tensors["heights"], tensors["widths"], self.channels, tensors["hashes"]
+        )
+
+        def store(split: Split) -> ImageStore:
+            rows = [row_of[file] for file in files[split] if file in row_of]
+            return images.select(torch.tensor(rows, dtype=torch.int64))
+
+        origins = {split: self._folder(split) for split in files}
+        return Splits(
+            train=store("train"),
+            val=store("val"),
+            test=store("test"),
+            source=", ".join(f"{split}: {folder}" for split, folder in origins.items() if folder),
+            drawn=", ".join(
+                f"{split}: own folder"
+                if origins[split]
+                else f"{split}: {fraction:g} of the training files by name hash"
+                for split, fraction in self.fractions.items()
+            ),
+        )
+
+    def _decode(self, files: list[Path]) -> Tensors:
+        tensors = decode_all(files, self.channels, self.image_size, self.short_side)
+        if not tensors["readable"].any():
+            raise ValueError(f"none of the {len(files)} image files can be read, such as {files[0]}: check data.root")
+        return tensors
+
+    def _cache_path(self, files: list[Path]) -> Path:
+        state = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        settings = (_VERSION, self.channels, self.image_size, self.short_side)
+        key = hashlib.blake2b(repr((settings, state)).encode(), digest_size=8).hexdigest()
+        return self.cache_dir / f"image_folder-{key}.pt"
+
+
+def _report_unreadable(files: list[Path]) -> None:
+    if files:
+        names = ", ".join(str(file) for file in files[:_NUM_NAMED]) + (", ..." if len(files) > _NUM_NAMED else "")
+        rank_zero_warn(f"image files that cannot be read and are left out: {len(files)} ({names})")

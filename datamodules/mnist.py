@@ -1,0 +1,133 @@
+"""MNIST and CIFAR-10, in the files and folders of torchvision."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.datasets import CIFAR10, MNIST
+from torchvision.datasets.utils import check_integrity
+
+from datamodules.base import ImageDataModule
+from datamodules.cache import cache_folder
+from datamodules.splits import Splits
+from datamodules.store import ImageStore, pad_to
+from generative.randomness import generator_for
+
+NUM_CLASSES = 10
+# Both sets come with train and test parts only; validation images are held out of the training part, the same ones
+# whatever the run's seed.
+NUM_HELD_OUT = 2_000
+_SPLIT_SEED = 0
+
+# An IDX file is a magic number, whose last byte is the number of axes, the axes' lengths, and uint8 data.
+_IDX_HEADER = np.dtype(">u4")
+
+ImagesAndClasses = tuple[Tensor, Tensor]
+
+
+def _read_idx(folder: Path, name: str) -> Tensor:
+    """Read a uint8 IDX file, compressed or not, without extracting it: a user's root is never written to."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    if plain.exists():
+        content = plain.read_bytes()
+    else:
+        md5 = dict(MNIST.resources)[packed.name]
+        if not check_integrity(packed, md5):
+            raise FileNotFoundError(packed)
+        content = gzip.decompress(packed.read_bytes())
+    header = 4 * (1 + content[3])
+    shape = np.frombuffer(content[4:header], _IDX_HEADER).tolist()
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+
+
+def _read_mnist(root: Path, part: str) -> ImagesAndClasses:
+    folder = root / "MNIST" / "raw"
+    name = {"train": "train", "test": "t10k"}[part]
+    images, classes = (_read_idx(folder, f"{name}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    return images[:, None], classes.long()
+
+
+def _read_cifar10(root: Path, part: str) -> ImagesAndClasses:
+    dataset = CIFAR10(root, train=part == "train")
+    return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
+
+
+_READERS = {"MNIST": _read_mnist, "CIFAR10": _read_cifar10}
+_DOWNLOADERS = {"MNIST": MNIST, "CIFAR10": CIFAR10}
+
+
+class TorchvisionDataModule(ImageDataModule):
+    """A data set of torchvision, held in memory.
+
+    Args:
+        dataset: ``MNIST`` or ``CIFAR10``.
+        name: Name of the data set, for the record.
+        image_size: Side of the images; those of the data set are padded with black to more, cropped to less.
+        channels: Channels of the data set.
+        num_classes: 10.
+        root: A torchvision root, used as it is where it holds the data, else downloaded into; None for one in the
+            cache folder.
+        cache_dir: Cache folder, or None for the user's.
+        **settings: See ``ImageDataModule``.
+
+    Raises:
+        ValueError: If ``dataset`` is not known.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        name: str,
+        image_size: int,
+        channels: int,
+        num_classes: int = NUM_CLASSES,
+        root: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, image_size, channels, num_classes, **settings)
+        if dataset not in _READERS:
+            raise ValueError(f"data.dataset={dataset} is not one of {', '.join(_READERS)}")
+        self.dataset = dataset
+        self.root = Path(root) if root else cache_folder(cache_dir) / "torchvision"
+
+    def _read(self, part: str) -> ImagesAndClasses:
+        return _READERS[self.dataset](self.root, part)
+
+    def _read_or_download(self) -> dict[str, ImagesAndClasses]:
+        try:
+            return {part: self._read(part) for part in ("train", "test")}
+        except (OSError, RuntimeError):  # torchvision's "not found" is a RuntimeError
+            try:
+                _DOWNLOADERS[self.dataset](str(self.root), download=True)
+            except (OSError, RuntimeError) as error:
+                raise FileNotFoundError(
+                    f"{self.dataset} is not in {self.root} and could not be downloaded: "
+                    "set data.root=FOLDER to a torchvision root that holds it, or connect to the internet"
+                ) from error
+            return {part: self._read(part) for part in ("train", "test")}
+
+    def load_splits(self) -> Splits:
+        """See ``ImageDataModule.load_splits``."""
+        parts = self._read_or_download()
+        images, classes = parts["train"]
+        order = torch.randperm(len(images), generator=generator_for(_SPLIT_SEED, "split"))
+        held_out, kept = order[-NUM_HELD_OUT:], order[:-NUM_HELD_OUT]
+        return Splits(
+            train=self._store(images[kept], classes[kept]),
+            val=self._store(images[held_out], classes[held_out]),
+            test=self._store(*parts["test"]),
+            source=f"{self.dataset} in {self.root}",
+            drawn=f"test: the official one; val: the last {NUM_HELD_OUT} of the official training images "
+            f"in the permutation of seed {_SPLIT_SEED}",
+        )
+
+    def _store(self, images_NCHW: Tensor, classes_N: Tensor) -> ImageStore:
+        padded = pad_to(images_NCHW, max(self.image_size, images_NCHW.shape[-1]))
+        return ImageStore.dense(padded, F.one_hot(classes_N, NUM_CLASSES).float())

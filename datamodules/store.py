@@ -1,0 +1,211 @@
+"""Images in memory as uint8, of one size or of many, and their vectorised cropping.
+
+Shape suffixes: N images in the store, B batch, C channels, H height, W width, S side of the square crop, L labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from generative.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """uint8 images in one flat buffer, each stored as C x H x W.
+
+    Attributes:
+        flat: (bytes,) uint8 buffer, possibly memory-mapped and shared with other stores.
+        offsets: (N,) int64 position of each image in the buffer.
+        heights: (N,) int64 heights in pixels.
+        widths: (N,) int64 widths in pixels.
+        channels: Number of channels C of every image.
+        labels: (N, L) float multi-hot labels, or None.
+        hashes: (N,) int64 content hashes where they are known already, or None.
+    """
+
+    flat: Tensor
+    offsets: Tensor
+    heights: Tensor
+    widths: Tensor
+    channels: int
+    labels: Tensor | None = None
+    hashes: Tensor | None = None
+
+    @classmethod
+    def dense(cls, images_NCHW: Tensor, labels: Tensor | None = None) -> ImageStore:
+        """Build a store of images of one size.
+
+        Args:
+            images_NCHW: (N, C, H, W) uint8 images.
+            labels: (N, L) float multi-hot labels, or None.
+
+        Returns:
+            The store; it shares memory with a contiguous ``images_NCHW``.
+        """
+        n, channels, height, width = images_NCHW.shape
+        return cls(
+            flat=images_NCHW.reshape(-1),
+            offsets=torch.arange(n) * (channels * height * width),
+            heights=torch.full((n,), height),
+            widths=torch.full((n,), width),
+            channels=channels,
+            labels=labels,
+        )
+
+    @classmethod
+    def ragged(
+        cls, flat: Tensor, heights: Tensor, widths: Tensor, channels: int, hashes: Tensor | None = None
+    ) -> ImageStore:
+        """Build a store of images of different sizes, laid end to end.
+
+        Args:
+            flat: (bytes,) uint8 buffer.
+            heights: (N,) int64 heights in pixels.
+            widths: (N,) int64 widths in pixels.
+            channels: Number of channels C.
+            hashes: (N,) int64 content hashes where they are known.
+
+        Returns:
+            The store; it shares memory with ``flat``.
+        """
+        sizes = channels * heights * widths
+        return cls(flat, sizes.cumsum(0) - sizes, heights, widths, channels, hashes=hashes)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.flat.device
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the buffer in bytes."""
+        return self.flat.numel()
+
+    @property
+    def shortest_side(self) -> int:
+        """Length in pixels of the shortest side of any image."""
+        return int(torch.minimum(self.heights, self.widths).min())
+
+    def to(self, device: torch.device | str) -> ImageStore:
+        """Return the store with its images on a device.
+
+        Args:
+            device: The device.
+
+        Returns:
+            A store whose batches are cut on ``device``.
+        """
+        return replace(
+            self,
+            flat=self.flat.to(device),
+            offsets=self.offsets.to(device),
+            heights=self.heights.to(device),
+            widths=self.widths.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
+        )
+
+    def select(self, rows: Tensor) -> ImageStore:
+        """Return a store of some of the images; the buffer is shared, not copied.
+
+        Args:
+            rows: (M,) int64 indices, or an (N,) mask.
+
+        Returns:
+            A store of M images.
+        """
+        return replace(
+            self,
+            offsets=self.offsets[rows],
+            heights=self.heights[rows],
+            widths=self.widths[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            hashes=None if self.hashes is None else self.hashes[rows],
+        )
+
+    def image(self, index: int) -> Tensor:
+        """Return one whole image.
+
+        Args:
+            index: Index of the image.
+
+        Returns:
+            (C, H, W) uint8 view.
+        """
+        offset, height, width = int(self.offsets[index]), int(self.heights[index]), int(self.widths[index])
+        return self.flat[offset : offset + self.channels * height * width].view(self.channels, height, width)
+
+    def content_hashes(self) -> Tensor:
+        """Return a hash of each image's size and pixels, for finding identical images.
+
+        Returns:
+            (N,) int64 hashes.
+        """
+        if self.hashes is not None:
+            return self.hashes
+        return torch.tensor([content_hash(self.image(i)) for i in range(len(self))], dtype=torch.int64)
+
+    def gather(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> Tensor:
+        """Cut a square from each of some images, by one index operation over the whole batch.
+
+        Args:
+            indices_B: (B,) int64 indices of the images.
+            size: Side S of the square in pixels; at most ``shortest_side``.
+            randomness: Source of the crops' places, or None for centred crops.
+
+        Returns:
+            (B, C, S, S) uint8 images on the store's device.
+        """
+        rows = indices_B.to(self.device)
+        offsets, heights, widths = self.offsets[rows], self.heights[rows], self.widths[rows]
+        if randomness is None:
+            top, left = (heights - size) // 2, (widths - size) // 2
+        else:
+            # Drawn even where nothing is to be cropped: the stream must not depend on which images meet in a batch.
+            places = randomness.uniform(2).to(self.device)
+            top = (places[:, 0] * (heights - size + 1)).long()
+            left = (places[:, 1] * (widths - size + 1)).long()
+        channel = torch.arange(self.channels, device=self.device)
+        pixel = torch.arange(size, device=self.device)
+        planes_BC = offsets[:, None] + channel * (heights * widths)[:, None]
+        lines_BS = (top[:, None] + pixel) * widths[:, None]
+        columns_BS = left[:, None] + pixel
+        # Positions split into a line start and a column keep the int64 index small until the last, broadcast sum.
+        starts_BCS = planes_BC[:, :, None] + lines_BS[:, None, :]
+        return self.flat[starts_BCS[..., None] + columns_BS[:, None, None, :]]
+
+
+def content_hash(image_CHW: Tensor) -> int:
+    """Hash an image's size and pixels.
+
+    Args:
+        image_CHW: (C, H, W) uint8 image on the CPU.
+
+    Returns:
+        A signed 64-bit number; equal images have equal hashes.
+    """
+    digest = hashlib.blake2b(str(tuple(image_CHW.shape)).encode(), digest_size=8)
+    digest.update(image_CHW.contiguous().numpy().data)
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def pad_to(images_NCHW: Tensor, size: int) -> Tensor:
+    """Pad images with black to a square, centred.
+
+    Args:
+        images_NCHW: (N, C, H, W) images, no larger than ``size``.
+        size: Side S of the square in pixels.
+
+    Returns:
+        (N, C, S, S) images.
+    """
+    height, width = images_NCHW.shape[-2:]
+    top, left = (size - height) // 2, (size - width) // 2
+    return torch.nn.functional.pad(images_NCHW, (left, size - width - left, top, size - height - top))
