@@ -1,0 +1,257 @@
+"""Diffusion transformer in pixel space.
+
+DiT (Peebles & Xie 2023, arXiv 2212.09748) with adaLN-Zero gates; RMSNorm, QK-norm, SwiGLU and image patches as in JiT
+(arXiv 2511.13720); low-frequency time features, so that derivatives with respect to time stay tame under MeanFlow.
+
+Shape legend: B batch, C channels, H/W height and width, N tokens, D width, T network times, K condition channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from generative.types import Condition
+
+MAX_TIME_FREQUENCY = 10.0  # radians per unit of time; 1000 as in DiT makes |du/dt| about 20 times larger
+
+
+def sincos_positions(height: int, width: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return fixed two-dimensional sine-cosine position embeddings (MAE, arXiv 2111.06377).
+
+    Args:
+        height: Rows of the token grid.
+        width: Columns of the token grid.
+        dim: Embedding size, a multiple of 4.
+        device: Device of the result.
+
+    Returns:
+        (height * width, dim) embeddings.
+    """
+    frequency = 1.0 / 10000 ** (torch.arange(dim // 4, device=device, dtype=torch.float32) / (dim // 4))
+    rows = torch.arange(height, device=device, dtype=torch.float32)[:, None] * frequency
+    columns = torch.arange(width, device=device, dtype=torch.float32)[:, None] * frequency
+    rows = torch.cat([rows.sin(), rows.cos()], dim=-1)[:, None].expand(-1, width, -1)
+    columns = torch.cat([columns.sin(), columns.cos()], dim=-1)[None].expand(height, -1, -1)
+    return rearrange([rows, columns], "two h w d -> (h w) (two d)")
+
+
+class TimeEmbedding(nn.Module):
+    """Embeds T times in [0, 1] jointly, from sine and cosine features of low frequency."""
+
+    def __init__(self, num_times: int, dim: int, num_frequencies: int = 16) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        frequencies = torch.exp(torch.linspace(math.log(0.5), math.log(MAX_TIME_FREQUENCY), num_frequencies))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(num_times * (2 * num_frequencies + 1), dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, times_BT: Tensor) -> Tensor:
+        """Embed times.
+
+        Args:
+            times_BT: (B, T) times in [0, 1].
+
+        Returns:
+            (B, D) embeddings.
+        """
+        angles = times_BT[..., None] * self.frequencies
+        features = torch.cat([times_BT[..., None], angles.sin(), angles.cos()], dim=-1)
+        return self.mlp(features.flatten(1))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with RMS-normalised queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
+        self.k_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Mix the tokens.
+
+        Args:
+            x_BND: (B, N, D) tokens.
+
+        Returns:
+            (B, N, D) tokens.
+        """
+        q, k, v = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return self.out(rearrange(x, "b h n d -> b n (h d)"))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (arXiv 2002.05202) with the parameter count of a plain one of ``ratio``."""
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        hidden = 8 * round(dim * ratio * 2 / 3 / 8)
+        self.gate_and_value = nn.Linear(dim, 2 * hidden)
+        self.out = nn.Linear(hidden, dim)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Transform each token.
+
+        Args:
+            x_BND: (B, N, D) tokens.
+
+        Returns:
+            (B, N, D) tokens.
+        """
+        gate, value = self.gate_and_value(x_BND).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * value)
+
+
+def modulate(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
+    """Apply adaptive shift and scale.
+
+    Args:
+        x_BND: (B, N, D) normalised tokens.
+        shift_BD: (B, D) shift.
+        scale_BD: (B, D) scale around one.
+
+    Returns:
+        (B, N, D) tokens.
+    """
+    return x_BND * (1 + scale_BD[:, None]) + shift_BD[:, None]
+
+
+class DiTBlock(nn.Module):
+    """Transformer block with adaLN-Zero: it is the identity at initialisation."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.attention = Attention(dim, num_heads)
+        self.mlp_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.mlp = SwiGLU(dim, mlp_ratio)
+        self.modulation = nn.Linear(dim, 6 * dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x_BND: Tensor, embedding_BD: Tensor) -> Tensor:
+        """Transform the tokens.
+
+        Args:
+            x_BND: (B, N, D) tokens.
+            embedding_BD: (B, D) activated condition embedding.
+
+        Returns:
+            (B, N, D) tokens.
+        """
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(embedding_BD).chunk(6, dim=-1)
+        attended = self.attention(modulate(self.attention_norm(x_BND), shift_a, scale_a))
+        x_BND = x_BND + gate_a[:, None] * attended
+        return x_BND + gate_m[:, None] * self.mlp(modulate(self.mlp_norm(x_BND), shift_m, scale_m))
+
+
+class Head(nn.Module):
+    """An output of its own: some blocks on the shared trunk, then a modulated projection to pixels."""
+
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: float, patch_dim: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(dim, 2 * dim)
+        self.projection = nn.Linear(dim, patch_dim)
+        for layer in (self.modulation, self.projection):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_BND: Tensor, embedding_BD: Tensor) -> Tensor:
+        """Project tokens to patches.
+
+        Args:
+            x_BND: (B, N, D) trunk tokens.
+            embedding_BD: (B, D) activated condition embedding.
+
+        Returns:
+            (B, N, P) patches.
+        """
+        for block in self.blocks:
+            x_BND = block(x_BND, embedding_BD)
+        shift, scale = self.modulation(embedding_BD).chunk(2, dim=-1)
+        return self.projection(modulate(self.norm(x_BND), shift, scale))
+
+
+class DiT(nn.Module):
+    """Pixel-space diffusion transformer with one or more output heads.
+
+    The network contract of this package: ``network(x_BCHW, times_BT, condition) -> tuple`` with one (B, C, H, W) output
+    per head. What an output means (noise, image, velocity) is the objective's business.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        condition_channels: int = 0,
+        num_times: int = 1,
+        num_outputs: int = 1,
+        patch_size: int = 4,
+        dim: int = 128,
+        depth: int = 4,
+        head_depth: int = 0,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(
+                f"network.patch_size={patch_size} does not divide data.image_size={image_size}: "
+                "set network.patch_size to a divisor of the image size."
+            )
+        if dim % (4 * num_heads):
+            raise ValueError(f"network.dim={dim} must be a multiple of 4 * network.num_heads={4 * num_heads}.")
+        self.patch_size = patch_size
+        self.in_channels = in_channels
+        self.condition_channels = condition_channels
+        self.num_times = num_times
+        self.num_outputs = num_outputs
+        self.dim = dim
+        self.patchify = nn.Linear((in_channels + condition_channels) * patch_size**2, dim)
+        self.time_embedding = TimeEmbedding(num_times, dim)
+        self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.heads = nn.ModuleList(
+            Head(dim, head_depth, num_heads, mlp_ratio, in_channels * patch_size**2) for _ in range(num_outputs)
+        )
+
+    def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
+        """Run the network.
+
+        Args:
+            x_BCHW: (B, C, H, W) noisy images; H and W multiples of the patch size.
+            times_BT: (B, T) times in [0, 1].
+            condition: Condition whose image has K channels (None for K = 0).
+
+        Returns:
+            One (B, C, H, W) tensor per head.
+        """
+        if condition.image is not None:
+            x_BCHW = torch.cat([x_BCHW, condition.image], dim=1)
+        height, width = x_BCHW.shape[-2] // self.patch_size, x_BCHW.shape[-1] // self.patch_size
+        patches = rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch_size, q=self.patch_size)
+        x_BND = self.patchify(patches) + sincos_positions(height, width, self.dim, x_BCHW.device)
+        embedding_BD = F.silu(self.time_embedding(times_BT))
+        for block in self.blocks:
+            x_BND = block(x_BND, embedding_BD)
+        return tuple(
+            rearrange(
+                head(x_BND, embedding_BD),
+                "b (h w) (c p q) -> b c (h p) (w q)",
+                h=height,
+                w=width,
+                p=self.patch_size,
+                q=self.patch_size,
+            )
+            for head in self.heads
+        )

@@ -1,0 +1,130 @@
+"""The common part of all flow-map objectives: draw (r, t) and z_t, run both heads once, weight the errors.
+
+The heads are trained side by side: v on the conditional velocity e - x in every row (flow matching, arXiv 2210.02747), u
+on the same where r = t, and on the objective's own self-consistency on the leading slice with r < t.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from generative.flow_map import FlowMap, per_image
+from generative.objectives.weighting import AdaptiveWeight, squared_error
+from generative.randomness import Randomness
+from generative.schedules.time_law import TimeLaw
+from generative.types import Condition, LossOutput
+
+
+@dataclass(frozen=True)
+class FlowSlice:
+    """The rows with r < t of a batch, M in number.
+
+    Attributes:
+        z: (M, C, H, W) states at t.
+        r: (M,) end times.
+        t: (M,) start times.
+        u: (M, C, H, W) average velocity of the network, with gradient.
+        v: (M, C, H, W) instantaneous velocity of the network, detached.
+        conditional_velocity: (M, C, H, W) e - x.
+        condition: Condition of the rows.
+        progress: Share of the training done, in [0, 1).
+    """
+
+    z: Tensor
+    r: Tensor
+    t: Tensor
+    u: Tensor
+    v: Tensor
+    conditional_velocity: Tensor
+    condition: Condition
+    progress: float
+
+
+@dataclass(frozen=True)
+class FlowMapObjective(ABC):
+    """Trains a two-headed flow map; subclasses say what holds between the times.
+
+    Attributes:
+        time_law: Law of the pairs (r, t).
+        weight: Adaptive weight of each image's error.
+        velocity_only_share: Share of the training, from its start, with r = t everywhere: the velocity is learnt before
+            the flow map leans on it.
+    """
+
+    time_law: TimeLaw = field(default_factory=TimeLaw)
+    weight: AdaptiveWeight = field(default_factory=AdaptiveWeight)
+    velocity_only_share: float = 0.0
+
+    @abstractmethod
+    def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
+        """Return prediction and target on the slice with r < t.
+
+        Args:
+            flow_map: The network read as a flow map.
+            rows: The slice.
+
+        Returns:
+            Prediction (with gradient) and target (without), each (M, C, H, W).
+        """
+
+    def consistency_weight(self, error_M: Tensor, velocity_error_M: Tensor, progress: float) -> Tensor:
+        """Weight the errors of the slice.
+
+        Args:
+            error_M: (M,) squared errors of prediction against target.
+            velocity_error_M: (M,) squared errors of the velocity head on the same rows.
+            progress: Share of the training done.
+
+        Returns:
+            (M,) weighted errors.
+        """
+        return self.weight(error_M)
+
+    def __call__(
+        self,
+        flow_map: FlowMap,
+        image_BCHW: Tensor,
+        source_BCHW: Tensor,
+        condition: Condition,
+        randomness: Randomness,
+        progress: float = 1.0,
+    ) -> LossOutput:
+        """Return the loss of a batch.
+
+        Args:
+            flow_map: The network read as a flow map.
+            image_BCHW: (B, C, H, W) clean images x in [-1, 1].
+            source_BCHW: (B, C, H, W) other end of the path, e at t = 1.
+            condition: Condition of the network.
+            randomness: Source of the times.
+            progress: Share of the training done, in [0, 1].
+
+        Returns:
+            The loss, with the unweighted mean squared velocity errors as logs (the weighted loss stays flat while samples
+            improve).
+        """
+        pairs = self.time_law(randomness, distinct=progress >= self.velocity_only_share)
+        t = per_image(pairs.t_B)
+        z = (1 - t) * image_BCHW + t * source_BCHW
+        conditional_velocity = source_BCHW - image_BCHW
+        u, v = flow_map.velocities(z, pairs.r_B, pairs.t_B, condition)
+        velocity_error = squared_error(v, conditional_velocity)
+        average_error = squared_error(u, conditional_velocity)
+        weighted = self.weight(average_error)
+        m = pairs.num_distinct
+        pixels = image_BCHW[0].numel()
+        logs = {"velocity_error": velocity_error.mean() / pixels}
+        if m:
+            rows = FlowSlice(
+                z[:m], pairs.r_B[:m], pairs.t_B[:m], u[:m], v[:m].detach(), conditional_velocity[:m],
+                condition.select(torch.arange(m, device=z.device)), progress,
+            )  # fmt: skip
+            error = squared_error(*self.consistency(flow_map, rows))
+            logs["consistency_error"] = error.mean() / pixels
+            weighted = torch.cat([self.consistency_weight(error, velocity_error[:m], progress), weighted[m:]])
+        loss = weighted.mean() + self.weight(velocity_error).mean()
+        return LossOutput(loss, {name: value.detach() for name, value in logs.items()})
