@@ -1,0 +1,80 @@
+"""Calibration: draws several samples of the first test images and checks that they scatter as a posterior does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from generative.metrics import CalibrationMetrics
+
+
+class Calibration(Callback):
+    """Measures mean-of-K PSNR and spread of a stochastic output in test; see ``generative.metrics.calibration``.
+
+    A module without this output, such as a regression, is passed over: there is nothing to calibrate.
+
+    Args:
+        num_images: Test images with a smaller index are used.
+        num_samples: Samples per image, at least 2.
+        output: Name of the output that is a sample.
+
+    Raises:
+        ValueError: If there is no image or there are fewer than 2 samples.
+
+    Attributes:
+        results: Metrics of the last test; empty without the output.
+        record: Split, number of images and samples, definitions and theory behind ``results``.
+    """
+
+    def __init__(self, num_images: int = 256, num_samples: int = 16, output: str = "sample") -> None:
+        if num_images < 1:
+            raise ValueError(f"callbacks.calibration.num_images={num_images} must be at least 1.")
+        self.num_images = num_images
+        self.num_samples = num_samples
+        self.output = output
+        self.results: dict[str, float] = {}
+        self.record: dict[str, Any] = {}
+        self._metrics = CalibrationMetrics(num_samples, output)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty sums."""
+        self._metrics.reset(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the samples of the batch's images that belong to the subset."""
+        module: Any = pl_module
+        batch, restored = outputs["batch"], outputs["outputs"]
+        rows = (batch.index < self.num_images).nonzero().flatten()
+        if self.output not in restored or len(rows) == 0:
+            return
+        subset = batch.select(rows)
+        with trainer.precision_plugin.forward_context():
+            samples = [
+                module.sample(subset, module.evaluation_randomness(subset, f"calibration/{k}"))[self.output]
+                for k in range(self.num_samples)
+            ]
+        self._metrics.update(torch.stack(samples), subset, restored["mean"][rows] if "mean" in restored else None)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep and log the metrics."""
+        self.results = self._metrics.compute()
+        self.record = {}
+        if self.results:
+            self.record = {
+                "split": "test",
+                "num_images": self._metrics.num_images,
+                "num_samples": self.num_samples,
+                "definitions": self._metrics.definition(),
+            }
+            # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
+            pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)

@@ -1,0 +1,215 @@
+"""Image grids: clean, degraded and restored images side by side, as captioned PNG files and in the loggers.
+
+Shape suffixes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from generative.metrics.restoration import psnr
+from generative.types import Batch
+
+CELL_SIZE = 96  # px: small images are enlarged to about this height
+MARGIN, GAP = 16, 6  # px
+CAPTION_SIZE, NOTE_SIZE = 15, 12  # px, letter heights
+BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 32, 32), (112, 112, 112)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib  # only its fonts; imported late because it is slow to load
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _to_pil(image_CHW: Tensor, scale: int) -> Image.Image:
+    bytes_CHW = ((image_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    if len(bytes_CHW) == 1:
+        bytes_CHW = bytes_CHW.expand(3, -1, -1)
+    image = Image.fromarray(bytes_CHW.permute(1, 2, 0).contiguous().numpy())
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def render_grid(
+    rows: Mapping[str, Tensor],
+    title: str = "",
+    column_captions: Sequence[str] = (),
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> Image.Image:
+    """Draw rows of images with captions; small images are enlarged by whole pixels.
+
+    Args:
+        rows: (N, C, H, W) images in [-1, 1] by caption, grey or RGB, all of the same shape; top row first.
+        title: Line above the grid.
+        column_captions: Caption of each of the N columns; none by default.
+        notes: Short text under each of the N images of a row, by the row's caption.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: If there is no image, or the rows differ in shape.
+    """
+    shapes = {tuple(images.shape) for images in rows.values()}
+    if len(shapes) != 1 or 0 in next(iter(shapes)):
+        raise ValueError(f"A grid needs images of one shape in all rows, got {shapes}.")
+    num_columns, _, height, width = shapes.pop()
+    notes = notes or {}
+    scale = max(1, round(CELL_SIZE / height))
+    cell_width, cell_height = width * scale, height * scale
+    caption_font, note_font = _font(CAPTION_SIZE), _font(NOTE_SIZE)
+
+    left = MARGIN + int(max(caption_font.getlength(caption) for caption in rows)) + MARGIN
+    header = MARGIN + (CAPTION_SIZE + MARGIN if title else 0) + (NOTE_SIZE + GAP if column_captions else 0)
+    row_heights = [cell_height + GAP + (NOTE_SIZE + GAP if caption in notes else 0) for caption in rows]
+    size = (left + num_columns * (cell_width + GAP) - GAP + MARGIN, header + sum(row_heights) - GAP + MARGIN)
+    grid = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(grid)
+
+    if title:
+        draw.text((MARGIN, MARGIN), title, INK, caption_font, anchor="lt")
+    lefts = [left + column * (cell_width + GAP) for column in range(num_columns)]
+    for x, text in zip(lefts, column_captions, strict=False):
+        draw.text((x + cell_width // 2, header - GAP), text, FAINT_INK, note_font, anchor="ms")
+    top = header
+    for (caption, images), row_height in zip(rows.items(), row_heights, strict=True):
+        draw.text((left - MARGIN, top + cell_height // 2), caption, INK, caption_font, anchor="rm")
+        for x, image in zip(lefts, images, strict=True):
+            grid.paste(_to_pil(image, scale), (x, top))
+        for x, text in zip(lefts, notes.get(caption, ()), strict=False):
+            draw.text((x + cell_width // 2, top + cell_height + GAP // 2), text, FAINT_INK, note_font, anchor="mt")
+        top += row_height
+    return grid
+
+
+def write_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG whole or not at all.
+
+    Args:
+        image: The image.
+        path: File to write; its folder is created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    image.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+class ImageGrid(Callback):
+    """Draws the clean, the degraded and the restored images with their PSNR to ``<run>/images/<key>/step=*.png``.
+
+    The images are the first of a split, with the draws that evaluation gives them, so grids of different steps and runs
+    show the same cases. Restored with the EMA weights where there is an EMA callback. A grid is drawn at an early step,
+    at each interval, at the end of the fit, and (first test images, key ``test``) at the end of the test.
+
+    Args:
+        num_images: Columns; fewer where the split is smaller.
+        every_n_steps: Interval in optimiser steps.
+        first_step: Step of the early grid, which shows that the run does what it should.
+        split: ``train``, ``val`` or ``test``.
+        key: Folder of the files and name in the loggers.
+
+    Raises:
+        ValueError: If there is no image or no interval.
+
+    Attributes:
+        last_step: Step of the last grid of the fit; -1 before.
+    """
+
+    def __init__(
+        self,
+        num_images: int = 8,
+        every_n_steps: int = 500,
+        first_step: int = 20,
+        split: str = "val",
+        key: str = "restoration",
+    ) -> None:
+        if min(num_images, every_n_steps) < 1:
+            raise ValueError("callbacks.image_grid.num_images and every_n_steps must be at least 1.")
+        self.num_images = num_images
+        self.every_n_steps = every_n_steps
+        self.first_step = first_step
+        self.split = split
+        self.key = key
+        self.last_step = -1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw at the early step and at each interval."""
+        step = trainer.global_step
+        if step == self.first_step or step % self.every_n_steps == 0:
+            self._draw_in_fit(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what the final weights restore."""
+        self._draw_in_fit(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the first test images."""
+        self._draw(trainer, pl_module, "test", "test")
+
+    def _draw_in_fit(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step == self.last_step:
+            return
+        self.last_step = trainer.global_step
+        self._draw(trainer, module, self.split, self.key)
+
+    def _draw(self, trainer: Trainer, module: LightningModule, split: str, key: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        num_images = min(self.num_images, len(getattr(data.splits, split)))
+        batch = data.batch(split, range(num_images), module.device)
+        images = {"clean": batch.image}
+        if batch.degraded is not None:
+            images["degraded"] = batch.degraded
+        images |= _restore(trainer, module, batch)
+        notes = {
+            name: [f"{value:.1f} dB" for value in psnr(image, batch.image).tolist()]
+            for name, image in images.items()
+            if name != "clean"
+        }
+        step = trainer.global_step
+        captions = [f"{split} {index}" for index in batch.index.tolist()]
+        grid = render_grid(images, f"{key} · {split} · step {step:,} · PSNR under each image", captions, notes)
+        write_png(grid, Path(trainer.default_root_dir) / "images" / key / f"step={step:08d}.png")
+        _log_image(trainer, f"images/{key}", grid, step)
+
+
+def _restore(trainer: Trainer, module: Any, batch: Batch) -> dict[str, Tensor]:
+    """Sample with the EMA weights in evaluation mode and leave the module as it was."""
+    ema = next((callback for callback in trainer.callbacks if hasattr(callback, "swapped")), None)  # type: ignore[attr-defined]
+    # Each sub-module's own mode is kept: a frozen one inside a training module stays in evaluation mode.
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        with (
+            torch.no_grad(),
+            trainer.precision_plugin.forward_context(),
+            ema.swapped(module) if ema else nullcontext(),
+        ):
+            return dict(module.sample(batch, module.evaluation_randomness(batch)))
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+def _log_image(trainer: Trainer, name: str, image: Image.Image, step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [image], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")

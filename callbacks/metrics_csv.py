@@ -1,0 +1,93 @@
+"""The record of a run's scalars: one ``metrics.csv`` that a resumed run continues without doubled rows.
+
+Own code rather than Lightning's ``CSVLogger``, which deletes the earlier file of a folder when a run is resumed.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+FILE_NAME = "metrics.csv"
+FLUSH_SECONDS = 5.0  # the file is also written before each checkpoint, so that a kill loses no row before it
+
+
+class MetricsCSV(Logger):
+    """Writes one row per logged step, a column per scalar, to ``<run>/metrics.csv``.
+
+    Args:
+        save_dir: Run folder.
+        resume_step: Rows of steps beyond this one are dropped: a resumed run logs them again. None starts a new file.
+    """
+
+    def __init__(self, save_dir: str, resume_step: int | None = None) -> None:
+        super().__init__()
+        self.path = Path(save_dir) / FILE_NAME
+        self._rows: dict[int, dict[str, str]] = {}
+        if resume_step is not None and self.path.exists():
+            with self.path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    step = int(row.pop("step"))
+                    if step <= resume_step:
+                        self._rows[step] = {name: value for name, value in row.items() if value}
+        self._changed = False
+        self._last_write = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """One file a run: there are no versions."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add scalars to the row of a step.
+
+        Args:
+            metrics: Scalars by name.
+            step: Optimiser step.
+        """
+        values = {name: f"{float(value):.6g}" for name, value in metrics.items() if name != "epoch"}
+        if values:
+            self._rows.setdefault(step or 0, {}).update(values)
+            self._changed = True
+        if time.monotonic() - self._last_write > FLUSH_SECONDS:
+            self.save()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the config is in ``.hydra``."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file whole and move it into place."""
+        if not self._changed:
+            return
+        columns = sorted({name for row in self._rows.values() for name in row})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{FILE_NAME}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *columns])
+            writer.writeheader()
+            writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
+        temporary.replace(self.path)
+        self._changed = False
+        self._last_write = time.monotonic()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left.
+
+        Args:
+            status: How the run ended; not used.
+        """
+        self.save()

@@ -1,0 +1,121 @@
+"""Throughput: images per second, and the share of time in which training waits for its data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from callbacks.image_grid import ImageGrid
+
+WARM_UP_STEPS = 3  # the first steps of a process allocate memory and compile
+
+
+@dataclass
+class _Tally:
+    images: int = 0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+    def add(self, images: int, seconds: float, wait_seconds: float) -> None:
+        self.images += images
+        self.seconds += seconds
+        self.wait_seconds += wait_seconds
+
+
+class Throughput(Callback):
+    """Logs ``throughput/images_per_second`` (of all ranks) and ``throughput/data_wait_share``.
+
+    A step lasts from the start of one training step to the start of the next. Its wait is what follows this callback's
+    ``on_train_batch_end``: fetching, transfer and degradation of the next batch. Steps that a validation, a checkpoint
+    or an image grid follows are left out whole. Place it behind EMA and before the callbacks that work now and then.
+
+    Times are the host's. On a GPU the device is waited for only where a value is logged, so the values are means over
+    the interval, and the wait is the host's: data that the device never had to wait for still counts.
+
+    Args:
+        every_n_steps: Interval of logging in optimiser steps.
+
+    Raises:
+        ValueError: If the interval is below 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"callbacks.throughput.every_n_steps={every_n_steps} must be at least 1.")
+        self.every_n_steps = every_n_steps
+        self._grids: list[ImageGrid] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._total, self._window = _Tally(), _Tally()
+        self._warm_up_left = WARM_UP_STEPS
+        self._step_start: float | None = None
+        self._step_end = 0.0
+        self._images = 0
+        self._interrupted = False
+        self._last_logged = 0
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return the throughput of the whole run so far, of this process's steps alone if the run was resumed.
+
+        Returns:
+            ``images`` and ``seconds`` counted, ``images_per_second`` and ``data_wait_share`` (None before the first
+            counted step).
+        """
+        total = self._total
+        return {
+            "images": total.images,
+            "seconds": total.seconds,
+            "images_per_second": total.images / total.seconds if total.seconds else None,
+            "data_wait_share": total.wait_seconds / total.seconds if total.seconds else None,
+        }
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._reset()
+        self._last_logged = trainer.global_step
+        self._grids = [callback for callback in trainer.callbacks if isinstance(callback, ImageGrid)]  # type: ignore[attr-defined]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Close the previous step."""
+        now = time.perf_counter()
+        interrupted = self._interrupted or any(grid.last_step == trainer.global_step for grid in self._grids)
+        if self._step_start is not None and not interrupted:
+            if self._warm_up_left:
+                self._warm_up_left -= 1
+            else:
+                for tally in (self._total, self._window):
+                    tally.add(self._images, now - self._step_start, now - self._step_end)
+        self._step_start = now
+        self._interrupted = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step's end; log at the interval."""
+        self._images = len(batch.image) * trainer.world_size
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 and step != self._last_logged:
+            self._last_logged = step
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            if self._window.seconds:
+                values = {
+                    "throughput/images_per_second": self._window.images / self._window.seconds,
+                    "throughput/data_wait_share": self._window.wait_seconds / self._window.seconds,
+                }
+                pl_module.log_dict(values, batch_size=len(batch.image))
+                self._window = _Tally()
+        self._step_end = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the running step out."""
+        self._interrupted = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave the running step out."""
+        self._interrupted = True

@@ -1,0 +1,132 @@
+"""Whether samples are samples: the mean of K posterior samples against the MMSE answer, and the samples' spread.
+
+With x and its K samples independent draws from the posterior, the error of the mean of K samples is (1 + 1/K) times the
+MMSE error, which is 10 log10(1 + 1/K) dB: 3.01, 1.76, 0.97, 0.51, 0.26 dB for K = 1, 2, 4, 8, 16 (as used by Ohayon et
+al., PMRF, arXiv 2410.00418, for K = 1). A sampler that has collapsed to the mean has no gap and no spread.
+
+Shape suffixes: K samples, B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from generative.metrics.means import NamedMeans
+from generative.metrics.restoration import PSNR_CAP, hole_mask, psnr_of_mse
+from generative.types import Batch
+
+DEFINITIONS = {
+    "calibration_psnr/mean_of_K": "PSNR in dB of the MSE, pooled over the images, of the mean of K samples; averaged "
+    f"over the disjoint groups of K among the samples; capped at {PSNR_CAP:g} dB",
+    "calibration_psnr/mean": "PSNR in dB of the MSE, pooled over the same images, of the output mean (the MMSE answer)",
+    "calibration_gap/mean_of_K": "calibration_psnr/mean less calibration_psnr/mean_of_K, in dB; for true posterior "
+    "samples 10 log10(1 + 1/K)",
+    "spread/<output>": "root mean square over images and pixels of the unbiased standard deviation over the samples, "
+    "in units of [-1, 1]",
+    "spread_hole/<output>": "the same over the pixels with validity 0 of those images that have both known and unknown "
+    "pixels",
+}
+
+
+def theoretical_gap(num_averaged: int) -> float:
+    """Return by how much the mean of posterior samples falls behind the MMSE answer.
+
+    Args:
+        num_averaged: Number K of samples averaged.
+
+    Returns:
+        10 log10(1 + 1/K) dB.
+    """
+    return 10 * math.log10(1 + 1 / num_averaged)
+
+
+class CalibrationMetrics:
+    """Collects the errors and the spread of several samples an image, over batches and ranks.
+
+    Args:
+        num_samples: Samples per image, at least 2.
+        output: Name of the sampled output, used in the metrics' names.
+
+    Raises:
+        ValueError: If there are fewer than 2 samples.
+
+    Attributes:
+        num_averaged: The numbers K that are reported: the powers of two up to ``num_samples``.
+        num_images: Images of all ranks behind the last ``compute``.
+    """
+
+    def __init__(self, num_samples: int, output: str = "sample") -> None:
+        if num_samples < 2:
+            raise ValueError(f"callbacks.calibration.num_samples={num_samples} must be at least 2 to have a spread.")
+        self.num_samples = num_samples
+        self.output = output
+        self.num_averaged = [2**power for power in range(num_samples.bit_length()) if 2**power <= num_samples]
+        self.num_images = 0
+        self._means = NamedMeans()
+
+    def reset(self, device: torch.device | str = "cpu") -> None:
+        """Forget all images.
+
+        Args:
+            device: Where the sums live: the device over which the ranks talk.
+        """
+        self.num_images = 0
+        self._means.reset(device)
+
+    @torch.no_grad()
+    def update(self, samples_KBCHW: Tensor, batch: Batch, mean_BCHW: Tensor | None = None) -> None:
+        """Take in the samples of a batch.
+
+        Args:
+            samples_KBCHW: (K, B, C, H, W) samples with K = ``num_samples``; clamped to [-1, 1].
+            batch: The batch with its clean images and, for the spread in the hole, its validity maps.
+            mean_BCHW: (B, C, H, W) MMSE answer, clamped to [-1, 1], or None.
+        """
+        clean = batch.image.float()
+        samples = samples_KBCHW.float().clamp(-1, 1)
+        for k in self.num_averaged:
+            num_groups = self.num_samples // k
+            averaged = samples[: num_groups * k].unflatten(0, (num_groups, k)).mean(1)
+            self._means.add(f"mse/mean_of_{k}", (averaged - clean).square().flatten(2).mean(2))
+        if mean_BCHW is not None:
+            self._means.add("mse/mean", (mean_BCHW.float().clamp(-1, 1) - clean).square().flatten(1).mean(1))
+        variance = samples.var(0)
+        self._means.add("variance", variance.flatten(1).mean(1))
+        if batch.validity is not None and (hole := hole_mask(batch.validity)).any():
+            self._means.add("variance_hole", variance.mean(1, keepdim=True), hole)
+
+    def compute(self) -> dict[str, float]:
+        """Merge over the ranks; every rank must call it and gets the same answer.
+
+        Returns:
+            The metrics of ``definition``; empty when no rank took in an image.
+        """
+        means = self._means.compute()
+        if not means:
+            return {}
+        self.num_images = int(means["variance"].weight)
+        psnr = {
+            name.removeprefix("mse/"): psnr_of_mse(torch.tensor(mean.value, dtype=torch.float64)).item()
+            for name, mean in means.items()
+            if name.startswith("mse/")
+        }
+        metrics = {f"calibration_psnr/{name}": value for name, value in psnr.items()}
+        if "mean" in psnr:
+            names = [f"mean_of_{k}" for k in self.num_averaged]
+            metrics |= {f"calibration_gap/{name}": psnr["mean"] - psnr[name] for name in names}
+        metrics[f"spread/{self.output}"] = math.sqrt(means["variance"].value)
+        if "variance_hole" in means:
+            metrics[f"spread_hole/{self.output}"] = math.sqrt(means["variance_hole"].value)
+        return metrics
+
+    def definition(self) -> dict[str, object]:
+        """Say what each metric means, for the record beside the numbers.
+
+        Returns:
+            A sentence per metric, and the gaps that theory asks for.
+        """
+        theory = {f"calibration_gap/mean_of_{k}": round(theoretical_gap(k), 4) for k in self.num_averaged}
+        return {**DEFINITIONS, "theory_dB": theory}

@@ -1,0 +1,39 @@
+"""The calibration callback draws independent samples of the first images only."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from callbacks import Calibration
+
+
+def test_samples_of_the_first_images(restorer, data, make_trainer) -> None:
+    calibration = Calibration(num_images=6, num_samples=8)
+    trainer = make_trainer(calibration)
+    trainer.test(restorer, data, verbose=False)
+    assert calibration.record["num_images"] == 6  # one batch and half of the next
+    assert calibration.results["spread/sample"] == pytest.approx(0.05, rel=0.05)
+    for k in (1, 2, 4, 8):
+        expected = 10 * math.log10(4 * k / 0.05**2)
+        assert calibration.results[f"calibration_psnr/mean_of_{k}"] == pytest.approx(expected, abs=0.3)
+    assert calibration.results["calibration_psnr/mean"] == pytest.approx(10 * math.log10(4 / 0.1**2), abs=1e-3)
+    assert calibration.record["definitions"]["theory_dB"]["calibration_gap/mean_of_1"] == pytest.approx(3.01, abs=0.01)
+    assert "test/spread/sample" in trainer.callback_metrics
+
+
+def test_results_do_not_depend_on_the_other_images(restorer, data, make_trainer) -> None:
+    results = []
+    for num_test_batches in (1, 3):
+        calibration = Calibration(num_images=4, num_samples=4)
+        make_trainer(calibration, limit_test_batches=num_test_batches).test(restorer, data, verbose=False)
+        results.append(calibration.results)
+    assert results[0] == results[1]
+
+
+def test_a_module_without_the_output_is_passed_over(restorer, data, make_trainer) -> None:
+    calibration = Calibration(output="posterior")
+    make_trainer(calibration).test(restorer, data, verbose=False)
+    assert calibration.results == {}
+    assert calibration.record == {}

@@ -1,0 +1,99 @@
+"""Grids are written whole, at the right steps, with the right weights, and show the images."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+from PIL import Image
+
+from callbacks import ImageGrid
+from callbacks.image_grid import render_grid, write_png
+
+
+def _contains(grid: np.ndarray, patch: np.ndarray) -> bool:
+    windows = np.lib.stride_tricks.sliding_window_view(grid, patch.shape)
+    return bool((windows == patch).all(axis=(-3, -2, -1)).any())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_appear_enlarged_by_whole_pixels(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 256, (2, channels, 24, 24), generator=generator)
+    images = levels / 127.5 - 1
+    grid = np.asarray(render_grid({"clean": images, "sample": -images}, "title", ["a", "b"], {"sample": ["1", "2"]}))
+    expected = levels[1].expand(3, -1, -1).permute(1, 2, 0).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    assert _contains(grid, expected[:8].numpy().astype(np.uint8))
+    assert (grid[0] == 255).all()
+    assert (grid[-1] == 255).all()
+
+
+def test_notes_take_room_and_rows_must_agree() -> None:
+    images = torch.zeros(2, 1, 32, 32)
+    plain = render_grid({"clean": images})
+    with_notes = render_grid({"clean": images}, notes={"clean": ["20 dB", "21 dB"]})
+    assert with_notes.width == plain.width
+    assert with_notes.height > plain.height
+    with pytest.raises(ValueError, match="one shape"):
+        render_grid({"clean": images, "sample": images[:1]})
+
+
+def test_an_interrupted_write_leaves_the_previous_file(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "grid.png"
+    write_png(Image.new("RGB", (4, 4), (9, 9, 9)), path)
+    before = path.read_bytes()
+
+    def interrupted(image: Image.Image, file, **options) -> None:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_png(Image.new("RGB", (4, 4)), path)
+    assert path.read_bytes() == before
+
+
+def test_grids_of_a_fit_and_a_test(restorer, data, make_trainer, tmp_path) -> None:
+    swaps = []
+
+    class FakeEMA(Callback):
+        @contextmanager
+        def swapped(self, module):
+            swaps.append("in")
+            yield
+            swaps.append("out")
+
+    trainer = make_trainer(FakeEMA(), ImageGrid(num_images=3, every_n_steps=4, first_step=2))
+    trainer.fit(restorer, data)
+    in_training = restorer.training
+    trainer.test(restorer, data, verbose=False)
+    names = {path.name for path in (tmp_path / "images" / "restoration").iterdir()}
+    assert names == {f"step={step:08d}.png" for step in (2, 4, 8, 10)}
+    assert [path.name for path in (tmp_path / "images" / "test").iterdir()] == ["step=00000010.png"]
+    assert swaps == ["in", "out"] * 5
+    assert in_training
+    assert not restorer.frozen.training  # its own mode, although the module trains
+    assert not any(restorer.was_training_in_sample)
+    with Image.open(tmp_path / "images" / "restoration" / "step=00000002.png") as image:
+        assert image.height > 4 * 96  # clean, degraded, sample, mean
+        assert len(image.getcolors(maxcolors=2**16)) > 50
+
+
+def test_a_split_with_fewer_images_gives_a_narrower_grid(restorer, data, make_trainer, tmp_path) -> None:
+    make_trainer(ImageGrid(num_images=100)).test(restorer, data, verbose=False)
+    with Image.open(tmp_path / "images" / "test" / "step=00000000.png") as image:
+        assert 10 * 96 < image.width < 12 * 96
+
+
+def test_grids_go_to_tensorboard(restorer, data, make_trainer, tmp_path) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    calls = []
+    logger.experiment.add_image = lambda name, image, step, dataformats: calls.append((name, image.ndim, step))
+    trainer = make_trainer(ImageGrid(num_images=2, every_n_steps=100, first_step=1), logger=logger, max_steps=1)
+    trainer.fit(restorer, data)
+    assert calls == [("images/restoration", 3, 1)]
