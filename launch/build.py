@@ -1,0 +1,213 @@
+"""Builds the objects of a run from its config; they receive plain arguments, never a config object."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from callbacks.metrics_csv import MetricsCSV
+from datamodules.base import ImageDataModule
+from generative.degradations import Degradation
+from generative.randomness import generator_for
+from launch.errors import UserError, as_user_error
+from launch.run_folder import RunFolder
+from lightning_modules import GenerativeModule
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """Resolve a config to plain containers.
+
+    Args:
+        config: The composed config.
+
+    Returns:
+        Nested dicts and lists, without the ``hydra`` node.
+    """
+    with as_user_error():
+        plain = OmegaConf.to_container(
+            OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
+        )
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def build_datamodule(config: DictConfig) -> ImageDataModule:
+    """Build the data module with its degradation, and read or make its data.
+
+    Args:
+        config: The composed config.
+
+    Returns:
+        The data module, set up.
+    """
+    with as_user_error():
+        datamodule = instantiate(config.data, degradation=build_degradation(config), _convert_="all")
+        datamodule.prepare_data()
+        datamodule.setup()
+    return datamodule
+
+
+def build_degradation(config: DictConfig) -> Degradation | None:
+    """Build the degradation.
+
+    Args:
+        config: The composed config.
+
+    Returns:
+        The degradation, or None where the config has none.
+    """
+    with as_user_error():
+        return instantiate(config.degradation, _convert_="all") if config.get("degradation") else None
+
+
+def build_module(config: DictConfig) -> GenerativeModule:
+    """Build the Lightning module; the initial weights are a function of the seed alone.
+
+    Args:
+        config: The composed config.
+
+    Returns:
+        The module.
+    """
+    with as_user_error(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
+        return instantiate(config.module, _convert_="all")
+
+
+def build_callbacks(config: DictConfig) -> list[Callback]:
+    """Build the callbacks; entries set to null are left out.
+
+    Args:
+        config: The composed config.
+
+    Returns:
+        Callbacks in the order of the config, which is the order of their hooks.
+    """
+    with as_user_error():
+        callbacks = [instantiate(n, _convert_="all") for n in config.callbacks.values() if n is not None]
+    for callback in callbacks:
+        if isinstance(callback, LastCheckpoint):
+            callback.run_config = plain_config(config)
+    return callbacks
+
+
+def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -> list[Logger]:
+    """Build the loggers; the CSV record is always kept.
+
+    Args:
+        config: The composed config.
+        run: The run folder.
+        resume_step: Step of the checkpoint that the run goes on from, or None.
+
+    Returns:
+        Loggers, the CSV record first.
+    """
+    loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
+    if config.get("logger"):
+        with as_user_error():
+            loggers.append(instantiate(config.logger, _convert_="all"))
+    return loggers
+
+
+def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], loggers: list[Logger] | bool) -> Trainer:
+    """Build the trainer.
+
+    Args:
+        config: The composed config.
+        folder: Where it writes.
+        callbacks: Callbacks.
+        loggers: Loggers.
+
+    Returns:
+        The trainer.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes repeat what the records say
+    with as_user_error():
+        return instantiate(
+            config.trainer,
+            default_root_dir=str(folder),
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+            _convert_="object",
+        )
+
+
+def load_weights(module: LightningModule, run: RunFolder, checkpoint: dict[str, Any], weights: str) -> None:
+    """Load the network's weights from a checkpoint.
+
+    Args:
+        module: Module to fill.
+        run: The run, for messages.
+        checkpoint: The loaded checkpoint.
+        weights: ``ema`` or ``raw``.
+
+    Raises:
+        UserError: The checkpoint is of another network, or holds no averaged weights.
+    """
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights={weights} is unknown: choose ema or raw.")
+    state = dict(checkpoint["state_dict"])
+    if weights == "ema":
+        average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average")
+        if not average:
+            raise UserError(f"{run.checkpoint} holds no averaged weights: use weights=raw.")
+        state.update({f"network.{name}": value for name, value in average.items()})
+    check_network(module, run, state)
+    module.load_state_dict(state)
+
+
+def check_network(module: LightningModule, run: RunFolder, state: dict[str, torch.Tensor]) -> None:
+    """Check that a checkpoint fits a network.
+
+    Args:
+        module: The module.
+        run: The run, for messages.
+        state: The checkpoint's state dict.
+
+    Raises:
+        UserError: Names or shapes differ.
+    """
+    own = module.state_dict()
+    differing = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
+    if differing:
+        raise UserError(
+            f"{run.checkpoint} is a checkpoint of another network: {len(differing)} tensors differ, the first is "
+            f"{differing[0]}; use the run's own network= and data= settings."
+        )
+
+
+def check_ranks(config: DictConfig, trainer: Trainer) -> None:
+    """Check that the ranks divide the batch.
+
+    Args:
+        config: The composed config.
+        trainer: The trainer, which knows the number of ranks.
+
+    Raises:
+        UserError: They do not.
+    """
+    size, ranks = config.data.global_batch_size, trainer.world_size
+    if size % ranks:
+        raise UserError(
+            f"data.global_batch_size={size} is not divisible by the {ranks} ranks: use a multiple of {ranks}."
+        )
+
+
+def log_config(trainer: Trainer, config: DictConfig) -> None:
+    """Hand the resolved config to the loggers.
+
+    Args:
+        trainer: The trainer.
+        config: The composed config.
+    """
+    for logger in trainer.loggers:
+        logger.log_hyperparams(plain_config(config))

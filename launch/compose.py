@@ -1,0 +1,198 @@
+"""Composes configs from the command line, and says in one sentence what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.errors import UserError, near_matches, one_line
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+
+
+def register_resolvers() -> None:
+    """Make ``${sum:a,b}`` and ``${run_id:}`` available in configs."""
+    OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
+    OmegaConf.register_new_resolver("run_id", _new_run_id, use_cache=True, replace=True)
+
+
+def _new_run_id() -> str:
+    import secrets
+
+    return secrets.token_hex(3)
+
+
+def experiments() -> dict[str, str]:
+    """Return the experiments with the line that describes each.
+
+    Returns:
+        Description by name: the comment that follows ``# @package`` in the file.
+    """
+    result = {}
+    for path in sorted((CONF_DIR / "experiment").glob("*.yaml")):
+        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+        result[path.stem] = next((line for line in comments if not line.startswith("@package")), "")
+    return result
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the config groups and their options.
+
+    Returns:
+        Option names by group.
+    """
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(CONF_DIR.iterdir())
+        if folder.is_dir() and not folder.name.startswith("_")
+    }
+
+
+def compose_config(overrides: list[str], config_name: str = "train", with_hydra: bool = False) -> DictConfig:
+    """Compose a config.
+
+    Args:
+        overrides: Hydra overrides.
+        config_name: Primary config.
+        with_hydra: Keep the ``hydra`` node.
+
+    Returns:
+        The config, interpolations not resolved.
+
+    Raises:
+        UserError: An unknown experiment, option or key, with near matches, or a malformed override.
+    """
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose(config_name, overrides, return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, overrides)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _explain(error: Exception, overrides: list[str]) -> str:
+    text = str(error)
+    missing = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text) or re.search(
+        r"In '[^']*': Could not find '([\w/]+)/([^']+)'", text
+    )
+    if missing:
+        group, name = missing.groups()
+        return f"{group}={name} does not exist: {near_matches(name, groups().get(group, []))}"
+    key = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Could not (?:append|delete)[^']*'([^']+)'", text
+    )
+    if key:
+        return _explain_key(key.group(1), overrides, one_line(error))
+    return one_line(error)
+
+
+def _explain_key(key: str, overrides: list[str], message: str) -> str:
+    others = [o for o in overrides if parse(o)[0] != key]
+    if others == overrides:  # the fault is not on the command line
+        return message
+    try:
+        config = compose_config(others)
+    except UserError:
+        return message
+    parent_key, _, leaf = key.rpartition(".")
+    parent = OmegaConf.select(config, parent_key) if parent_key else config
+    while parent_key and not OmegaConf.is_dict(parent):
+        parent_key, _, leaf = parent_key.rpartition(".")
+        parent = OmegaConf.select(config, parent_key) if parent_key else config
+    options = [str(k) for k in parent] + ([] if parent_key else ["experiment", "resume"])
+    prefix = f"{parent_key}." if parent_key else ""
+    hint = near_matches(leaf, options)
+    return f"{key} is no key of this config: under '{prefix or 'the top level'}' {hint} (+{key}=... adds a new one)"
+
+
+def parse(override: str) -> tuple[str, Any]:
+    """Split an override into its key, without ``+`` or ``~``, and its value.
+
+    Args:
+        override: One Hydra override.
+
+    Returns:
+        Key and value; the value of a deletion is None.
+
+    Raises:
+        UserError: The override is malformed.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise UserError(f"'{override}' is not of the form key=value: {one_line(error)}") from error
+    return parsed.key_or_group, parsed.value()
+
+
+def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: list[str]) -> DictConfig:
+    """Return a run's recorded config with some overrides on top.
+
+    What the overrides name is taken from a fresh composition (so that ``sampler=heun`` or ``degradation=blur`` works),
+    everything else from the record, so that a later change of ``conf/`` does not alter an old run.
+
+    Args:
+        saved: The recorded config.
+        saved_overrides: The overrides it was composed from.
+        overrides: The new overrides.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: An override is unknown or chooses another experiment.
+    """
+    result = saved.copy()
+    if not overrides:
+        return result
+    fresh = compose_config(saved_overrides + overrides)
+    OmegaConf.set_struct(result, False)
+    for override in overrides:
+        key, _ = parse(override)
+        key = key.split("@")[-1].replace("/", ".")
+        if key == "experiment":
+            raise UserError("experiment= cannot be changed on an existing run: override single groups or keys.")
+        parent_key, _, leaf = key.rpartition(".")
+        parent = OmegaConf.select(fresh, parent_key) if parent_key else fresh
+        target = OmegaConf.select(result, parent_key) if parent_key else result
+        if leaf in parent:
+            node = parent._get_node(leaf)  # the node itself: interpolations stay interpolations
+            target[leaf] = node
+        else:
+            del target[leaf]
+    return result
+
+
+def help_text() -> str:
+    """Return what ``--help`` prints: experiments with a line each, groups, and the most useful overrides.
+
+    Returns:
+        Text.
+    """
+    width = max(map(len, experiments()))
+    lines = ["Usage: python train.py experiment=NAME [group=OPTION ...] [key=VALUE ...]", "", "Experiments:"]
+    lines += [f"  {name:<{width}}  {line}" for name, line in experiments().items()]
+    lines += ["", "Groups (group=OPTION):"]
+    lines += [
+        f"  {g:<{width}}  {', '.join(options)}" for g, options in groups().items() if g not in ("experiment", "hydra")
+    ]
+    useful = yaml.safe_load((CONF_DIR / "help.yml").read_text())
+    lines += ["", "Useful overrides:"]
+    key_width = max(map(len, useful))
+    lines += [f"  {key:<{key_width}}  {line}" for key, line in useful.items()]
+    lines += [
+        "",
+        "Also: -m for sweeps (seed=1,2,3), --cfg job to print the composed config, python evaluate.py, python generate.py.",
+    ]
+    return "\n".join(lines)

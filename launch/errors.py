@@ -1,0 +1,114 @@
+"""Errors that a user can mend: one clear sentence on standard error and a non-zero exit, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from callbacks.checkpoint import Interrupted
+from callbacks.guards import NonFiniteLossError
+
+EXIT_USER_ERROR = 2
+EXIT_RUN_FAILED = 3
+
+
+class UserError(Exception):
+    """Bad config, data or files; the message names the key or file and the remedy in one sentence."""
+
+
+def near_matches(word: str, options: Iterable[str]) -> str:
+    """Say which options are meant.
+
+    Args:
+        word: What was typed.
+        options: What exists.
+
+    Returns:
+        ``did you mean a or b?``, or ``choose one of ...``.
+    """
+    options = sorted(options)
+    close = difflib.get_close_matches(word, options, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(options)}."
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message on one line.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        The message without line breaks.
+    """
+    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+
+
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Turn what bad values raise while objects are built or data is read into a ``UserError``.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: With the message of the innermost cause.
+        InstantiationException: If the cause is none that a user can mend.
+    """
+    try:
+        yield
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, InstantiationException | ValueError | TypeError | OSError | OmegaConfBaseException):
+            key = re.search(r"full_key: (\S+)", str(error))
+            where = f" (config key: {key.group(1)})" if key else ""
+            raise UserError(
+                one_line(cause).replace(key.group(0), "").strip() + where if key else one_line(cause)
+            ) from error
+        raise
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+
+
+def exit_code(error: BaseException) -> int | None:
+    """Return the exit code of an expected error.
+
+    Args:
+        error: What ended the run.
+
+    Returns:
+        2 for bad input, 3 for a run that failed, 128 + signal for an asked stop, None for an unexpected error.
+    """
+    if isinstance(error, Interrupted):
+        return 128 + error.signal_number
+    if isinstance(error, NonFiniteLossError):
+        return EXIT_RUN_FAILED
+    expected = (UserError, ConfigCompositionException, OverrideParseException)
+    return EXIT_USER_ERROR if isinstance(error, expected) else None
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Print expected errors as one line and exit with their code; let the others through with their traceback.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Exception: What is not expected.
+    """
+    try:
+        yield
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {one_line(error)}" if code == EXIT_USER_ERROR else one_line(error), file=sys.stderr)  # noqa: T201
+        sys.exit(code)

@@ -1,0 +1,101 @@
+"""The one evaluation that ends a training and that ``evaluate.py`` repeats."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.calibration import Calibration
+from callbacks.evaluation import Evaluation
+from datamodules.base import ImageDataModule
+from launch.build import plain_config
+from launch.record import hardware, now
+
+
+def run_test(
+    trainer: Trainer, module: LightningModule, datamodule: ImageDataModule, config: DictConfig, weights: str, step: int
+) -> dict[str, Any]:
+    """Evaluate on the test images.
+
+    Args:
+        trainer: Trainer with the evaluation callbacks.
+        module: The module; an EMA callback of the trainer swaps its weights in.
+        datamodule: The data.
+        config: The config that all was built from.
+        weights: ``ema`` or ``raw``: what is being evaluated.
+        step: Optimiser steps that the weights were trained for.
+
+    Returns:
+        ``{"metrics": {name: value}, "record": {...}}``: the content of ``metrics.json``.
+    """
+    begin = time.perf_counter()
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    metrics: dict[str, float] = {}
+    measured: dict[str, Any] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Evaluation | Calibration):
+            metrics.update(callback.results)
+            measured[type(callback).__name__.lower()] = callback.record
+    record = {
+        **measured,
+        "weights": weights,
+        "step": step,
+        "sampling": module.sampling_record(),  # type: ignore[operator]
+        "seed": config.seed,
+        "evaluation_seed": module.evaluation_seed,
+        "data": datamodule.record(),
+        "degradation": plain_config(config).get("degradation"),
+        "hardware": hardware(module.device),
+        "seconds": round(time.perf_counter() - begin, 1),
+        "time": now(),
+    }
+    return {"metrics": dict(sorted(metrics.items())), "record": record}
+
+
+TABLES = {
+    "test": ("psnr", "psnr_channel", "psnr_luma", "psnr_pooled", "psnr_hole", "ssim", "mse"),
+    "calibration": ("calibration_psnr", "calibration_gap", "spread", "spread_hole"),
+}
+
+
+def metrics_table(title: str, columns: tuple[str, ...], metrics: dict[str, float]) -> Table:
+    """Lay metrics out with a row per output and a column per metric.
+
+    Args:
+        title: Title of the table.
+        columns: Metrics to show, where there are any values.
+        metrics: Values by ``<metric>/<output>``.
+
+    Returns:
+        A table to print.
+    """
+    split = {name: tuple(name.split("/", 1)) for name in metrics}
+    names = [column for column in columns if any(metric == column for metric, _ in split.values())]
+    outputs = dict.fromkeys(output for metric, output in split.values() if metric in names)
+    table = Table(title=title)
+    for column in ("output", *names):
+        table.add_column(column, justify="left" if column == "output" else "right", no_wrap=True)
+    for output in sorted(outputs, key=lambda o: (len(o), o)):
+        cells = [metrics.get(f"{name}/{output}") for name in names]
+        table.add_row(output, *("" if cell is None else f"{cell:.4g}" for cell in cells))
+    return table
+
+
+def print_result(metrics: dict[str, float], folder: object) -> None:
+    """Print the metrics and where the run lies.
+
+    Args:
+        metrics: Values by ``<metric>/<output>``.
+        folder: Run or evaluation folder.
+    """
+    console = Console()
+    for title, columns in TABLES.items():
+        table = metrics_table(title, columns, metrics)
+        if table.row_count:
+            console.print(table)
+    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)

@@ -1,0 +1,78 @@
+"""What ``run.json`` and the record of ``metrics.json`` say about how a result came about."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def git_revision() -> str | None:
+    """Return the commit of the code, marked where the working tree differs from it; None outside a repository."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Describe the machine.
+
+    Args:
+        device: Device that the run uses.
+
+    Returns:
+        Processor, threads and accelerator.
+    """
+    result: dict[str, Any] = {"device": device.type, "processor": _processor(), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        result["accelerator"] = torch.cuda.get_device_name(device)
+        result["accelerators"] = torch.cuda.device_count()
+    return result
+
+
+def config_hash(config: DictConfig) -> str:
+    """Hash what determines a run's result: the config without paths, loggers and the hydra node.
+
+    Args:
+        config: The composed config.
+
+    Returns:
+        12 hexadecimal digits.
+    """
+    kept = {k: config._get_node(k) for k in config if k not in ("hydra", "paths", "logger", "resume")}
+    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()[:12]

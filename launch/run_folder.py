@@ -1,0 +1,184 @@
+"""A run's folder: where its parts lie, how it is found again, and that only one process writes it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.checkpoint import FILE_NAME as CHECKPOINT_NAME
+from launch.errors import UserError
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON whole and move it into place.
+
+    Args:
+        path: File to write.
+        content: Plain values.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
+    temporary.replace(path)
+
+
+def is_main_process() -> bool:
+    """Say whether this process is rank 0 (Lightning starts the others with their rank in the environment)."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of one run.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "checkpoints" / CHECKPOINT_NAME
+
+    @property
+    def record_path(self) -> Path:
+        """``run.json``."""
+        return self.path / "run.json"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty where there is none."""
+        return json.loads(self.record_path.read_text()) if self.record_path.exists() else {}
+
+    @classmethod
+    def existing(cls, path: str | Path, key: str) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Args:
+            path: The folder, or a checkpoint inside it.
+            key: The command-line key that named it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: There is no such folder, or no config or checkpoint in it.
+        """
+        folder = Path(path).expanduser()
+        if folder.suffix == ".ckpt" and folder.is_file():
+            folder = folder.parent.parent
+        if not folder.is_dir():
+            raise UserError(f"{key}={path}: there is no such run folder.")
+        run = cls(folder.resolve())
+        if not (run.path / ".hydra" / "config.yaml").exists():
+            raise UserError(f"{key}={path} is no run folder: it has no .hydra/config.yaml.")
+        if not run.checkpoint.exists():
+            raise UserError(
+                f"{key}={path} has no checkpoints/{CHECKPOINT_NAME}: the run ended before its first checkpoint; "
+                "start it again with python train.py."
+            )
+        return run
+
+    def config(self) -> DictConfig:
+        """Return the run's recorded config, interpolations not resolved."""
+        config = OmegaConf.load(self.path / ".hydra" / "config.yaml")
+        assert isinstance(config, DictConfig)
+        return config
+
+    def overrides(self) -> list[str]:
+        """Return the overrides that the run was composed from."""
+        return yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text()) or []
+
+    def load_checkpoint(self) -> dict[str, Any]:
+        """Load the checkpoint on the CPU, tensors and plain containers only.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            UserError: The file is damaged, or would run code when loaded.
+        """
+        try:
+            return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"{self.checkpoint} is refused: it is damaged or holds more than tensors and plain containers, and such a "
+                "file could run code when loaded; use a checkpoint that train.py wrote."
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for writing; the lock goes with the process, however it ends.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        if not is_main_process():
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"{self.path} is being written by another process: wait for it or choose another folder "
+                    "with hydra.run.dir=DIR."
+                ) from error
+            yield
+
+    def is_locked(self) -> bool:
+        """Say whether a live process writes the folder."""
+        try:
+            with self.locked():
+                return False
+        except UserError:
+            return True
+
+
+def identity(overrides: list[str]) -> list[str]:
+    """Return the overrides that make a run what it is, in a fixed order.
+
+    Args:
+        overrides: Task overrides.
+
+    Returns:
+        The overrides without ``resume`` and ``hydra.*``.
+    """
+    return sorted(o for o in overrides if not o.lstrip("+~").startswith(("resume=", "hydra.", "hydra/")))
+
+
+def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:
+    """Find the run that ``resume=auto`` means.
+
+    Args:
+        root: Folder that holds the runs of one experiment.
+        overrides: Overrides of the new command.
+
+    Returns:
+        The newest unfinished run of the same overrides that has a checkpoint and no live process, or None.
+    """
+    found = []
+    for record_path in root.glob("*/run.json"):
+        run = RunFolder(record_path.parent)
+        record = run.record
+        if record.get("finished") or not run.checkpoint.exists() or record.get("overrides") != identity(overrides):
+            continue
+        if not run.is_locked():
+            found.append((record.get("started", ""), run))
+    return max(found, key=lambda item: item[0])[1] if found else None

@@ -1,0 +1,128 @@
+"""The base of all paradigms: steps, optimiser, logging and evaluation draws; a paradigm adds ``loss`` and ``sample``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
+from generative.types import Batch, LossOutput
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class GenerativeModule(LightningModule, ABC):
+    """A paradigm of generative modelling.
+
+    Args:
+        network: The trainable network; its parameters are what the EMA tracks.
+        optimizer: Makes the optimiser from the network's parameters.
+        learning_rate_factor: Optimiser step -> factor of the learning rate.
+        total_steps: Optimiser steps of the whole run.
+        seed: The run's seed; every draw in training is a function of (seed, purpose, step, rank).
+        evaluation_seed: Seed of the draws in validation, test and grids; the same for all runs that are compared.
+        log_every_n_steps: Interval of the logged training scalars in optimiser steps.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerFactory,
+        learning_rate_factor: Callable[[int], float],
+        total_steps: int,
+        seed: int = 0,
+        evaluation_seed: int = 0,
+        log_every_n_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.optimizer_factory = optimizer
+        self.learning_rate_factor = learning_rate_factor
+        self.total_steps = total_steps
+        self.seed = seed
+        self.evaluation_seed = evaluation_seed
+        self.log_every_n_steps = log_every_n_steps
+
+    @abstractmethod
+    def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
+        """Return the training loss of a batch.
+
+        Args:
+            batch: Batch on the module's device.
+            randomness: Source of all draws.
+
+        Returns:
+            The loss and what to log beside it.
+        """
+
+    @abstractmethod
+    def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        """Return the paradigm's named outputs for a batch.
+
+        Args:
+            batch: Batch on the module's device.
+            randomness: Source of all draws.
+
+        Returns:
+            (B, C, H, W) images in [-1, 1] by name, such as ``sample`` and ``mean``.
+        """
+
+    def sampling_record(self) -> dict[str, Any]:
+        """Describe how ``sample`` makes its outputs, for the record beside the metrics.
+
+        Returns:
+            Plain values.
+        """
+        return {}
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done, in [0, 1]."""
+        return min(1.0, self.global_step / max(1, self.total_steps))
+
+    def evaluation_randomness(self, batch: Batch, purpose: str = "sample") -> IndexRandomness:
+        """Return draws that depend on each image's index alone.
+
+        Args:
+            batch: Batch whose ``index`` seeds the streams.
+            purpose: What the draws are for.
+
+        Returns:
+            One stream per image.
+        """
+        return IndexRandomness.for_images(self.evaluation_seed, purpose, batch.index, self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Take the loss of a batch; Lightning's hook."""
+        generator = generator_for(self.seed, "objective", batch.step, self.global_rank, self.device)
+        output = self.loss(batch, StepRandomness(generator, len(batch.image)))
+        if self.global_step % self.log_every_n_steps == 0:
+            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            logs = {"loss": output.loss.detach(), **output.logs, "learning_rate": torch.tensor(rate)}
+            self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch.image))
+        return output.loss
+
+    def _evaluation_step(self, batch: Batch) -> dict[str, Any]:
+        return {"batch": batch, "outputs": self.sample(batch, self.evaluation_randomness(batch))}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Sample a batch; the evaluation callback measures. Lightning's hook."""
+        return self._evaluation_step(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Sample a batch; the evaluation callback measures. Lightning's hook."""
+        return self._evaluation_step(batch)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimiser and learning-rate schedule, stepped each optimiser step; Lightning's hook."""
+        optimizer = self.optimizer_factory(p for p in self.network.parameters() if p.requires_grad)
+        schedule = LambdaLR(optimizer, self.learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,48 @@
+"""Regression: the network trained for squared error, the yardstick of PSNR."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from generative.randomness import Randomness
+from generative.types import Batch, LossOutput, restoration_condition
+from lightning_modules.base import GenerativeModule
+
+
+class RegressionRestorer(GenerativeModule):
+    """Estimates the clean image directly, E[x | degraded image], with the network of the MeanFlow restorer.
+
+    Args:
+        network: One-headed network; its times are held at (1, 0) and its noisy input is zero.
+        reimpose_known: Put exactly known pixels back into the output.
+        **kwargs: Arguments of ``GenerativeModule``.
+    """
+
+    def __init__(self, network: nn.Module, reimpose_known: bool = False, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        self.reimpose_known = reimpose_known
+
+    def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
+        """See ``GenerativeModule.loss``: mean squared error."""
+        return LossOutput((self._estimate(batch) - batch.image).square().mean())
+
+    def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        """See ``GenerativeModule.sample``: the estimate is the only output, named ``mean``."""
+        image = self._estimate(batch).clamp(-1, 1)
+        if self.reimpose_known:
+            degraded, validity = batch.observed()
+            image = image.lerp(degraded, validity)
+        return {"mean": image}
+
+    def sampling_record(self) -> dict[str, Any]:
+        """See ``GenerativeModule.sampling_record``."""
+        return {"num_network_calls": {"mean": 1}, "reimpose_known": self.reimpose_known}
+
+    def _estimate(self, batch: Batch) -> Tensor:
+        condition = restoration_condition(*batch.observed())
+        times = torch.tensor([1.0, 0.0], device=batch.image.device).expand(len(batch.image), 2)
+        (image,) = self.network(torch.zeros_like(batch.image), times, condition)
+        return image

@@ -1,0 +1,91 @@
+"""Small real runs for the tests: the entry scripts in this process or in one of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import ROOT
+from omegaconf import DictConfig, OmegaConf
+
+from launch.command_line import training_arguments
+from launch.compose import compose_config
+from launch.run_folder import RunFolder, identity
+
+TINY = [
+    "data.num_train=64", "data.num_val=8", "data.num_test=10", "data.global_batch_size=8", "data.eval_batch_size=4",
+    "network.dim=32", "network.depth=1", "network.num_heads=2",
+    "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu",
+    "callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2", "callbacks.image_grid.num_images=2",
+]  # fmt: skip
+
+
+def composed(folder: Path, overrides: list[str]) -> DictConfig:
+    """Compose a run's config and lay its folder out as Hydra does."""
+    training_arguments(overrides)
+    config = compose_config(overrides)
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
+    config.name = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
+    config.paths.run = str(folder)
+    return config
+
+
+def train_here(folder: Path, *overrides: str) -> RunFolder:
+    """Train in this process."""
+    from train import train
+
+    run = RunFolder(folder.resolve())
+    arguments = [*TINY, *overrides]
+    train(run, composed(folder, arguments), identity(arguments))
+    return run
+
+
+def script(name: str, *arguments: str, **kwargs: Any) -> subprocess.Popen:
+    """Start an entry script in a process group of its own."""
+    command = [sys.executable, str(ROOT / name), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **kwargs,
+    )
+
+
+def finished(process: subprocess.Popen, code: int = 0, timeout: float = 240) -> str:
+    """Wait for a script and return what it printed."""
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode == code, output
+    return output
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file."""
+    return json.loads(path.read_text())
+
+
+def assert_same_state(a: Any, b: Any, where: str = "") -> None:
+    """Assert that two nested states are equal to the last bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same_state(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_state(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
