@@ -98,6 +98,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
         recorded = run.overrides()
         new = [o for o in overrides if o not in recorded and parse(o)[0] != "resume"]
         config = apply_overrides(run_config(run), recorded, new)
+        config.resume = str(run.path)
         overrides = recorded + new
     return run, config, identity(overrides)
 

@@ -29,7 +29,6 @@ class GenerativeModule(LightningModule, ABC):
         total_steps: Optimiser steps of the whole run.
         seed: The run's seed; every draw in training is a function of (seed, purpose, step, rank).
         evaluation_seed: Seed of the draws in validation, test and grids; the same for all runs that are compared.
-        log_every_n_steps: Interval of the logged training scalars in optimiser steps.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class GenerativeModule(LightningModule, ABC):
         total_steps: int,
         seed: int = 0,
         evaluation_seed: int = 0,
-        log_every_n_steps: int = 50,
     ) -> None:
         super().__init__()
         self.network = network
@@ -49,7 +47,6 @@ class GenerativeModule(LightningModule, ABC):
         self.total_steps = total_steps
         self.seed = seed
         self.evaluation_seed = evaluation_seed
-        self.log_every_n_steps = log_every_n_steps
 
     @abstractmethod
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
@@ -104,10 +101,9 @@ class GenerativeModule(LightningModule, ABC):
         """Take the loss of a batch; Lightning's hook."""
         generator = generator_for(self.seed, "objective", batch.step, self.global_rank, self.device)
         output = self.loss(batch, StepRandomness(generator, len(batch.image)))
-        if self.global_step % self.log_every_n_steps == 0:
-            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-            logs = {"loss": output.loss.detach(), **output.logs, "learning_rate": torch.tensor(rate)}
-            self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch.image))
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        logs = {"loss": output.loss.detach(), **output.logs, "learning_rate": torch.tensor(rate)}
+        self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch.image))
         return output.loss
 
     def _evaluation_step(self, batch: Batch) -> dict[str, Any]:
