@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, read_write
 
-from launch.compose import apply_overrides, compose_config, experiments, help_text, parse, register_resolvers
+from launch.compose import apply_overrides, check_types, compose_config, experiments, help_text, parse, register_resolvers
 from launch.errors import UserError
 from launch.run_folder import RunFolder, identity, newest_unfinished
 
@@ -49,6 +49,7 @@ def training_arguments(arguments: list[str]) -> list[str]:
         return _resume_arguments(resume, [])
     _require_experiment(overrides)
     compose_config(overrides)
+    check_types(overrides)
     return overrides
 
 
@@ -78,6 +79,7 @@ def _resume_arguments(folder: str, overrides: list[str]) -> list[str]:
     own = [o for o in run.overrides() if parse(o)[0] not in keys and parse(o)[0] not in ("resume", "hydra.run.dir")]
     result = own + overrides
     compose_config(result)
+    check_types(result)
     return [*result, f"resume='{run.path}'", f"hydra.run.dir='{run.path}'", "hydra.output_subdir=null"]
 
 
@@ -155,4 +157,6 @@ def run_arguments(
         own[key] = value if value is not None else own[key]
     register_resolvers()
     run = RunFolder.existing(folder, "run")
-    return run, apply_overrides(run_config(run), run.overrides(), arguments), own, arguments
+    config = apply_overrides(run_config(run), run.overrides(), arguments)
+    check_types(run.overrides() + arguments)
+    return run, config, own, arguments

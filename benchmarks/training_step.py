@@ -1,0 +1,161 @@
+"""What a training step costs: the full loop against a bare one, and the objectives against flow matching.
+
+Prints ratios measured in one run, pair by pair in turn, because absolute times on a shared machine drift:
+``python benchmarks/training_step.py``. On a machine with a GPU, ``trainer=gpu`` as an override measures that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from generative.flow_map import FlowMap, per_image
+from generative.objectives import FlowMatching, ImprovedMeanFlow
+from generative.objectives.flow_map import FlowSlice
+from generative.randomness import StepRandomness, generator_for
+from generative.types import Batch
+from launch import build
+from launch.compose import compose_config
+from launch.record import hardware
+
+
+class Stopwatch(Callback):
+    """Takes the time at the end of each training batch, after all other callbacks."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Take the time."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+
+
+def full_loop(overrides: list[str], steps: int, warmup: int) -> float:
+    """Return seconds per step of the loop of ``train.py``: data, degradation, EMA, logging, guard, progress."""
+    total = warmup + steps
+    config = compose_config(
+        ["experiment=meanflow_dit", f"trainer.max_steps={total}", f"trainer.val_check_interval={total + 1}",
+         f"callbacks.checkpoint.every_n_steps={total + 1}", "callbacks.image_grid=null", *overrides]
+    )  # fmt: skip
+    config.name = "benchmark"
+    with tempfile.TemporaryDirectory() as folder:
+        config.paths.run = folder
+        watch = Stopwatch()
+        from launch.run_folder import RunFolder
+
+        loggers = build.build_loggers(config, RunFolder(Path(folder)), None)
+        trainer = build.build_trainer(config, Path(folder), [*build.build_callbacks(config), watch], loggers)
+        trainer.fit(build.build_module(config), datamodule=build.build_datamodule(config))
+    return (watch.times[-1] - watch.times[warmup - 1]) / steps
+
+
+def prepared(overrides: list[str]) -> tuple[Any, Batch, torch.optim.Optimizer]:
+    """Return module, one training batch and optimiser for the bare loop."""
+    config = compose_config(["experiment=meanflow_dit", *overrides])
+    config.name = "benchmark"
+    device = torch.device("cuda" if "trainer=gpu" in overrides else "cpu")
+    module = build.build_module(config).to(device)
+    datamodule = build.build_datamodule(config)
+    batch = datamodule.batch("train", torch.arange(config.data.global_batch_size), device)
+    return module, batch, module.optimizer_factory(module.network.parameters())
+
+
+def bare_step(module: Any, batch: Batch, optimizer: torch.optim.Optimizer, objective: Any, step: int) -> None:
+    """One step as a plain PyTorch loop makes it."""
+    randomness = StepRandomness(generator_for(0, "objective", step, device=batch.image.device), len(batch.image))
+    source = randomness.normal(*batch.image.shape[1:])
+    loss = objective(module.flow_map, batch.image, source, module._condition(batch), randomness, progress=0.5).loss
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.network.parameters(), 1.0)
+    optimizer.step()
+
+
+def seconds(function: Callable[[int], None], steps: int) -> float:
+    """Return seconds per call."""
+    begin = time.perf_counter()
+    for step in range(steps):
+        function(step)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / steps
+
+
+class InGraph(ImprovedMeanFlow):
+    """The derivative kept in the autograd graph: what torch.func.jvp costs without no_grad."""
+
+    def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
+        """See ``FlowMapObjective.consistency``."""
+
+        def average_velocity(z: Tensor, t: Tensor) -> Tensor:
+            return flow_map.velocities(z, rows.r, t, rows.condition)[0]
+
+        with sdpa_kernel(SDPBackend.MATH):
+            u, dudt = torch.func.jvp(average_velocity, (rows.z, rows.t), (rows.v, torch.ones_like(rows.t)))
+        return u + per_image(rows.t - rows.r) * dudt, rows.v
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    module, batch, optimizer = prepared(arguments.overrides)
+    objective = module.objective
+    law = objective.time_law
+    everywhere = type(law)(**{**vars(law), "distinct_share": 1 - law.terminal_share})
+    kinds: dict[str, Any] = {
+        "flow matching": FlowMatching(law, objective.weight),
+        "MeanFlow, JVP under no_grad on the slice": objective,
+        "MeanFlow, JVP under no_grad on the whole batch": ImprovedMeanFlow(
+            everywhere, objective.weight, target=objective.target
+        ),
+        "MeanFlow, JVP in the graph on the slice": InGraph(law, objective.weight, target=objective.target),
+    }
+    steps = {name: (lambda s, k=kind: bare_step(module, batch, optimizer, k, s)) for name, kind in kinds.items()}
+    for step in steps.values():
+        seconds(step, 3)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(arguments.rounds):
+        for name, step in steps.items():
+            times[name].append(seconds(step, arguments.steps))
+    base = times["flow matching"]
+    print(f"{hardware(batch.image.device)}, batch {len(batch.image)}, slice with r < t: {law.distinct_share:.0%}\n")
+    print("| step | ms, median | ratio to flow matching, median (min-max) |\n|---|---:|---:|")
+    for name, values in times.items():
+        ratios = [a / b for a, b in zip(values, base, strict=True)]
+        print(f"| {name} | {1e3 * statistics.median(values):.1f} "
+              f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |")  # fmt: skip
+    shares, rates = [], []
+    bare = steps["MeanFlow, JVP under no_grad on the slice"]
+    for _ in range(arguments.rounds):
+        before = seconds(bare, 2 * arguments.steps)
+        full = full_loop(arguments.overrides, 4 * arguments.steps, 10)
+        after = seconds(bare, 2 * arguments.steps)
+        shares.append((before + after) / 2 / full)
+        rates.append(len(batch.image) / full)
+    print(f"\nfull loop of train.py: {statistics.median(rates):.0f} images/s; "
+          f"share of the bare loop's images/s: {statistics.median(shares):.3f} ({min(shares):.3f}-{max(shares):.3f})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
