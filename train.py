@@ -61,10 +61,14 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
         write_json(run.record_path, record)
     build.log_config(trainer, config)
 
-    trainer.fit(module, datamodule=datamodule, ckpt_path=str(run.checkpoint) if checkpoint else None)
-    result = run_test(
-        trainer, module, datamodule, config, "ema" if config.callbacks.get("ema") else "raw", trainer.global_step
-    )
+    failed = True
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=str(run.checkpoint) if checkpoint else None)
+        weights = "ema" if config.callbacks.get("ema") else "raw"
+        result = run_test(trainer, module, datamodule, config, weights, trainer.global_step)
+        failed = False
+    finally:
+        build.close_loggers(trainer.loggers, failed)
     if is_main_process():
         write_json(run.path / "metrics.json", result)
         write_json(run.record_path, {**record, "finished": True, "ended": now(), "step": trainer.global_step})

@@ -182,7 +182,7 @@ class ImageGrid(Callback):
             for name, image in images.items()
             if name != "clean"
         }
-        step = trainer.global_step
+        step = trainer.global_step or getattr(module, "trained_steps", 0)  # a trainer that only tests has no step
         captions = [f"{split} {index}" for index in batch.index.tolist()]
         grid = render_grid(images, f"{key} · {split} · step {step:,} · PSNR under each image", captions, notes)
         write_png(grid, Path(trainer.default_root_dir) / "images" / key / f"step={step:08d}.png")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
@@ -141,7 +141,7 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], l
         )
 
 
-def load_weights(module: LightningModule, run: RunFolder, checkpoint: dict[str, Any], weights: str) -> None:
+def load_weights(module: GenerativeModule, run: RunFolder, checkpoint: dict[str, Any], weights: str) -> None:
     """Load the network's weights from a checkpoint.
 
     Args:
@@ -163,6 +163,7 @@ def load_weights(module: LightningModule, run: RunFolder, checkpoint: dict[str, 
         state.update({f"network.{name}": value for name, value in average.items()})
     check_network(module, run, state)
     module.load_state_dict(state)
+    module.trained_steps = checkpoint["global_step"]
 
 
 def check_network(module: LightningModule, run: RunFolder, state: dict[str, torch.Tensor]) -> None:
@@ -200,6 +201,18 @@ def check_ranks(config: DictConfig, trainer: Trainer) -> None:
         raise UserError(
             f"data.global_batch_size={size} is not divisible by the {ranks} ranks: use a multiple of {ranks}."
         )
+
+
+def close_loggers(loggers: list[Logger], failed: bool) -> None:
+    """End the loggers' own processes, so that a mirror is complete also after a failure.
+
+    Args:
+        loggers: The loggers.
+        failed: Whether the run ended with an error.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=int(failed), quiet=True)
 
 
 def log_config(trainer: Trainer, config: DictConfig) -> None:

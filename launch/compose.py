@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,14 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
 def register_resolvers() -> None:
-    """Make ``${sum:a,b}`` and ``${run_id:}`` available in configs."""
+    """Make ``${sum:a,b}``, ``${run_id:}`` and ``${folder_id:path}`` available in configs."""
     OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
-    OmegaConf.register_new_resolver("run_id", _new_run_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("folder_id", _folder_id, replace=True)
 
 
-def _new_run_id() -> str:
-    import secrets
-
-    return secrets.token_hex(3)
+def _folder_id(path: str) -> str:
+    return hashlib.blake2b(str(Path(path).resolve()).encode(), digest_size=6).hexdigest()
 
 
 def experiments() -> dict[str, str]:

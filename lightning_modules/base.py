@@ -29,6 +29,9 @@ class GenerativeModule(LightningModule, ABC):
         total_steps: Optimiser steps of the whole run.
         seed: The run's seed; every draw in training is a function of (seed, purpose, step, rank).
         evaluation_seed: Seed of the draws in validation, test and grids; the same for all runs that are compared.
+
+    Attributes:
+        trained_steps: Optimiser steps behind weights that were loaded from a checkpoint.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class GenerativeModule(LightningModule, ABC):
         self.total_steps = total_steps
         self.seed = seed
         self.evaluation_seed = evaluation_seed
+        self.trained_steps = 0
 
     @abstractmethod
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:

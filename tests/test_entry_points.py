@@ -1,0 +1,223 @@
+"""The entry scripts: evaluation repeats training's numbers, generation keeps file names, errors are one clear sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, finished, read_json, script, train_here
+from PIL import Image
+
+import evaluate
+import generate
+from launch.command_line import training_arguments
+from launch.compose import help_text
+from launch.errors import UserError
+from launch.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train_here(tmp_path_factory.mktemp("runs") / "run", "experiment=meanflow_dit", "trainer.max_steps=4")
+
+
+def result(run: RunFolder, name: str) -> dict:
+    return read_json(run.path / "evaluations" / name / "metrics.json")
+
+
+def test_evaluation_repeats_the_end_of_training(run: RunFolder) -> None:
+    evaluate.main([f"run={run.path}"])
+    again, trained = result(run, "default"), read_json(run.path / "metrics.json")
+    assert again["metrics"] == trained["metrics"]
+    assert again["record"]["weights"] == trained["record"]["weights"] == "ema"
+    assert again["record"]["evaluation"]["num_images"] == 10
+    assert list((run.path / "evaluations" / "default" / "images").rglob("*.png"))
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(run: RunFolder) -> None:
+    evaluate.main([f"run={run.path}", "name=batch", "data.eval_batch_size=10"])
+    assert result(run, "batch")["metrics"] == pytest.approx(read_json(run.path / "metrics.json")["metrics"], rel=1e-4)
+
+
+def test_evaluation_with_other_settings(run: RunFolder) -> None:
+    evaluate.main([f"run={run.path}", "sampler=heun", "sampler.num_steps=2", "degradation=block_mask", "name=other"])
+    record = result(run, "other")["record"]
+    assert record["sampling"]["sampler"] == "Heun"
+    assert record["sampling"]["num_network_calls"]["sample"] == 3
+    assert set(record["degradation"]["steps"]) == {"block"}
+    evaluate.main([f"run={run.path}", "~degradation.steps.noise", "weights=raw", "name=raw"])
+    assert set(result(run, "raw")["record"]["degradation"]["steps"]) == {"salt_pepper", "block"}
+
+
+def test_known_pixels_are_exact_when_reimposed(run: RunFolder) -> None:
+    evaluate.main([f"run={run.path}", "degradation=block_mask", "module.reimpose_known=true", "name=reimposed"])
+    metrics = result(run, "reimposed")["metrics"]
+    for output in ("sample", "mean"):  # full PSNR = PSNR in the hole + 10 log10(1 / hole share)
+        gain = metrics[f"psnr_pooled/{output}"] - metrics[f"psnr_hole/{output}"]
+        assert gain == pytest.approx(10 * np.log10(32 * 32 / 100), abs=1e-3)
+
+
+def test_slider_ends(run: RunFolder) -> None:
+    evaluate.main([f"run={run.path}", "module.mean_weight=1.0", "name=slider"])
+    metrics = result(run, "slider")["metrics"]
+    assert metrics["psnr/sample"] == pytest.approx(metrics["psnr/mean"])
+
+
+def test_generation_keeps_names_and_resizes(run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    (source / "sub").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
+    Image.fromarray(noise).save(source / "a.png")
+    Image.fromarray(noise).convert("RGB").save(source / "sub" / "b.jpg")
+    Image.fromarray(noise[:, :32]).save(source / "c.png")
+    (source / "broken.png").write_text("no image")
+    generate.main([f"run={run.path}", f"input={source}", f"output={target}", "batch_size=2"])
+    printed = capfd.readouterr().err
+    assert {p.relative_to(target).as_posix() for p in target.rglob("*.*")} == {"a.png", "sub/b.jpg", "c.png"}
+    assert Image.open(target / "a.png").size == (32, 32)
+    assert "2 images were resized to the training size 32x32" in printed
+    assert "broken.png" in printed
+    again = tmp_path / "again"
+    generate.main([f"run={run.path}", f"input={source}", f"output={again}", "batch_size=4"])
+    difference = np.asarray(Image.open(target / "a.png")).astype(int) - np.asarray(Image.open(again / "a.png"))
+    assert abs(difference).max() <= 1  # the same draws in batches of another size
+
+
+def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path) -> None:
+    for folder in ("in", "masks"):
+        (tmp_path / folder).mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    mask = np.zeros((32, 32), dtype=np.uint8)
+    mask[8:16, 4:20] = 255
+    Image.fromarray(image).save(tmp_path / "in" / "a.png")
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    common = [f"run={run.path}", f"input={tmp_path / 'in'}", f"masks={tmp_path / 'masks'}", "module.reimpose_known=true"]
+    generate.main([*common, f"output={tmp_path / 'out'}"])
+    restored = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert (restored[mask == 0] == image[mask == 0]).all()
+    Image.fromarray(mask * 0).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(UserError, match="has no hole"):
+        generate.main([*common, f"output={tmp_path / 'other'}"])
+
+
+BAD_ARGUMENTS = [
+    ([], "experiment=NAME"),
+    (["experiment=meanflow_dti"], "did you mean meanflow_dit"),
+    (["experiment=meanflow_dit", "network.dims=64"], "did you mean dim?"),
+    (["experiment=meanflow_dit", "data=mnits"], "did you mean mnist?"),
+    (["experiment=meanflow_dit", "trainer.max_steps=many"], "trainer.max_steps=many must be a number"),
+    (["experiment=meanflow_dit", "a==b=="], "a"),
+    (["resume=/nowhere"], "resume=/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
+def test_bad_arguments_are_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        training_arguments(arguments)
+    assert "\n" not in str(caught.value)
+
+
+BAD_SETTINGS = [
+    (["network.patch_size=5"], r"network.patch_size=5 does not divide data.image_size=32"),
+    (["data=image_folder", "data.root=/nowhere"], r"data.root"),
+    (["data=mnist", "data.root=/nowhere/at/all", "data.num_train=64"], r"data.root"),
+    (["sampler.num_steps=0"], r"sampler.num_steps=0"),
+    (["degradation.steps.noise.std=[2,1]"], r"std"),
+    (["callbacks.ema.decay=2"], r"callbacks.ema.decay=2"),
+    (["module.mean_weight=2"], r"module.mean_weight=2"),
+    (["trainer=ddp_cpu", "data.global_batch_size=7"], r"data.global_batch_size=7 is not divisible by the 2 ranks"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD_SETTINGS)
+def test_bad_settings_stop_before_training(
+    overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.mnist.MNIST.download", offline)
+    with pytest.raises(UserError, match=message) as caught:
+        train_here(tmp_path / "run", "experiment=meanflow_dit", *overrides)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def offline(*_: object) -> None:
+    raise RuntimeError("offline")
+
+
+def test_errors_leave_a_clean_exit() -> None:
+    output = finished(script("train.py", "experiment=meanflow_dti"), code=2)
+    assert output.strip().startswith("error: experiment=meanflow_dti does not exist")
+    assert "Traceback" not in output
+
+
+def copied(run: RunFolder, folder: Path) -> RunFolder:
+    shutil.copytree(run.path, folder)
+    return RunFolder(folder)
+
+
+def test_a_run_without_a_checkpoint(run: RunFolder, tmp_path: Path) -> None:
+    other = copied(run, tmp_path / "run")
+    other.checkpoint.unlink()
+    with pytest.raises(UserError, match="has no checkpoints/last.ckpt"):
+        evaluate.main([f"run={other.path}"])
+
+
+def test_a_checkpoint_of_another_network(run: RunFolder) -> None:
+    with pytest.raises(UserError, match="is a checkpoint of another network"):
+        evaluate.main([f"run={run.path}", "network.dim=64"])
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    other, marker = copied(run, tmp_path / "run"), tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (marker,))
+
+    torch.save({"state_dict": Attack()}, other.checkpoint)
+    for script_main in (evaluate.main, generate.main):
+        with pytest.raises(UserError, match="is refused"):
+            script_main([f"run={other.path}", f"input={tmp_path}", f"output={tmp_path / 'o'}"][: 1 if script_main is evaluate.main else 3])
+    assert not marker.exists()
+
+
+def test_a_truncated_checkpoint_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    other = copied(run, tmp_path / "run")
+    other.checkpoint.write_bytes(other.checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match="is refused"):
+        evaluate.main([f"run={other.path}"])
+
+
+def test_a_finished_run_needs_more_steps_to_go_on(run: RunFolder) -> None:
+    output = finished(script("train.py", f"resume={run.path}"), code=2)
+    assert "set a larger trainer.max_steps" in output
+
+
+def test_a_folder_in_use_is_not_shared(run: RunFolder) -> None:
+    with run.locked():
+        assert run.is_locked()
+        output = finished(script("train.py", f"resume={run.path}", "trainer.max_steps=9"), code=2)
+    assert "is being written by another process" in output
+
+
+def test_help_lists_every_experiment_with_a_line() -> None:
+    text = help_text()
+    for name in ("meanflow_dit", "regression_dit", "meanflow_bridge"):
+        assert any(line.strip().startswith(name) and len(line.split()) > 3 for line in text.splitlines())
+
+
+@pytest.mark.slow
+def test_five_images_over_two_ranks_are_five(tmp_path: Path) -> None:
+    """A two-process run; its metrics equal those of one process."""
+    folder = tmp_path / "run"
+    arguments = [a for a in TINY if a != "trainer.accelerator=cpu"]
+    finished(script("train.py", "experiment=meanflow_dit", *arguments, "data.num_test=5", "trainer=ddp_cpu", f"hydra.run.dir={folder}"))
+    two = read_json(folder / "metrics.json")
+    evaluate.main([f"run={folder}", "trainer=cpu", "name=one"])
+    one = read_json(folder / "evaluations" / "one" / "metrics.json")
+    assert one["record"]["evaluation"]["num_images"] == two["record"]["evaluation"]["num_images"] == 5
+    assert one["metrics"] == pytest.approx(two["metrics"], rel=1e-5)
