@@ -106,8 +106,8 @@ class InGraph(ImprovedMeanFlow):
             return flow_map.velocities(z, rows.r, t, rows.condition)[0]
 
         with sdpa_kernel(SDPBackend.MATH):
-            u, dudt = torch.func.jvp(average_velocity, (rows.z, rows.t), (rows.v, torch.ones_like(rows.t)))
-        return u + per_image(rows.t - rows.r) * dudt, rows.v
+            result = torch.func.jvp(average_velocity, (rows.z, rows.t), (rows.v, torch.ones_like(rows.t)))
+        return result[0] + per_image(rows.t - rows.r) * result[1], rows.v
 
 
 def main() -> None:
@@ -154,7 +154,7 @@ def main() -> None:
         shares.append((before + after) / 2 / full)
         rates.append(len(batch.image) / full)
     print(f"\nfull loop of train.py: {statistics.median(rates):.0f} images/s; "
-          f"share of the bare loop's images/s: {statistics.median(shares):.3f} ({min(shares):.3f}-{max(shares):.3f})")  # fmt: skip
+          f"share of the bare loop's: {statistics.median(shares):.3f} ({min(shares):.3f}-{max(shares):.3f})")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -120,6 +120,20 @@ class LastCheckpoint(Checkpoint):
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A signal during the final test ends it at once: the state is saved already, a resumed run tests again."""
+        path, step = self.path(trainer), trainer.global_step
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            raise Interrupted(number, path, step)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous_handlers[number] = signal.signal(number, stop)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        self._restore_handlers()
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -184,7 +184,7 @@ class ImageGrid(Callback):
         }
         step = trainer.global_step or getattr(module, "trained_steps", 0)  # a trainer that only tests has no step
         captions = [f"{split} {index}" for index in batch.index.tolist()]
-        grid = render_grid(images, f"{key} · {split} · step {step:,} · PSNR under each image", captions, notes)
+        grid = render_grid(images, f"{split} images · step {step:,} · PSNR under each image", captions, notes)
         write_png(grid, Path(trainer.default_root_dir) / "images" / key / f"step={step:08d}.png")
         _log_image(trainer, f"images/{key}", grid, step)
 

@@ -10,7 +10,15 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, read_write
 
-from launch.compose import apply_overrides, check_types, compose_config, experiments, help_text, parse, register_resolvers
+from launch.compose import (
+    apply_overrides,
+    check_types,
+    compose_config,
+    experiments,
+    help_text,
+    parse,
+    register_resolvers,
+)
 from launch.errors import UserError
 from launch.run_folder import RunFolder, identity, newest_unfinished
 

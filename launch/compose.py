@@ -53,7 +53,7 @@ def groups() -> dict[str, list[str]]:
         Option names by group.
     """
     return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
         for folder in sorted(CONF_DIR.iterdir())
         if folder.is_dir() and not folder.name.startswith("_")
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -106,6 +107,9 @@ def reported() -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print("Stopped before there was anything to save.", file=sys.stderr)  # noqa: T201
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         code = exit_code(error)
         if code is None:

@@ -74,5 +74,5 @@ def config_hash(config: DictConfig) -> str:
     Returns:
         12 hexadecimal digits.
     """
-    kept = {k: config._get_node(k) for k in config if k not in ("hydra", "paths", "logger", "resume")}
+    kept = {k: config._get_node(k) for k in config if k not in ("hydra", "paths", "logger", "resume", "sweep")}
     return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()[:12]

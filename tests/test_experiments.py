@@ -39,8 +39,7 @@ def test_experiment_runs_two_steps(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    [f"{group}={option}" for group in ("objective", "sampler", "network", "degradation", "data") for option in groups()[group]
-     if not option.startswith("_")],
+    [f"{group}={option}" for group in ("objective", "sampler", "network", "degradation", "data") for option in groups()[group]],
 )  # fmt: skip
 def test_every_option_composes(override: str) -> None:
     config = compose_config(["experiment=meanflow_dit", override])
