@@ -212,7 +212,7 @@ def close_loggers(loggers: list[Logger], failed: bool) -> None:
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=int(failed), quiet=True)
+            logger.experiment.finish(exit_code=int(failed))
 
 
 def log_config(trainer: Trainer, config: DictConfig) -> None:

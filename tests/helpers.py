@@ -20,7 +20,7 @@ from launch.run_folder import RunFolder, identity
 TINY = [
     "data.num_train=64", "data.num_val=8", "data.num_test=10", "data.global_batch_size=8", "data.eval_batch_size=4",
     "network.dim=32", "network.depth=1", "network.num_heads=2",
-    "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu",
+    "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
     "callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2", "callbacks.image_grid.num_images=2",
 ]  # fmt: skip
 

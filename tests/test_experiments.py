@@ -48,7 +48,14 @@ def test_every_option_composes(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["objective=alpha_flow", "objective=mean_flow", "objective=flow_matching", "sampler=heun"]
+    "override",
+    [
+        "objective=alpha_flow",
+        "objective=mean_flow",
+        "objective=flow_matching",
+        "sampler=heun",
+        "trainer.precision=bf16-mixed",
+    ],
 )
 def test_objectives_and_samplers_are_exchangeable(override: str, tmp_path: Path) -> None:
     run = train_here(tmp_path / "run", "experiment=meanflow_dit", override, "module.output=velocity")

@@ -1,0 +1,106 @@
+"""The MeanFlow restorer: where its flow starts, what its network sees, what its draws depend on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from generative.objectives import ImprovedMeanFlow
+from generative.randomness import StepRandomness, generator_for
+from generative.samplers import FlowMapSampler
+from generative.types import Batch, Condition
+from lightning_modules import MeanFlowRestorer, RegressionRestorer
+
+
+class Spy(nn.Module):
+    """Remembers what it was shown; answers with the state itself, so that every velocity is zero for image output."""
+
+    def __init__(self, heads: int = 2) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.heads = heads
+        self.seen: list[tuple[Tensor, Tensor, Condition]] = []
+
+    def forward(self, x: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, ...]:
+        self.seen.append((x.detach(), times.detach(), condition))
+        return (x * self.scale,) * self.heads
+
+
+def restorer(**kwargs: object) -> MeanFlowRestorer:
+    return MeanFlowRestorer(
+        Spy(), ImprovedMeanFlow(), FlowMapSampler(1),
+        optimizer=partial(torch.optim.AdamW), learning_rate_factor=lambda step: 1.0, total_steps=10, **kwargs,
+    )  # fmt: skip
+
+
+def batch(size: int = 4) -> Batch:
+    g = torch.Generator().manual_seed(0)
+    clean, degraded = (torch.rand(2, size, 1, 8, 8, generator=g) * 2 - 1).unbind()
+    validity = (torch.rand(size, 1, 8, 8, generator=g) < 0.5).float()
+    return Batch(clean, torch.arange(size), degraded=degraded, validity=validity)
+
+
+def test_the_restorer_starts_from_noise_and_sees_degraded_image_and_validity() -> None:
+    module, data = restorer(), batch()
+    module.sample(data, module.evaluation_randomness(data))
+    source, times, condition = module.network.seen[0]
+    assert torch.equal(source, module.evaluation_randomness(data).normal(1, 8, 8))
+    assert torch.equal(condition.image, torch.cat([data.degraded, data.validity], dim=1))
+    assert (times[:, 0] == 1).all()
+
+
+def test_the_bridge_starts_from_the_degraded_image_and_sees_nothing_else() -> None:
+    module, data = restorer(source="degraded", conditional=False), batch()
+    outputs = module.sample(data, module.evaluation_randomness(data))
+    source, _, condition = module.network.seen[0]
+    assert torch.equal(source, data.degraded)
+    assert condition.image is None
+    assert torch.equal(outputs["sample"], data.degraded)  # the spy moves nothing
+
+
+def test_draws_depend_on_the_index_alone() -> None:
+    module, data = restorer(), batch()
+    whole = module.sample(data, module.evaluation_randomness(data))["sample"]
+    rows = torch.tensor([3, 1])
+    part = data.select(rows)
+    assert torch.equal(module.sample(part, module.evaluation_randomness(part))["sample"], whole[rows])
+
+
+def test_known_pixels_are_put_back_exactly() -> None:
+    module, data = restorer(reimpose_known=True), batch()
+    for image in module.sample(data, module.evaluation_randomness(data)).values():
+        known = data.validity.bool()
+        assert torch.equal(image[known], data.degraded[known])
+        assert not torch.equal(image, data.degraded)
+
+
+def test_the_slider_blends_sample_and_mean() -> None:
+    data = batch()
+    low, half, high = (restorer(mean_weight=w) for w in (0.0, 0.5, 1.0))
+    for module in (low, half, high):
+        module.sampler = lambda flow_map, source, condition: source / 4  # unlike the mean, and inside [-1, 1]
+    draws = [m.sample(data, m.evaluation_randomness(data)) for m in (low, half, high)]
+    mean = low.flow_map.mean(low.evaluation_randomness(data).normal(1, 8, 8), Condition())
+    expected = (0.5 * low.evaluation_randomness(data).normal(1, 8, 8) / 4 + 0.5 * mean).clamp(-1, 1)
+    torch.testing.assert_close(draws[1]["sample"], expected)
+    torch.testing.assert_close(draws[2]["sample"], draws[2]["mean"])
+
+
+def test_undegraded_batches_are_refused_with_the_remedy() -> None:
+    module, data = restorer(), batch()
+    data.degraded = None
+    with pytest.raises(ValueError, match="degradation=mixed"):
+        module.sample(data, module.evaluation_randomness(data))
+
+
+def test_regression_minimises_squared_error() -> None:
+    module = RegressionRestorer(
+        Spy(heads=1), optimizer=partial(torch.optim.AdamW), learning_rate_factor=lambda step: 1.0, total_steps=10
+    )
+    data = batch()
+    loss = module.loss(data, StepRandomness(generator_for(0, "x"), 4)).loss
+    torch.testing.assert_close(loss, data.image.square().mean())  # the spy answers with its zero input
+    assert set(module.sample(data, module.evaluation_randomness(data))) == {"mean"}
