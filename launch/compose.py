@@ -113,7 +113,7 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
     while parent_key and not OmegaConf.is_dict(parent):
         parent_key, _, leaf = parent_key.rpartition(".")
         parent = OmegaConf.select(config, parent_key) if parent_key else config
-    options = [str(k) for k in parent] + ([] if parent_key else ["experiment", "resume"])
+    options = [str(k) for k in parent if not str(k).startswith("_")] + ([] if parent_key else ["experiment", "resume"])
     prefix = f"{parent_key}." if parent_key else ""
     hint = near_matches(leaf, options)
     return f"{key} is no key of this config: under '{prefix or 'the top level'}' {hint} (+{key}=... adds a new one)"

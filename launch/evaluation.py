@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +15,11 @@ from callbacks.evaluation import Evaluation
 from datamodules.base import ImageDataModule
 from launch.build import plain_config
 from launch.record import hardware, now
+from lightning_modules import GenerativeModule
 
 
 def run_test(
-    trainer: Trainer, module: LightningModule, datamodule: ImageDataModule, config: DictConfig, weights: str, step: int
+    trainer: Trainer, module: GenerativeModule, datamodule: ImageDataModule, config: DictConfig, weights: str, step: int
 ) -> dict[str, Any]:
     """Evaluate on the test images.
 
@@ -45,7 +46,7 @@ def run_test(
         **measured,
         "weights": weights,
         "step": step,
-        "sampling": module.sampling_record(),  # type: ignore[operator]
+        "sampling": module.sampling_record(),
         "seed": config.seed,
         "evaluation_seed": module.evaluation_seed,
         "data": datamodule.record(),
@@ -57,6 +58,7 @@ def run_test(
     return {"metrics": dict(sorted(metrics.items())), "record": record}
 
 
+LOG_WIDTH = 120  # columns where the output is no terminal
 TABLES = {
     "test": ("psnr", "psnr_channel", "psnr_luma", "psnr_pooled", "psnr_hole", "ssim", "mse"),
     "calibration": ("calibration_psnr", "calibration_gap", "spread", "spread_hole"),
@@ -94,6 +96,8 @@ def print_result(metrics: dict[str, float], folder: object) -> None:
         folder: Run or evaluation folder.
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
     for title, columns in TABLES.items():
         table = metrics_table(title, columns, metrics)
         if table.row_count:

@@ -1,0 +1,72 @@
+"""Run folders: which run resume=auto means, and one writer at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launch.compose import apply_overrides, compose_config, parse
+from launch.errors import UserError
+from launch.run_folder import RunFolder, identity, newest_unfinished, write_json
+
+OVERRIDES = ["experiment=meanflow_dit", "seed=1"]
+
+
+def make_run(
+    root: Path, name: str, started: str, finished: bool = False, overrides: list[str] = OVERRIDES
+) -> RunFolder:
+    run = RunFolder(root / name)
+    run.checkpoint.parent.mkdir(parents=True)
+    run.checkpoint.touch()
+    write_json(run.record_path, {"started": started, "finished": finished, "overrides": identity(overrides)})
+    return run
+
+
+def test_auto_means_the_newest_unfinished_run_of_the_same_overrides(tmp_path: Path) -> None:
+    make_run(tmp_path, "old", "2026-01-01T00:00:00")
+    new = make_run(tmp_path, "new", "2026-01-03T00:00:00")
+    make_run(tmp_path, "finished", "2026-01-04T00:00:00", finished=True)
+    make_run(tmp_path, "other", "2026-01-05T00:00:00", overrides=["experiment=meanflow_dit", "seed=2"])
+    early = make_run(tmp_path, "early", "2026-01-06T00:00:00")
+    early.checkpoint.unlink()
+    same_command = ["seed=1", "experiment=meanflow_dit", "resume=auto", "hydra.job.name=x"]
+    assert newest_unfinished(tmp_path, same_command) == new
+    with new.locked():  # a run that is still going on is not touched
+        assert newest_unfinished(tmp_path, OVERRIDES) == RunFolder(tmp_path / "old")
+    assert newest_unfinished(tmp_path, ["experiment=meanflow_dit"]) is None
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with run.locked(), pytest.raises(UserError, match="another process"), RunFolder(tmp_path / "run").locked():
+        pass
+    assert not run.is_locked()
+
+
+def test_overrides_change_only_what_they_name() -> None:
+    saved_overrides = ["experiment=meanflow_dit", "seed=5"]
+    saved = compose_config(saved_overrides)
+    saved.optimizer.lr = 0.123  # as if conf/ had changed since the run
+    config = apply_overrides(
+        saved, saved_overrides, ["sampler=heun", "sampler.num_steps=3", "~degradation.steps.noise"]
+    )
+    assert config.sampler._target_.endswith("Heun")
+    assert config.sampler.num_steps == 3
+    assert set(config.degradation.steps) == {"salt_pepper", "block"}
+    assert (config.seed, config.optimizer.lr) == (5, 0.123)
+    assert saved.sampler._target_.endswith("FlowMapSampler")
+
+
+@pytest.mark.parametrize("overrides", [["experiment=regression_dit"], ["sampler.steps=3"], ["sampler=hoin"]])
+def test_bad_overrides_of_a_run(overrides: list[str]) -> None:
+    saved_overrides = ["experiment=meanflow_dit"]
+    with pytest.raises(UserError):
+        apply_overrides(compose_config(saved_overrides), saved_overrides, overrides)
+
+
+def test_parse() -> None:
+    assert parse("+a.b=3") == ("a.b", 3)
+    assert parse("~a.b")[0] == "a.b"
+    with pytest.raises(UserError, match="key=value"):
+        parse("no override")
