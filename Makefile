@@ -26,9 +26,11 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 .venv/installed: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv; PyTorch is several gigabytes: some minutes."
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv with the test extras; PyTorch is several gigabytes: some minutes."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch .venv/installed $@

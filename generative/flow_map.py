@@ -61,18 +61,18 @@ class FlowMap:
             u, v = (z_BCHW - u) / t, (z_BCHW - v) / t
         return u, v
 
-    def mean(self, source_BCHW: Tensor, condition: Condition) -> Tensor:
-        """Estimate the clean image from the source alone: E[x | condition], the answer of least squared error.
+    def mean(self, state_BCHW: Tensor, condition: Condition) -> Tensor:
+        """Estimate the clean image at t = 1: E[x | state, condition], the answer of least squared error.
 
-        At t = 1 the state is the source, so that e - v(e, 1) estimates x given the condition (and the source, which tells
-        nothing when it is independent noise).
+        The state at t = 1 is the source e, and e - v(e, 1) estimates x. Independent noise tells nothing of x: then the
+        answer is E[x | condition] for every state, and the objective may teach it at a state of its choice.
 
         Args:
-            source_BCHW: (B, C, H, W) states at t = 1.
+            state_BCHW: (B, C, H, W) states at t = 1.
             condition: Condition of the network.
 
         Returns:
             (B, C, H, W) images, not clamped.
         """
-        one = torch.ones(len(source_BCHW), device=source_BCHW.device)
-        return source_BCHW - self.velocities(source_BCHW, one, one, condition)[1]
+        one = torch.ones(len(state_BCHW), device=state_BCHW.device)
+        return state_BCHW - self.velocities(state_BCHW, one, one, condition)[1]

@@ -105,7 +105,8 @@ class GenerativeModule(LightningModule, ABC):
         """Take the loss of a batch; Lightning's hook."""
         generator = generator_for(self.seed, "objective", batch.step, self.global_rank, self.device)
         output = self.loss(batch, StepRandomness(generator, len(batch.image)))
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # the steps at which the trainer writes
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % interval == 0:  # the steps at which the trainer writes
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
             logs = {"loss": output.loss.detach(), **output.logs, "learning_rate": torch.tensor(rate)}
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch.image))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from generative.flow_map import FlowMap, OutputKind
@@ -67,13 +68,19 @@ class MeanFlowRestorer(GenerativeModule):
         """See ``GenerativeModule.loss``."""
         source = self._source(batch, randomness)
         return self.objective(
-            self.flow_map, batch.image, source, self._condition(batch), randomness, progress=self.progress
+            self.flow_map,
+            batch.image,
+            source,
+            self._condition(batch),
+            randomness,
+            self.progress,
+            self._mean_state(batch),
         )
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """See ``GenerativeModule.sample``: ``sample`` by the sampler, ``mean`` in one network call."""
         source, condition = self._source(batch, randomness), self._condition(batch)
-        mean = self.flow_map.mean(source, condition)
+        mean = self.flow_map.mean(self._mean_state(batch), condition)
         sample = self.sampler(self.flow_map, source, condition)
         sample = sample.lerp(mean, self.mean_weight)
         return {"sample": self._finish(sample, batch), "mean": self._finish(mean, batch)}
@@ -92,6 +99,10 @@ class MeanFlowRestorer(GenerativeModule):
         if self.source == "degraded":
             return batch.observed()[0]
         return randomness.normal(*batch.image.shape[1:])
+
+    def _mean_state(self, batch: Batch) -> Tensor:
+        # The noise tells nothing of the image: its own mean, zero, stands for all of it. The bridge's source does tell.
+        return batch.observed()[0] if self.source == "degraded" else torch.zeros_like(batch.image)
 
     def _condition(self, batch: Batch) -> Condition:
         return restoration_condition(*batch.observed()) if self.conditional else Condition()

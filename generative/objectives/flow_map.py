@@ -92,6 +92,7 @@ class FlowMapObjective(ABC):
         condition: Condition,
         randomness: Randomness,
         progress: float = 1.0,
+        mean_state_BCHW: Tensor | None = None,
     ) -> LossOutput:
         """Return the loss of a batch.
 
@@ -102,6 +103,9 @@ class FlowMapObjective(ABC):
             condition: Condition of the network.
             randomness: Source of the times.
             progress: Share of the training done, in [0, 1].
+            mean_state_BCHW: Replaces the source in the rows with r = t = 1, where the velocity head gives E[x | condition]:
+                for a source that is independent of x any state has the same answer, and one without noise is learnt
+                soonest. None keeps the source.
 
         Returns:
             The loss, with the unweighted mean squared velocity errors as logs (the weighted loss stays flat while samples
@@ -109,6 +113,8 @@ class FlowMapObjective(ABC):
         """
         pairs = self.time_law(randomness, distinct=progress >= self.velocity_only_share)
         t = per_image(pairs.t_B)
+        if mean_state_BCHW is not None:
+            source_BCHW = torch.where(per_image(pairs.r_B) == 1, mean_state_BCHW, source_BCHW)
         z = (1 - t) * image_BCHW + t * source_BCHW
         conditional_velocity = source_BCHW - image_BCHW
         u, v = flow_map.velocities(z, pairs.r_B, pairs.t_B, condition)

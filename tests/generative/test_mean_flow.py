@@ -240,3 +240,22 @@ def test_time_law_shares_and_order() -> None:
 def test_time_law_refuses_bad_values(bad: dict) -> None:
     with pytest.raises(ValueError, match="objective.time_law"):
         TimeLaw(**bad)
+
+
+def test_the_mean_is_taught_at_its_own_state() -> None:
+    """In the rows with r = t = 1 the network sees the mean state and its velocity head regresses the image."""
+    seen: list[Tensor] = []
+
+    class Recorder(LinearFlow):
+        def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+            seen.append(z)
+            return super().forward(z, times, condition)
+
+    net = Recorder(torch.zeros(1, 1, 8, 8))
+    objective = FlowMatching(TimeLaw(distinct_share=0.0, terminal_share=1.0), AdaptiveWeight(power=0.0))
+    image, source = torch.rand(4, 1, 8, 8) * 2 - 1, torch.randn(4, 1, 8, 8)
+    loss = objective(
+        FlowMap(net), image, source, Condition(), randomness(4), mean_state_BCHW=torch.zeros_like(image)
+    ).loss
+    assert not seen[0].any()
+    torch.testing.assert_close(loss, 2 * image.square().flatten(1).sum(1).mean())
