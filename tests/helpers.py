@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import ROOT
 from omegaconf import DictConfig, OmegaConf
 
 from launch.command_line import training_arguments
 from launch.compose import compose_config
 from launch.run_folder import RunFolder, identity
 
+ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "data.num_train=64", "data.num_val=8", "data.num_test=10", "data.global_batch_size=8", "data.eval_batch_size=4",
     "network.dim=32", "network.depth=1", "network.num_heads=2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 LIGHTNING_SIDE = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 ABOVE = {
