@@ -74,6 +74,8 @@ def compose_config(overrides: list[str], config_name: str = "train", with_hydra:
         UserError: An unknown experiment, option or key, with near matches, or a malformed override.
     """
     register_resolvers()
+    for override in overrides:
+        parse(override)  # says in our words what is malformed
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -12,8 +12,6 @@ from PIL import Image
 
 from launch.compose import compose_config, experiments, groups
 
-FIRST_KEYS = {"degraded", "sample", "mean"}
-
 
 @pytest.mark.parametrize("name", experiments())
 def test_experiment_runs_two_steps(name: str, tmp_path: Path) -> None:
