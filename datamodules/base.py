@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -37,6 +38,8 @@ class ImageDataModule(LightningDataModule, ABC):
         image_size: Side of the images in pixels.
         channels: 1 for grey, 3 for RGB.
         num_classes: Length L of the labels; 0 for a data set without labels.
+        label_factors: How a label's number splits into digits, as the radices from the most significant one on, whose
+            product is ``num_classes``; by default it does not.
         global_batch_size: Training images per step over all ranks.
         eval_batch_size: Validation and test images per batch and rank; results do not depend on it.
         num_train: At most so many training images, or None for all.
@@ -47,6 +50,9 @@ class ImageDataModule(LightningDataModule, ABC):
         resident: Whether a training set of up to ``RESIDENT_BYTES`` lies on the training device.
         seed: The run's seed: order, crops, flips and degradations of the training images.
         evaluation_seed: Seed of the degradations in validation and test; the same for all runs that are compared.
+
+    Raises:
+        ValueError: If the label factors do not multiply to ``num_classes``.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class ImageDataModule(LightningDataModule, ABC):
         image_size: int,
         channels: int,
         num_classes: int = 0,
+        label_factors: Sequence[int] = (),
         global_batch_size: int = 128,
         eval_batch_size: int = 250,
         num_train: int | None = None,
@@ -71,6 +78,12 @@ class ImageDataModule(LightningDataModule, ABC):
         self.image_size = image_size
         self.channels = channels
         self.num_classes = num_classes
+        self.label_factors = tuple(label_factors) or ((num_classes,) if num_classes else ())
+        if math.prod(self.label_factors or (0,)) != num_classes:
+            raise ValueError(
+                f"data.label_factors={list(self.label_factors)} do not multiply to data.num_classes={num_classes}: "
+                f"set data.label_factors={[num_classes] if num_classes else []}"
+            )
         self.global_batch_size = global_batch_size
         self.eval_batch_size = eval_batch_size
         self.limits = {"train": num_train, "val": num_val, "test": num_test}
@@ -88,6 +101,16 @@ class ImageDataModule(LightningDataModule, ABC):
         Returns:
             Its splits, the same ones in every process.
         """
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the L labels in order, or none for a data set that does not name them."""
+        return ()
+
+    @property
+    def label_sets(self) -> dict[str, Tensor]:
+        """Sets of labels to draw images of, by name: (S, L) float multi-hot vectors. Loads no images."""
+        return {}
 
     @cached_property
     def splits(self) -> Splits:
@@ -211,7 +234,7 @@ class ImageDataModule(LightningDataModule, ABC):
         Returns:
             Plain values.
         """
-        settings = {
+        settings: dict[str, Any] = {
             "name": self.name,
             "image_size": self.image_size,
             "channels": self.channels,
@@ -219,4 +242,6 @@ class ImageDataModule(LightningDataModule, ABC):
             "horizontal_flip": self.horizontal_flip,
             "evaluation_seed": self.evaluation_seed,
         }
+        if self.label_names:
+            settings |= {"label_names": list(self.label_names), "label_factors": list(self.label_factors)}
         return settings | self.splits.record()

@@ -1,0 +1,280 @@
+"""The embedded data set with 24 labels: scenes like those of i-CLEVR, drawn by ``raycaster`` on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from datamodules.base import ImageDataModule
+from datamodules.cache import Tensors, cache_folder, cached
+from datamodules.labels import COLOURS, LABELS, draw_label_sets, read_label_sets
+from datamodules.raycaster import (
+    CAMERA,
+    CAMERA_DISTANCE,
+    HALF_HEIGHTS,
+    LAMPS,
+    RADIUS,
+    Scenes,
+    project,
+    render,
+)
+from datamodules.splits import Split, Splits
+from datamodules.store import ImageStore
+from generative.randomness import generator_for
+
+SIZES: dict[Split, int] = {"train": 20_000, "val": 1_000, "test": 2_000}
+MAX_OBJECTS = 3
+_CHUNK = 200  # scenes drawn from one generator: part of what they are
+_BATCH = 20  # pictures rendered at a time, so that intermediate values stay in the processor's cache
+_TRIES = 32  # arrangements of a scene tried at a time: part of what it is, too
+_MAX_ROUNDS = 200  # of so many tries; beyond, the style leaves no room
+
+
+@dataclass(frozen=True)
+class SceneStyle:
+    """What a scene may look like; lengths are CLEVR's units, in which a sphere has the radius 0.7.
+
+    Attributes:
+        version: Raised when the drawing changes in a way that the other values do not show.
+        seed: Seed of all draws.
+        image_size: Side S of a picture in pixels.
+        camera_distance: Distance of the camera from the middle of the scene; i-CLEVR's is 11.26.
+        camera_jitter: Largest shift of the camera along each axis, at i-CLEVR's distance.
+        lamp_jitter: Largest shift of each lamp along each axis.
+        extent: Largest coordinate of an object's place, at i-CLEVR's distance.
+        gap: Smallest distance between two objects on the ground.
+        hidden: Largest share of the rectangle around an object that those around nearer objects cover.
+        margin: Width of the border of the picture that objects keep free, as a share of its side.
+    """
+
+    version: int = 1
+    seed: int = 0
+    image_size: int = 32
+    camera_distance: float = 7.0
+    camera_jitter: float = 0.5
+    lamp_jitter: float = 1.0
+    extent: float = 3.0
+    gap: float = 0.25
+    hidden: float = 0.4
+    margin: float = 0.02
+
+    def key(self) -> str:
+        """Return a short hash of everything that the pictures depend on, for the cache files' names."""
+        return hashlib.blake2b(
+            repr((asdict(self), LABELS, COLOURS, _CHUNK, _TRIES)).encode(), digest_size=6
+        ).hexdigest()
+
+
+def _jitter(shape: tuple[int, ...], width: float, generator: torch.Generator) -> Tensor:
+    return width * (2 * torch.rand(shape, generator=generator) - 1)
+
+
+def draw_scenes(style: SceneStyle, split: Split, chunk: int) -> tuple[Scenes, Tensor]:
+    """Draw one chunk of scenes of one to three objects with different labels.
+
+    Args:
+        style: What the scenes may look like.
+        split: The split.
+        chunk: Number of the chunk within the split.
+
+    Returns:
+        ``_CHUNK`` scenes, and their (N, 24) float multi-hot labels.
+    """
+    generator = generator_for(style.seed, f"scenes/{split}", step=chunk)
+    lamps = torch.tensor(LAMPS) + _jitter((_CHUNK, len(LAMPS), 3), style.lamp_jitter, generator)
+    count = torch.randint(1, MAX_OBJECTS + 1, (_CHUNK, 1), generator=generator)
+    present = torch.arange(MAX_OBJECTS) < count
+    label = torch.rand(_CHUNK, len(LABELS), generator=generator).argsort(1)[:, :MAX_OBJECTS]
+    angle = 2 * math.pi * torch.rand(_CHUNK, MAX_OBJECTS, generator=generator)
+    scenes = Scenes(
+        present=present,
+        shape=label // len(COLOURS),
+        albedo=torch.tensor(list(COLOURS.values()))[label % len(COLOURS)] / 255,
+        place=torch.zeros(_CHUNK, MAX_OBJECTS, 2),
+        angle=angle,
+        camera=torch.zeros(_CHUNK, 3),
+        lamps=lamps,
+    )
+    _arrange(scenes, style, generator)
+    return scenes, torch.zeros(_CHUNK, len(LABELS)).scatter(1, label, present.float())
+
+
+def _arrange(scenes: Scenes, style: SceneStyle, generator: torch.Generator) -> None:
+    """Fill in the places of camera and objects: arrangements are drawn until one of each scene fits."""
+    zoom = style.camera_distance / CAMERA_DISTANCE
+    waiting = torch.arange(len(scenes))
+    for _ in range(_MAX_ROUNDS):
+        tried = scenes.select(waiting.repeat_interleave(_TRIES))
+        tried.camera.copy_(zoom * (torch.tensor(CAMERA) + _jitter((len(tried), 3), style.camera_jitter, generator)))
+        tried.place.copy_(_jitter((*tried.present.shape, 2), zoom * style.extent, generator))
+        good = _apart(tried, style)
+        good[good.clone()] = _fits(tried.select(good), style)
+        good = good.view(-1, _TRIES)
+        found = good.any(1)
+        first = found.nonzero()[:, 0] * _TRIES + good[found].int().argmax(1)
+        scenes.camera[waiting[found]], scenes.place[waiting[found]] = tried.camera[first], tried.place[first]
+        waiting = waiting[~found]
+        if len(waiting) == 0:
+            return
+    raise ValueError(
+        f"there is no room for {MAX_OBJECTS} objects at data.camera_distance={style.camera_distance:g}: raise it to 7 or more"
+    )
+
+
+def _pairs(present_NK: Tensor) -> Tensor:
+    """Return which pairs (N, K, K) are of two different objects that are there."""
+    return present_NK[:, None] & present_NK[..., None] & ~torch.eye(present_NK.shape[1], dtype=torch.bool)
+
+
+def _apart(scenes: Scenes, style: SceneStyle) -> Tensor:
+    """Return which scenes (N,) have all objects apart on the ground."""
+    x, y = scenes.place.unbind(-1)
+    squared = (x[..., None] - x[:, None]) ** 2 + (y[..., None] - y[:, None]) ** 2
+    return ((squared > (2 * RADIUS + style.gap) ** 2) | ~_pairs(scenes.present)).flatten(1).all(1)
+
+
+def _fits(scenes: Scenes, style: SceneStyle) -> Tensor:
+    """Return which scenes (N,) have all objects in the frame and mostly visible."""
+    low, high = _rectangles(scenes)
+    border = 1 - 2 * style.margin
+    framed = ((low > -border).all(0) & (high < border).all(0)) | ~scenes.present
+    common = torch.minimum(high[..., None], high[..., None, :]) - torch.maximum(low[..., None], low[..., None, :])
+    share = common.clamp(min=0).prod(0) / (high - low).prod(0)[..., None]  # of object a that object b covers
+    depth = project(scenes.centres(), scenes.camera)[1]
+    behind = _pairs(scenes.present) & (depth[..., None] > depth[:, None])
+    return framed.all(1) & ((share * behind).sum(-1) <= style.hidden).all(1)
+
+
+def _rectangles(scenes: Scenes) -> tuple[Tensor, Tensor]:
+    """Return the lower left and upper right corners (2, N, K) in the picture of the upright boxes around objects."""
+    half = torch.tensor(HALF_HEIGHTS)[scenes.shape]
+    turn = scenes.angle[..., None] + (torch.arange(4) + 0.5) * (math.pi / 2)
+    reach = half[..., None] * math.sqrt(2)
+    x, y = scenes.place[..., 0, None] + reach * turn.cos(), scenes.place[..., 1, None] + reach * turn.sin()
+    base = torch.stack([x, y, torch.zeros_like(x)])
+    top = torch.stack([x, y, (2 * half)[..., None].expand_as(x)])
+    corners = torch.cat([base, top], dim=-1)
+    screen, _ = project(corners.flatten(2), scenes.camera)
+    screen = screen.view(2, *corners.shape[1:])
+    return screen.amin(-1), screen.amax(-1)
+
+
+@contextmanager
+def _chunk_per_thread() -> Iterator[ThreadPoolExecutor]:
+    """Run whole chunks side by side: the batches of a chunk are too small to be divided between threads."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num_threads) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def generate_scenes(style: SceneStyle, split: Split, num_images: int) -> Tensors:
+    """Generate a split, whose first scenes are the same for any number of them.
+
+    Args:
+        style: What the scenes may look like.
+        split: The split.
+        num_images: Number N of scenes.
+
+    Returns:
+        ``images``, (N, 3, S, S) uint8, and ``labels``, (N, 24) uint8 multi-hot.
+    """
+    images = torch.empty(num_images, 3, style.image_size, style.image_size, dtype=torch.uint8)
+    labels = torch.empty(num_images, len(LABELS), dtype=torch.uint8)
+
+    def draw(chunk: int) -> None:
+        scenes, multi_hot = draw_scenes(style, split, chunk)
+        start = chunk * _CHUNK
+        wanted = min(_CHUNK, num_images - start)
+        labels[start : start + wanted] = multi_hot[:wanted]
+        # Scenes of equally many objects together, as time goes with the largest number in a batch.
+        for rows in scenes.present[:wanted].sum(1).argsort(stable=True).split(_BATCH):
+            images[start + rows] = render(scenes.select(rows), style.image_size)
+
+    num_chunks = -(-num_images // _CHUNK)
+    with _chunk_per_thread() as pool:
+        for _ in track(pool.map(draw, range(num_chunks)), f"Drawing {split} scenes", num_chunks, transient=True):
+            pass
+    return {"images": images, "labels": labels}
+
+
+class ScenesDataModule(ImageDataModule):
+    """Scenes of one to three of 24 objects, generated on first use and kept in the cache folder.
+
+    Args:
+        name: Name of the data set, for the record.
+        image_size: Side of the pictures.
+        channels: 3.
+        num_classes: 24.
+        camera_distance: Distance of the camera; i-CLEVR's is 11.26, less shows larger objects.
+        test_json: File of the label sets ``test``, in i-CLEVR's format, or None for drawn ones.
+        new_test_json: File of the label sets ``new_test``, or None for drawn ones.
+        cache_dir: Cache folder, or None for the user's.
+        **settings: See ``ImageDataModule``; the limits ``num_train``, ``num_val`` and ``num_test`` spare generation.
+    """
+
+    def __init__(
+        self,
+        name: str = "scenes",
+        image_size: int = 32,
+        channels: int = 3,
+        num_classes: int = len(LABELS),
+        camera_distance: float = 7.0,
+        test_json: str | Path | None = None,
+        new_test_json: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(name, image_size, channels, num_classes, **settings)
+        self.style = SceneStyle(image_size=image_size, camera_distance=camera_distance)
+        self.set_files = {"test": test_json, "new_test": new_test_json}
+        self.cache_dir = cache_folder(cache_dir)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """See ``ImageDataModule.label_names``."""
+        return LABELS
+
+    @cached_property
+    def label_sets(self) -> dict[str, Tensor]:
+        """See ``ImageDataModule.label_sets``."""
+        return {
+            name: draw_label_sets(name) if path is None else read_label_sets(path, LABELS, f"check data.{name}_json")
+            for name, path in self.set_files.items()
+        }
+
+    def _store(self, split: Split) -> ImageStore:
+        limit = self.limits[split]
+        num_images = SIZES[split] if limit is None else max(0, min(limit, SIZES[split]))
+        path = self.cache_dir / f"scenes-{self.style.key()}-{split}-{num_images}.pt"
+        tensors = cached(path, lambda: generate_scenes(self.style, split, num_images))
+        return ImageStore.dense(tensors["images"], tensors["labels"].float())
+
+    def load_splits(self) -> Splits:
+        """See ``ImageDataModule.load_splits``."""
+        self.label_sets  # noqa: B018 - a bad file of label sets stops before anything is drawn
+        return Splits(
+            train=self._store("train"),
+            val=self._store("val"),
+            test=self._store("test"),
+            source="ray-cast scenes of cubes, spheres and cylinders",
+            drawn=f"independent draws per split, style {self.style.key()}",
+        )
+
+    def record(self) -> dict[str, Any]:
+        """See ``ImageDataModule.record``."""
+        return super().record() | {"camera_distance": self.style.camera_distance}
