@@ -1,6 +1,7 @@
-"""Laws of time: which times a loss is taken at, and how the learning rate moves over the steps."""
+"""Laws of time: the noise at each timestep, the times a loss is taken at, and the learning rate over the steps."""
 
 from generative.schedules.learning_rate import WarmupCosine
+from generative.schedules.noise import NoiseSchedule
 from generative.schedules.time_law import TimeLaw, TimePairs
 
-__all__ = ["TimeLaw", "TimePairs", "WarmupCosine"]
+__all__ = ["NoiseSchedule", "TimeLaw", "TimePairs", "WarmupCosine"]

@@ -1,0 +1,138 @@
+"""Denoising objective: squared error at a random timestep, in the space of image, noise or v.
+
+DDPM (arXiv 2006.11239, eq. 14) is output ``noise``, loss space ``noise``, uniform weight; JiT (arXiv 2511.13720) is output
+``image``, loss space ``v``. At a fixed state, errors in two spaces differ by a factor of the timestep alone, so the error is
+taken on the network's own output and multiplied by the square of that factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from generative.denoiser import Denoiser, OutputKind, conversion
+from generative.randomness import Randomness
+from generative.schedules.noise import NoiseSchedule
+from generative.types import Condition, LossOutput
+
+MIN_LEVEL = 0.05  # JiT (arXiv 2511.13720) clips its divisor there; unclipped, the last steps outweigh all others
+
+
+@dataclass(frozen=True)
+class DiffusionObjective:
+    """Denoising loss.
+
+    Attributes:
+        loss_space: Where the squared error is taken: ``"v"``, ``"noise"`` or ``"image"``; what the network outputs is the
+            denoiser's setting.
+        weight: ``"uniform"``, or ``"min_snr"`` (arXiv 2303.09556): min(SNR, gamma) on the squared error of the image,
+            whatever the loss space.
+        gamma: Where min-SNR stops to rise; 5 in the paper.
+    """
+
+    loss_space: OutputKind = "v"
+    weight: Literal["uniform", "min_snr"] = "uniform"
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.loss_space not in ("noise", "image", "v"):
+            raise ValueError(f"objective.loss_space={self.loss_space} is unknown: choose v, noise or image.")
+        if self.weight not in ("uniform", "min_snr"):
+            raise ValueError(f"objective.weight={self.weight} is unknown: choose uniform or min_snr.")
+        if self.gamma <= 0:
+            raise ValueError(f"objective.gamma={self.gamma} must be positive.")
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Refuse to leave the timestep untrained that sampling starts from.
+
+        Args:
+            schedule: The denoiser's noise schedule.
+
+        Raises:
+            ValueError: If the loss gives no weight to the image where the signal is zero: in noise space an error of the
+                image counts SNR times, with min-SNR at most as much.
+        """
+        if schedule.terminal_snr_is_zero and (self.loss_space == "noise" or self.weight == "min_snr"):
+            culprit = "loss_space=noise" if self.loss_space == "noise" else "weight=min_snr"
+            raise ValueError(
+                f"objective.{culprit} gives the last timestep of schedule.zero_terminal_snr=true no weight, so that the "
+                "start of sampling stays untrained: set objective.loss_space=v and objective.weight=uniform."
+            )
+
+    def __call__(
+        self, denoiser: Denoiser, image_BCHW: Tensor, condition: Condition, randomness: Randomness
+    ) -> LossOutput:
+        """Return the loss of a batch.
+
+        Args:
+            denoiser: The network read as a denoiser.
+            image_BCHW: (B, C, H, W) clean images in [-1, 1].
+            condition: Condition of the network.
+            randomness: Source of timesteps and noise.
+
+        Returns:
+            The mean of ``errors``, with the unweighted mean squared error in the loss space as a log.
+        """
+        error_B, weight_B = self._compare(denoiser, image_BCHW, condition, randomness)
+        return LossOutput((weight_B * error_B).mean(), {f"mse_{self.loss_space}": error_B.detach().mean()})
+
+    def errors(self, denoiser: Denoiser, image_BCHW: Tensor, condition: Condition, randomness: Randomness) -> Tensor:
+        """Return each image's weighted error, at one random timestep each.
+
+        Args:
+            denoiser: The network read as a denoiser.
+            image_BCHW: (B, C, H, W) clean images in [-1, 1].
+            condition: Condition of the network.
+            randomness: Source of timesteps and noise.
+
+        Returns:
+            (B,) errors, means over channels and pixels.
+        """
+        error_B, weight_B = self._compare(denoiser, image_BCHW, condition, randomness)
+        return weight_B * error_B
+
+    def _compare(
+        self, denoiser: Denoiser, image_BCHW: Tensor, condition: Condition, randomness: Randomness
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B,) squared errors in the loss space, and their (B,) weights."""
+        schedule = denoiser.schedule
+        self.check(schedule)
+        size = schedule.num_timesteps
+        timestep_B = (randomness.uniform() * size).long().clamp(max=size - 1)  # float32 may round up to T
+        noise = randomness.normal(*image_BCHW.shape[1:])
+        z = schedule.add_noise(image_BCHW, noise, timestep_B)
+        prediction = denoiser.predict(z, timestep_B, condition)
+        target = _target(denoiser, image_BCHW, noise, timestep_B)
+        error_B = (prediction.output - target).square().flatten(1).mean(dim=1)
+        return error_B * self._factor(denoiser, timestep_B).square(), self._weight(schedule.snr(timestep_B))
+
+    def _factor(self, denoiser: Denoiser, timestep_B: Tensor) -> Tensor:
+        """(B,) factor from errors of the output to errors in the loss space, its divisor at least ``MIN_LEVEL``."""
+        if denoiser.output == self.loss_space:
+            return torch.ones_like(timestep_B, dtype=torch.float32)
+        signal, noise_level = denoiser.schedule.signal(timestep_B), denoiser.schedule.noise_level(timestep_B)
+        if denoiser.output == "image":
+            noise_level = noise_level.clamp(min=MIN_LEVEL)
+        if denoiser.output == "noise":
+            signal = signal.clamp(min=MIN_LEVEL)
+        return conversion(denoiser.output, self.loss_space, signal, noise_level)[1].flatten()
+
+    def _weight(self, snr_B: Tensor) -> Tensor:
+        """(B,) weights: an error of the image is SNR times as large in noise space, SNR + 1 times in v space."""
+        if self.weight == "uniform":
+            return torch.ones_like(snr_B)
+        divisors = {"image": torch.ones_like(snr_B), "noise": snr_B, "v": snr_B + 1}
+        return snr_B.clamp(max=self.gamma) / divisors[self.loss_space]
+
+
+def _target(denoiser: Denoiser, image_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
+    """(B, C, H, W) ideal output of the network."""
+    if denoiser.output == "image":
+        return image_BCHW
+    if denoiser.output == "noise":
+        return noise_BCHW
+    schedule = denoiser.schedule
+    return schedule.signal(timestep_B) * noise_BCHW - schedule.noise_level(timestep_B) * image_BCHW
