@@ -2,6 +2,7 @@
 
 DiT (Peebles & Xie 2023, arXiv 2212.09748) with adaLN-Zero gates; RMSNorm, QK-norm, SwiGLU and image patches as in JiT
 (arXiv 2511.13720); low-frequency time features, so that derivatives with respect to time stay tame under MeanFlow.
+Labels enter as object tokens: pooled into the embedding, and by cross-attention as in PixArt-alpha (arXiv 2310.00426).
 
 Shape legend: B batch, C channels, H/W height and width, N tokens, D width, T network times, K condition channels.
 """
@@ -9,12 +10,15 @@ Shape legend: B batch, C channels, H/W height and width, N tokens, D width, T ne
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from generative.networks.attention import Attention, make_attention
+from generative.networks.labels import LabelTokens, ObjectTokens
 from generative.types import Condition
 
 MAX_TIME_FREQUENCY = 10.0  # radians per unit of time; 1000 as in DiT makes |du/dt| about 20 times larger
@@ -64,31 +68,6 @@ class TimeEmbedding(nn.Module):
         return self.mlp(features.flatten(1))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with RMS-normalised queries and keys."""
-
-    def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.q_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Mix the tokens.
-
-        Args:
-            x_BND: (B, N, D) tokens.
-
-        Returns:
-            (B, N, D) tokens.
-        """
-        q, k, v = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
-        return self.out(rearrange(x, "b h n d -> b n (h d)"))
-
-
 class SwiGLU(nn.Module):
     """Gated feed-forward layer (arXiv 2002.05202) with the parameter count of a plain one of ``ratio``."""
 
@@ -128,7 +107,7 @@ def modulate(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
 class DiTBlock(nn.Module):
     """Transformer block with adaLN-Zero: it is the identity at initialisation."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, cross_attention: bool = False) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.attention = Attention(dim, num_heads)
@@ -137,13 +116,17 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Linear(dim, 6 * dim)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
+        if cross_attention:
+            self.cross_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.cross_attention = make_attention("cross", dim, num_heads, dim) if cross_attention else None
 
-    def forward(self, x_BND: Tensor, embedding_BD: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, embedding_BD: Tensor, objects: ObjectTokens | None = None) -> Tensor:
         """Transform the tokens.
 
         Args:
             x_BND: (B, N, D) tokens.
             embedding_BD: (B, D) activated condition embedding.
+            objects: Object tokens of the batch; None without cross-attention.
 
         Returns:
             (B, N, D) tokens.
@@ -151,15 +134,19 @@ class DiTBlock(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(embedding_BD).chunk(6, dim=-1)
         attended = self.attention(modulate(self.attention_norm(x_BND), shift_a, scale_a))
         x_BND = x_BND + gate_a[:, None] * attended
+        if self.cross_attention is not None:
+            x_BND = x_BND + self.cross_attention(self.cross_norm(x_BND), objects)
         return x_BND + gate_m[:, None] * self.mlp(modulate(self.mlp_norm(x_BND), shift_m, scale_m))
 
 
 class Head(nn.Module):
     """An output of its own: some blocks on the shared trunk, then a modulated projection to pixels."""
 
-    def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: float, patch_dim: int) -> None:
+    def __init__(
+        self, dim: int, depth: int, num_heads: int, mlp_ratio: float, patch_dim: int, cross_attention: bool = False
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth))
         self.norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(dim, 2 * dim)
         self.projection = nn.Linear(dim, patch_dim)
@@ -167,18 +154,19 @@ class Head(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x_BND: Tensor, embedding_BD: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, embedding_BD: Tensor, objects: ObjectTokens | None = None) -> Tensor:
         """Project tokens to patches.
 
         Args:
             x_BND: (B, N, D) trunk tokens.
             embedding_BD: (B, D) activated condition embedding.
+            objects: Object tokens of the batch; None without cross-attention.
 
         Returns:
             (B, N, P) patches.
         """
         for block in self.blocks:
-            x_BND = block(x_BND, embedding_BD)
+            x_BND = block(x_BND, embedding_BD, objects)
         shift, scale = self.modulation(embedding_BD).chunk(2, dim=-1)
         return self.projection(modulate(self.norm(x_BND), shift, scale))
 
@@ -203,6 +191,7 @@ class DiT(nn.Module):
         head_depth: int = 0,
         num_heads: int = 4,
         mlp_ratio: float = 4.0,
+        label_factors: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -220,10 +209,13 @@ class DiT(nn.Module):
         self.dim = dim
         self.patchify = nn.Linear((in_channels + condition_channels) * patch_size**2, dim)
         self.time_embedding = TimeEmbedding(num_times, dim)
-        self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio) for _ in range(depth))
+        labelled = bool(label_factors)
+        self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio, labelled) for _ in range(depth))
         self.heads = nn.ModuleList(
-            Head(dim, head_depth, num_heads, mlp_ratio, in_channels * patch_size**2) for _ in range(num_outputs)
+            Head(dim, head_depth, num_heads, mlp_ratio, in_channels * patch_size**2, labelled)
+            for _ in range(num_outputs)
         )
+        self.labels = LabelTokens(label_factors, dim) if labelled else None
 
     def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
         """Run the network.
@@ -231,7 +223,8 @@ class DiT(nn.Module):
         Args:
             x_BCHW: (B, C, H, W) noisy images; H and W multiples of the patch size.
             times_BT: (B, T) times in [0, 1].
-            condition: Condition whose image has K channels (None for K = 0).
+            condition: Condition whose image has K channels (None for K = 0); its labels are (B, L), or None for
+                no condition. A network without labels does not look at them.
 
         Returns:
             One (B, C, H, W) tensor per head.
@@ -241,12 +234,17 @@ class DiT(nn.Module):
         height, width = x_BCHW.shape[-2] // self.patch_size, x_BCHW.shape[-1] // self.patch_size
         patches = rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch_size, q=self.patch_size)
         x_BND = self.patchify(patches) + sincos_positions(height, width, self.dim, x_BCHW.device)
-        embedding_BD = F.silu(self.time_embedding(times_BT))
+        embedding_BD = self.time_embedding(times_BT)
+        objects = None
+        if self.labels is not None:
+            objects = self.labels(condition.labels, len(x_BCHW))
+            embedding_BD = embedding_BD + objects.pooled
+        embedding_BD = F.silu(embedding_BD)
         for block in self.blocks:
-            x_BND = block(x_BND, embedding_BD)
+            x_BND = block(x_BND, embedding_BD, objects)
         return tuple(
             rearrange(
-                head(x_BND, embedding_BD),
+                head(x_BND, embedding_BD, objects),
                 "b (h w) (c p q) -> b c (h p) (w q)",
                 h=height,
                 w=width,

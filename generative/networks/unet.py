@@ -1,0 +1,322 @@
+"""U-Net with adaptive group norm and a choice of attention per resolution.
+
+ADM (Dhariwal & Nichol 2021, arXiv 2105.05233): residual blocks whose norm is scaled and shifted by the embedding of time
+and labels. The last norm is so too, as in DiT (arXiv 2212.09748). Down- and up-sampling are those of DDPM (Ho et al. 2020,
+arXiv 2006.11239), and with ``adaptive_norm=False`` all is. Labels enter as object tokens: pooled into the embedding, and
+by cross-attention.
+
+Shape legend: B batch, C channels, H/W height and width, T network times, K condition channels, E embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generative.networks.attention import AttentionKind, SpatialAttention
+from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.types import Condition
+
+TIME_SCALE = 1000.0  # the features of DDPM are those of a step in 0 .. 1000
+MAX_PERIOD = 10000.0  # of the sinusoidal features, in steps (arXiv 1706.03762)
+
+
+class SinusoidalTimeEmbedding(nn.Module):
+    """Embeds T times in [0, 1]: sinusoidal features of 1000 t, an MLP for each time, summed."""
+
+    def __init__(self, num_times: int, num_features: int, dim: int) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        half = num_features // 2
+        frequencies = TIME_SCALE * torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim)) for _ in range(num_times)
+        )
+
+    def forward(self, times_BT: Tensor) -> Tensor:
+        """Embed times.
+
+        Args:
+            times_BT: (B, T) times in [0, 1].
+
+        Returns:
+            (B, E) embeddings.
+        """
+        angles = times_BT[..., None] * self.frequencies
+        features_BTF = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        embeddings = [mlp(features_BTF[:, i]) for i, mlp in enumerate(self.mlps)]
+        return torch.stack(embeddings).sum(dim=0)
+
+
+class AdaptiveNorm(nn.Module):
+    """Group norm that the embedding scales and shifts, as in ADM."""
+
+    def __init__(self, channels: int, embedding_dim: int, num_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups, channels)
+        self.embedding = nn.Linear(embedding_dim, 2 * channels)
+
+    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
+        """Normalise.
+
+        Args:
+            x_BCHW: (B, C, H, W) features.
+            embedding_BE: (B, E) activated embedding.
+
+        Returns:
+            (B, C, H, W) features.
+        """
+        scale, shift = self.embedding(embedding_BE)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm(x_BCHW), 1 + scale)
+
+
+class AdditiveNorm(nn.Module):
+    """Group norm of features to which the embedding has been added, as in DDPM."""
+
+    def __init__(self, channels: int, embedding_dim: int, num_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups, channels)
+        self.embedding = nn.Linear(embedding_dim, channels)
+
+    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
+        """See ``AdaptiveNorm.forward``."""
+        return self.norm(x_BCHW + self.embedding(embedding_BE)[:, :, None, None])
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around the embedding; begins as its shortcut."""
+
+    def __init__(
+        self, in_channels: int, channels: int, embedding_dim: int, num_groups: int, dropout: float, adaptive_norm: bool
+    ) -> None:
+        super().__init__()
+        self.in_norm = nn.GroupNorm(num_groups, in_channels)
+        self.in_conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.out_norm = (AdaptiveNorm if adaptive_norm else AdditiveNorm)(channels, embedding_dim, num_groups)
+        self.dropout = nn.Dropout(dropout)
+        self.out_conv = _zero(nn.Conv2d(channels, channels, 3, padding=1))
+        self.shortcut = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
+
+    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
+        """Transform the features.
+
+        Args:
+            x_BCHW: (B, C, H, W) features.
+            embedding_BE: (B, E) activated embedding.
+
+        Returns:
+            (B, C', H, W) features.
+        """
+        h = self.in_conv(F.silu(self.in_norm(x_BCHW)))
+        h = self.out_norm(h, embedding_BE)
+        return self.shortcut(x_BCHW) + self.out_conv(self.dropout(F.silu(h)))
+
+
+class Stage(nn.Module):
+    """A residual block and the attention of its resolution."""
+
+    def __init__(self, block: ResidualBlock, attention: Sequence[SpatialAttention]) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = nn.ModuleList(attention)
+
+    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor, objects: ObjectTokens | None) -> Tensor:
+        """Transform the features.
+
+        Args:
+            x_BCHW: (B, C, H, W) features.
+            embedding_BE: (B, E) activated embedding.
+            objects: Object tokens of the batch, or None without labels.
+
+        Returns:
+            (B, C', H, W) features.
+        """
+        x_BCHW = self.block(x_BCHW, embedding_BE)
+        for attention in self.attention:
+            x_BCHW = attention(x_BCHW, objects)
+        return x_BCHW
+
+
+class UNet(nn.Module):
+    """U-Net with one or more outputs, which leave it side by side as channels.
+
+    Meets the network contract of this package. Resolutions are sides of the feature maps, in their own pixels: with
+    ``image_size=32`` and ``patch_size=2`` the first level is 16. The middle block has full attention, and cross-attention
+    where any level has it. Without labels there is nothing to attend to, and ``cross_attention`` is left out.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        condition_channels: int = 0,
+        num_times: int = 1,
+        num_outputs: int = 1,
+        label_factors: Sequence[int] = (),
+        patch_size: int = 1,
+        base_channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        num_blocks: int = 2,
+        full_attention: Sequence[int] = (),
+        linear_attention: Sequence[int] = (),
+        cross_attention: Sequence[int] = (),
+        head_dim: int = 64,
+        num_groups: int = 32,
+        dropout: float = 0.0,
+        adaptive_norm: bool = True,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            image_size: Height and width of the images.
+            in_channels: Channels C of the images.
+            condition_channels: Channels K of the condition's image.
+            num_times: Number T of times.
+            num_outputs: Number of outputs.
+            label_factors: Factors of the labels (``LabelTokens``); none for a network without labels.
+            patch_size: Side of the patches that become the channels of the first level's pixels.
+            base_channels: Channels of the first level, before its multiplier.
+            channel_multipliers: Multiple of ``base_channels`` for each level; each level has half the side of the last.
+            num_blocks: Residual blocks per level on the way down; one more on the way up.
+            full_attention: Resolutions with self-attention.
+            linear_attention: Resolutions with linear attention.
+            cross_attention: Resolutions with cross-attention to the labels' object tokens.
+            head_dim: Channels of an attention head.
+            num_groups: Groups of the norms.
+            dropout: Share of features dropped in the residual blocks while training, in [0, 1).
+            adaptive_norm: Whether the embedding scales and shifts the norms; it is added to the blocks' features otherwise.
+
+        Raises:
+            ValueError: Sizes that do not fit together, or attention at a resolution that does not exist.
+        """
+        super().__init__()
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        sizes = _level_sizes(image_size, patch_size, len(widths))
+        kinds: dict[AttentionKind, Sequence[int]] = {
+            "full": full_attention,
+            "linear": linear_attention,
+            "cross": cross_attention,
+        }
+        for kind, resolutions in kinds.items():
+            if missing := sorted(set(resolutions) - set(sizes)):
+                raise ValueError(
+                    f"network.{kind}_attention={missing} is no resolution of the network: choose of {sizes}."
+                )
+        if not label_factors:
+            kinds["cross"] = ()
+        embedding_dim = 4 * base_channels
+        at_level = [[kind for kind, resolutions in kinds.items() if size in resolutions] for size in sizes]
+        in_middle: list[AttentionKind] = ["full", "cross"] if kinds["cross"] else ["full"]
+        _check_widths(widths, [*at_level, in_middle], num_groups, head_dim)
+
+        def stage(channels_in: int, channels: int, attention: Sequence[AttentionKind]) -> Stage:
+            heads = channels // head_dim
+            return Stage(
+                ResidualBlock(channels_in, channels, embedding_dim, num_groups, dropout, adaptive_norm),
+                [SpatialAttention(kind, channels, heads, embedding_dim, num_groups) for kind in attention],
+            )
+
+        self.patch_size = patch_size
+        self.num_outputs = num_outputs
+        self.time_embedding = SinusoidalTimeEmbedding(num_times, base_channels, embedding_dim)
+        self.labels = LabelTokens(label_factors, embedding_dim) if label_factors else None
+        self.stem = nn.Conv2d((in_channels + condition_channels) * patch_size**2, base_channels, 3, padding=1)
+
+        skips, width = [base_channels], base_channels
+        self.encoder = nn.ModuleList()
+        for level, channels in enumerate(widths):
+            if level:
+                self.encoder.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+            for _ in range(num_blocks):
+                self.encoder.append(stage(width, channels, at_level[level]))
+                skips.append(width := channels)
+        self.middle = nn.ModuleList([stage(width, width, in_middle), stage(width, width, [])])
+        self.decoder = nn.ModuleList()
+        for level, channels in reversed(list(enumerate(widths))):
+            for _ in range(num_blocks + 1):
+                self.decoder.append(stage(width + skips.pop(), channels, at_level[level]))
+                width = channels
+            if level:
+                self.decoder.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
+        # The scale of the output depends on the time: a last norm that knows it saves steps at the start of training.
+        self.head_norm = (
+            AdaptiveNorm(width, embedding_dim, num_groups) if adaptive_norm else nn.GroupNorm(num_groups, width)
+        )
+        self.head = _zero(nn.Conv2d(width, num_outputs * in_channels * patch_size**2, 3, padding=1))
+
+    def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
+        """Run the network.
+
+        Args:
+            x_BCHW: (B, C, H, W) noisy images; H and W multiples of the patch size times 2 per level below the first.
+            times_BT: (B, T) times in [0, 1].
+            condition: Condition whose image has K channels (None for K = 0); its labels are (B, L), or None for
+                no condition. A network without labels does not look at them.
+
+        Returns:
+            One (B, C, H, W) tensor per output.
+        """
+        embedding_BE = self.time_embedding(times_BT)
+        objects = None
+        if self.labels is not None:
+            objects = self.labels(condition.labels, len(x_BCHW))
+            embedding_BE = embedding_BE + objects.pooled
+        embedding_BE = F.silu(embedding_BE)
+        if condition.image is not None:
+            x_BCHW = torch.cat([x_BCHW, condition.image], dim=1)
+
+        def run(layer: nn.Module, h_BCHW: Tensor) -> Tensor:
+            return layer(h_BCHW, embedding_BE, objects) if isinstance(layer, Stage) else layer(h_BCHW)
+
+        h = self.stem(F.pixel_unshuffle(x_BCHW, self.patch_size))
+        skips = [h]
+        for layer in self.encoder:
+            h = run(layer, h)
+            skips.append(h)
+        for layer in self.middle:
+            h = run(layer, h)
+        for layer in self.decoder:
+            if isinstance(layer, Stage):
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = run(layer, h)
+        h = self.head_norm(h, embedding_BE) if isinstance(self.head_norm, AdaptiveNorm) else self.head_norm(h)
+        return F.pixel_shuffle(self.head(F.silu(h)), self.patch_size).chunk(self.num_outputs, dim=1)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Return the layer, set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _level_sizes(image_size: int, patch_size: int, num_levels: int) -> list[int]:
+    """Return the side of each level's feature map; ValueError where a side would not be whole."""
+    if image_size % (patch_size * 2 ** (num_levels - 1)):
+        raise ValueError(
+            f"data.image_size={image_size} is no multiple of {patch_size * 2 ** (num_levels - 1)}, which is "
+            f"network.patch_size={patch_size} times 2 for each of the {num_levels} levels after the first: "
+            "set fewer network.channel_multipliers or a smaller network.patch_size."
+        )
+    return [image_size // patch_size // 2**level for level in range(num_levels)]
+
+
+def _check_widths(widths: list[int], attention: list[list[AttentionKind]], num_groups: int, head_dim: int) -> None:
+    """ValueError where channels do not divide into groups, or into heads at the levels and in the middle with attention."""
+    for width in widths:
+        if width % num_groups:
+            raise ValueError(
+                f"network.base_channels times network.channel_multipliers gives {width} channels, no multiple of "
+                f"network.num_groups={num_groups}: set network.num_groups to a divisor."
+            )
+    for width, kinds in zip([*widths, widths[-1]], attention, strict=True):
+        if kinds and width % head_dim:
+            raise ValueError(
+                f"Attention at {width} channels needs network.head_dim={head_dim} to divide them: set it to a divisor."
+            )
