@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,8 +13,13 @@ import torch
 from lightning import Callback
 from PIL import Image
 
-from callbacks import ImageGrid
-from callbacks.image_grid import render_grid, write_png
+from callbacks import DenoisingGrid, ImageGrid
+from callbacks.image_grid import GAP, NOTE_SIZE, render_grid, write_png
+
+
+class State(NamedTuple):
+    z: torch.Tensor
+    image: torch.Tensor
 
 
 def _contains(grid: np.ndarray, patch: np.ndarray) -> bool:
@@ -39,6 +47,17 @@ def test_notes_take_room_and_rows_must_agree() -> None:
     assert with_notes.height > plain.height
     with pytest.raises(ValueError, match="one shape"):
         render_grid({"clean": images, "sample": images[:1]})
+
+
+def test_notes_of_several_lines_and_of_any_width_fit() -> None:
+    images = torch.zeros(2, 1, 32, 32)
+    one, three = (render_grid({"clean": images}, notes={"clean": ["a", text]}) for text in ("a", "a\na\na"))
+    assert three.width == one.width
+    assert three.height - one.height == 2 * (NOTE_SIZE + GAP)
+    long = np.asarray(render_grid({"clean": images}, notes={"clean": ["a", "a note that is wider than the image"]}))
+    assert long.shape[1] > one.width
+    assert (long[:, :3] == 255).all()
+    assert (long[:, -3:] == 255).all()
 
 
 def test_an_interrupted_write_leaves_the_previous_file(tmp_path, monkeypatch) -> None:
@@ -97,3 +116,19 @@ def test_grids_go_to_tensorboard(restorer, data, make_trainer, tmp_path) -> None
     trainer = make_trainer(ImageGrid(num_images=2, every_n_steps=100, first_step=1), logger=logger, max_steps=1)
     trainer.fit(restorer, data)
     assert calls == [("images/restoration", 3, 1)]
+
+
+def test_denoising_grid_shows_states_over_estimates(
+    restorer: Any, data: Any, make_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    def states(batch: Any, randomness: Any) -> Iterator[State]:
+        for step in range(7):
+            yield State(batch.image * step / 6, batch.image)
+
+    restorer.denoising_states = states
+    make_trainer(DenoisingGrid(num_images=2, num_columns=4, every_n_steps=5)).fit(restorer, datamodule=data)
+    written = sorted((tmp_path / "images" / "denoising").iterdir())
+    assert [p.name for p in written] == ["step=00000005.png", "step=00000010.png"]
+    with Image.open(written[0]) as grid:
+        assert grid.width < 800  # four columns, not seven
+        assert grid.height > 4 * 96  # two rows for each of the two images

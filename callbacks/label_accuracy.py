@@ -1,0 +1,282 @@
+"""Label accuracy of a generator: draws the label sets of the data under several seeds and has a classifier judge them.
+
+Shape suffixes: B batch, S label sets, R rows (a label set under a seed), C channels, H height, W width, L labels.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.errors import SetupError
+from callbacks.image_grid import keep_image, render_grid, trained_steps
+from generative.metrics.label_accuracy import (
+    DEFINITIONS,
+    LabelAccuracyMetrics,
+    label_scores,
+    recognised_labels,
+)
+from generative.networks.label_classifier import LabelClassifier, load_label_classifier, weights_hash
+from generative.randomness import IndexRandomness, generator_for
+from generative.types import Batch
+
+GRID_COLUMNS, GRID_ROWS = 8, 4
+MISSED = "✗ "
+
+
+class LabelAccuracy(Callback):
+    """Measures in validation and test how many labels of the data's label sets a classifier sees in generated images.
+
+    One image is drawn for each label set and seed, with draws that depend on nothing else: neither on the batch size nor
+    on the number of ranks, which share the work. The images of the first seed go to ``images/label_sets_<set>``. In test
+    the classifier also judges real held-out images, the ceiling. Data without label sets has nothing to measure.
+
+    Args:
+        classifier: Checkpoint file of the label classifier; without one nothing is measured, and the run says so.
+        required: Whether a missing classifier is an error instead.
+        num_seeds: Seeds in test.
+        validation_seeds: Seeds in validation; 0 measures and draws nothing there.
+        batch_size: Images drawn at a time and rank; results do not depend on it.
+        num_real: Real test images with a smaller index are judged.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Attributes:
+        results: Metrics of the last test, ``label_accuracy/<set>`` and so on; see ``record`` for their definitions.
+        record: Definitions, numbers of seeds, sets and images, values of the seeds, and the classifier.
+    """
+
+    def __init__(
+        self,
+        classifier: str | None = None,
+        required: bool = False,
+        num_seeds: int = 16,
+        validation_seeds: int = 1,
+        batch_size: int = 64,
+        num_real: int = 1000,
+    ) -> None:
+        if min(num_seeds, batch_size) < 1 or min(validation_seeds, num_real) < 0:
+            raise ValueError(
+                "callbacks.label_accuracy.num_seeds and batch_size must be at least 1, validation_seeds and num_real at "
+                "least 0."
+            )
+        self.classifier_path = classifier
+        self.required = required
+        self.num_seeds = num_seeds
+        self.validation_seeds = validation_seeds
+        self.batch_size = batch_size
+        self.num_real = num_real
+        self.results: dict[str, float] = {}
+        self.record: dict[str, Any] = {}
+        self._classifier: LabelClassifier | None = None
+        self._has_said_so = False
+        self._real = LabelAccuracyMetrics("real")
+
+    # Before the first step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the classifier, or say that there is none; Lightning's hook, before step 0.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            stage: Not used.
+
+        Raises:
+            SetupError: The classifier is missing but required, cannot be read, or is of another kind of images.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self._classifier is not None or not data.label_sets:
+            return
+        if self.classifier_path is None:
+            missing = (
+                f"No label accuracy: there is no label classifier of {data.name} at {data.image_size} pixels; train one "
+                f"with python train.py experiment=label_classifier data={data.name}, or name one with classifier=FILE."
+            )
+            if self.required:
+                raise SetupError(missing)
+            if not self._has_said_so:
+                trainer.print(missing)
+            self._has_said_so = True
+            return
+        try:
+            classifier = load_label_classifier(self.classifier_path)
+        except ValueError as error:
+            raise SetupError(str(error)) from error
+        expected = (data.channels, len(data.label_names))
+        if (classifier.in_channels, classifier.num_labels) != expected:
+            raise SetupError(
+                f"classifier={self.classifier_path} is for images of {classifier.in_channels} channels and "
+                f"{classifier.num_labels} labels, but data={data.name} has {expected[0]} and {expected[1]}."
+            )
+        self._classifier = classifier
+
+    # Validation and test
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, judge and log."""
+        if self._classifier is None or self.validation_seeds == 0 or trainer.sanity_checking:
+            return
+        results: dict[str, float] = {}
+        for name in trainer.datamodule.label_sets:  # type: ignore[attr-defined]
+            results |= self._measure(trainer, pl_module, name, self.validation_seeds)[0]
+        # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
+        pl_module.log_dict({f"val/{name}": value for name, value in results.items()}, sync_dist=True)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty sums."""
+        self.results, self.record = {}, {}
+        self._real.reset(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Judge the batch's real images that belong to the first ones."""
+        rows = (batch.index < self.num_real).nonzero().flatten()
+        if self._classifier is None or batch.labels is None or len(rows) == 0:
+            return
+        self._real.update(self._judge(batch.image[rows]), batch.labels[rows])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, judge, log and keep."""
+        if self._classifier is None:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        by_seed: dict[str, list[float]] = {}
+        for name in data.label_sets:
+            results, scores = self._measure(trainer, pl_module, name, self.num_seeds)
+            self.results |= results
+            by_seed[name] = [round(score, 6) for score in scores]
+        self.results |= self._real.compute()
+        self.record = {
+            "definitions": DEFINITIONS
+            | {
+                "<metric>/<set>": "mean over the seeds; one image a label set and seed",
+                "<metric>_std/<set>": "sample standard deviation over the seeds",
+                "<metric>/real": "the same classifier on real held-out images of the run's data: the ceiling",
+            },
+            "num_seeds": self.num_seeds,
+            "label_sets": {name: len(sets) for name, sets in data.label_sets.items()},
+            "num_labels": {name: int((sets > 0).sum()) for name, sets in data.label_sets.items()},
+            "num_real": self._real.num_images,
+            "label_accuracy_by_seed": by_seed,
+            "assisted": _assisted(pl_module),
+            "classifier": {"path": str(self.classifier_path), "blake2": weights_hash(self._classifier)},
+        }
+        pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)
+
+    # The work
+
+    def _measure(
+        self, trainer: Trainer, module: LightningModule, name: str, num_seeds: int
+    ) -> tuple[dict[str, float], list[float]]:
+        """Draw a group of label sets, keep the first seed's pictures, and return metrics and the seeds' pooled scores."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        sets_SL = data.label_sets[name]
+        recognised_RL, first_SCHW = self._draw_all(trainer, module, name, num_seeds)
+        recognised = recognised_RL.unflatten(0, (num_seeds, len(sets_SL)))
+        if trainer.is_global_zero:
+            step = trained_steps(trainer, module)
+            notes = _notes(recognised[0], sets_SL, data.label_names)
+            title = f"label sets {name} · step {step:,} · {MISSED}not among the classifier's most likely labels"
+            keep_image(trainer, f"label_sets_{name}", picture_grid(first_SCHW, notes, title), step)
+        scores = [label_scores(seed_SL, sets_SL) for seed_SL in recognised]
+        pooled, per_image = [score.pooled for score in scores], [score.per_image for score in scores]
+        suffix = "_assisted" if _assisted(module) else ""
+        results = _statistics(f"label_accuracy{suffix}", name, pooled)
+        return results | _statistics(f"label_accuracy_per_image{suffix}", name, per_image), pooled
+
+    @torch.no_grad()
+    def _draw_all(self, trainer: Trainer, module: LightningModule, name: str, num_seeds: int) -> tuple[Tensor, Tensor]:
+        """Return (R, L) recognised labels, seed by seed, and the first seed's (S, C, H, W) images, on every rank."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        sets_SL = data.label_sets[name].to(module.device)
+        num_sets = len(sets_SL)
+        # Each rank fills in its own rows and leaves the others zero, so that a sum over the ranks merges them.
+        recognised_RL = torch.zeros(num_seeds * num_sets, sets_SL.shape[1], device=module.device)
+        first_SCHW = torch.zeros(num_sets, data.channels, data.image_size, data.image_size, device=module.device)
+        own_rows = torch.arange(len(recognised_RL))[trainer.global_rank :: trainer.world_size]
+        for rows in own_rows.split(self.batch_size):
+            index = rows % num_sets
+            labels = sets_SL[index]
+            image = self._draw(trainer, module, name, rows // num_sets, index, labels, first_SCHW.shape[1:])
+            recognised_RL[rows] = recognised_labels(self._judge(image), labels).float()
+            is_first = rows < num_sets
+            first_SCHW[index[is_first]] = image[is_first]
+        merged = (trainer.strategy.reduce(tensor, reduce_op="sum") for tensor in (recognised_RL, first_SCHW))
+        recognised, first = (tensor.cpu() for tensor in merged if isinstance(tensor, Tensor))
+        return recognised > 0, first
+
+    def _draw(
+        self,
+        trainer: Trainer,
+        module: Any,
+        name: str,
+        seed_B: Tensor,
+        index_B: Tensor,
+        labels_BL: Tensor,
+        shape: Sequence[int],
+    ) -> Tensor:
+        """Draw a batch whose rows may be of different seeds; each row has its own stream."""
+        generators = [
+            generator_for(module.evaluation_seed, f"label_accuracy/{name}/{seed}", step=index)
+            for seed, index in zip(seed_B.tolist(), index_B.tolist(), strict=True)
+        ]
+        blank = torch.zeros(len(index_B), *shape, device=module.device)
+        batch = Batch(image=blank, index=index_B.to(module.device), labels=labels_BL)
+        with trainer.precision_plugin.forward_context():
+            return module.sample(batch, IndexRandomness(generators, module.device))["sample"].float()
+
+    def _judge(self, image_BCHW: Tensor) -> Tensor:
+        assert self._classifier is not None
+        return self._classifier.to(image_BCHW.device)(image_BCHW.float())
+
+
+def picture_grid(image_SCHW: Tensor, notes: Sequence[str], title: str) -> Any:
+    """Lay pictures out in rows of 8 with a note under each; at most 4 rows.
+
+    Args:
+        image_SCHW: (S, C, H, W) images in [-1, 1].
+        notes: Text of one or more lines under each.
+        title: Line above.
+
+    Returns:
+        An RGB image.
+    """
+    count = min(len(image_SCHW), GRID_COLUMNS * GRID_ROWS)
+    columns = min(count, GRID_COLUMNS)
+    missing = -count % columns
+    white = torch.ones(missing, *image_SCHW.shape[1:])  # the grid's paper
+    images = torch.cat([image_SCHW[:count].cpu(), white]).split(columns)
+    texts = [*notes[:count], *[""] * missing]
+    captions = [f"{start + 1}-{min(start + columns, count)}" for start in range(0, count, columns)]
+    rows = dict(zip(captions, images, strict=True))
+    return render_grid(rows, title, notes={c: texts[i * columns : (i + 1) * columns] for i, c in enumerate(captions)})
+
+
+def _notes(recognised_SL: Tensor, sets_SL: Tensor, names: Sequence[str]) -> list[str]:
+    def words(present: Tensor, seen: Tensor) -> str:
+        return "\n".join(("" if seen[i] else MISSED) + names[i] for i in present.nonzero().flatten().tolist())
+
+    return [words(present, seen) for present, seen in zip(sets_SL > 0, recognised_SL, strict=True)]
+
+
+def _statistics(metric: str, name: str, values: list[float]) -> dict[str, float]:
+    results = {f"{metric}/{name}": statistics.fmean(values)}
+    return results | ({f"{metric}_std/{name}": statistics.stdev(values)} if len(values) > 1 else {})
+
+
+def _assisted(module: Any) -> bool:
+    return bool(module.sampling_record().get("assisted"))
