@@ -51,6 +51,7 @@ class GenerativeModule(LightningModule, ABC):
         self.seed = seed
         self.evaluation_seed = evaluation_seed
         self.trained_steps = 0
+        self._drops_out = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
 
     @abstractmethod
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
@@ -64,9 +65,8 @@ class GenerativeModule(LightningModule, ABC):
             The loss and what to log beside it.
         """
 
-    @abstractmethod
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """Return the paradigm's named outputs for a batch.
+        """Return the paradigm's named outputs for a batch; every module but a classifier has them.
 
         Args:
             batch: Batch on the module's device.
@@ -74,7 +74,11 @@ class GenerativeModule(LightningModule, ABC):
 
         Returns:
             (B, C, H, W) images in [-1, 1] by name, such as ``sample`` and ``mean``.
+
+        Raises:
+            NotImplementedError: The module makes no images.
         """
+        raise NotImplementedError(f"{type(self).__name__} makes no images: leave out the callbacks that sample.")
 
     def sampling_record(self) -> dict[str, Any]:
         """Describe how ``sample`` makes its outputs, for the record beside the metrics.
@@ -103,6 +107,8 @@ class GenerativeModule(LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Take the loss of a batch; Lightning's hook."""
+        if self._drops_out:  # dropout knows no generator of its own: it draws from the global one
+            torch.manual_seed(generator_for(self.seed, "dropout", batch.step, self.global_rank).initial_seed())
         generator = generator_for(self.seed, "objective", batch.step, self.global_rank, self.device)
         output = self.loss(batch, StepRandomness(generator, len(batch.image)))
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -112,16 +118,24 @@ class GenerativeModule(LightningModule, ABC):
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch.image))
         return output.loss
 
-    def _evaluation_step(self, batch: Batch) -> dict[str, Any]:
+    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
+        """Make what the callbacks measure in validation and test; the outputs of ``sample`` unless overridden.
+
+        Args:
+            batch: Batch on the module's device.
+
+        Returns:
+            The batch and its outputs.
+        """
         return {"batch": batch, "outputs": self.sample(batch, self.evaluation_randomness(batch))}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Sample a batch; the evaluation callback measures. Lightning's hook."""
-        return self._evaluation_step(batch)
+        """Hand a batch to the callbacks that measure; Lightning's hook."""
+        return self.evaluation_step(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Sample a batch; the evaluation callback measures. Lightning's hook."""
-        return self._evaluation_step(batch)
+        """Hand a batch to the callbacks that measure; Lightning's hook."""
+        return self.evaluation_step(batch)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimiser and learning-rate schedule, stepped each optimiser step; Lightning's hook."""

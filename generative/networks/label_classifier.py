@@ -1,0 +1,187 @@
+"""Label classifier: a ResNet-18 (He et al. 2016, arXiv 1512.03385) with a sigmoid per label.
+
+Parameter names below ``resnet`` are those of torchvision's ``resnet18`` with ``fc.0`` as the last layer, the layout in
+which evaluators of i-CLEVR are published.
+
+Shape suffixes: B batch, C channels, H height, W width, L labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+FEATURE_SIZE = 512  # width of resnet18 before its last layer
+DEFAULT_INPUT_SIZE = 64  # the published evaluator's
+CHECKPOINT_PREFIX = "network.resnet."  # of a LabelClassifierModule's weights
+
+
+class LabelClassifier(nn.Module):
+    """Tells which labels an image has; each label by itself.
+
+    Args:
+        num_labels: Number of labels L.
+        input_size: Side in pixels that images are resized to (bilinear, antialiased) where they have another.
+        in_channels: Channels C of the images; the published layout has 3.
+    """
+
+    def __init__(self, num_labels: int = 24, input_size: int = DEFAULT_INPUT_SIZE, in_channels: int = 3) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.input_size = input_size
+        self.in_channels = in_channels
+        self.resnet = resnet18(weights=None)
+        if in_channels != 3:
+            self.resnet.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.resnet.fc = nn.Sequential(nn.Linear(FEATURE_SIZE, num_labels), nn.Sigmoid())
+
+    def features(self, image_BCHW: Tensor) -> Tensor:
+        """Return what the last layer sees.
+
+        Args:
+            image_BCHW: (B, C, H, W) images in [-1, 1].
+
+        Returns:
+            (B, 512) features after global average pooling.
+        """
+        net, size = self.resnet, (self.input_size, self.input_size)
+        x = image_BCHW
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        x = net.layer4(net.layer3(net.layer2(net.layer1(x))))
+        return net.avgpool(x).flatten(1)
+
+    def logits(self, image_BCHW: Tensor) -> Tensor:
+        """Return the log odds of each label.
+
+        Args:
+            image_BCHW: (B, C, H, W) images in [-1, 1].
+
+        Returns:
+            (B, L) log odds.
+        """
+        linear: nn.Module = self.resnet.fc[0]
+        return linear(self.features(image_BCHW))
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Return the probability of each label.
+
+        Args:
+            image_BCHW: (B, C, H, W) images in [-1, 1].
+
+        Returns:
+            (B, L) probabilities.
+        """
+        return self.logits(image_BCHW).sigmoid()
+
+    def log_likelihood(self, image_BCHW: Tensor, labels_BL: Tensor) -> Tensor:
+        """Return how likely the labels are, present and absent ones; differentiable in the image.
+
+        Args:
+            image_BCHW: (B, C, H, W) images in [-1, 1].
+            labels_BL: (B, L) multi-hot labels.
+
+        Returns:
+            (B,) sums over the labels of log p(label | image).
+        """
+        logits = self.logits(image_BCHW)
+        return -F.binary_cross_entropy_with_logits(logits, labels_BL.to(logits), reduction="none").sum(1)
+
+
+def load_label_classifier(path: str | Path) -> LabelClassifier:
+    """Load a trained label classifier; nothing but tensors and plain containers is unpickled.
+
+    Args:
+        path: A checkpoint of ``experiment=label_classifier`` (its averaged weights are used where it has them), or a file
+            in the public layout: ``{"model": state_dict}`` with the names of torchvision's ``resnet18`` and
+            ``fc.0.weight``, ``fc.0.bias``.
+
+    Returns:
+        The classifier in evaluation mode, without gradients in its weights. Labels and channels are those of the weights,
+        the input size that of the checkpoint's config; 64 in the public layout.
+
+    Raises:
+        ValueError: If the file is missing or is neither of the two.
+    """
+    path = Path(path)
+    checkpoint = _read(path)
+    state = _weights(checkpoint)
+    if state is None:
+        raise ValueError(_not_a_classifier(path, "it has no resnet18 weights with fc.0"))
+    input_size = _input_size(checkpoint, path)
+    classifier = LabelClassifier(len(state["fc.0.weight"]), input_size, state["conv1.weight"].shape[1])
+    try:
+        classifier.resnet.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(_not_a_classifier(path, "its weights are not those of a resnet18")) from error
+    return classifier.eval().requires_grad_(False)
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Return a fingerprint of a network's weights, for the record of what was measured with it.
+
+    Args:
+        network: The network.
+
+    Returns:
+        BLAKE2 digest of names and values of all weights and buffers, 16 hex digits; the same on every device.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)  # numpy has no bfloat16
+    return digest.hexdigest()
+
+
+def _not_a_classifier(path: Path, reason: str) -> str:
+    return (
+        f"classifier={path} is no label classifier: {reason}; give a checkpoint of experiment=label_classifier or a file "
+        "with the key model and the weights of a resnet18."
+    )
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(
+            f"classifier={path} does not exist: train one with python train.py experiment=label_classifier."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(_not_a_classifier(path, "it does not load as tensors and plain containers")) from error
+
+
+def _weights(checkpoint: Any) -> dict[str, Tensor] | None:
+    """Return the weights by torchvision's names, or None where there are none."""
+    if not isinstance(checkpoint, dict):
+        return None
+    state = checkpoint.get("model")
+    if "state_dict" in checkpoint:
+        average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
+        weights = checkpoint["state_dict"] | {f"network.{name}": value for name, value in average.items()}
+        state = {
+            name.removeprefix(CHECKPOINT_PREFIX): value
+            for name, value in weights.items()
+            if name.startswith(CHECKPOINT_PREFIX)
+        }
+    if not isinstance(state, dict):
+        return None
+    dimensions = {name: getattr(state.get(name), "ndim", None) for name in ("conv1.weight", "fc.0.weight")}
+    return state if dimensions == {"conv1.weight": 4, "fc.0.weight": 2} else None
+
+
+def _input_size(checkpoint: dict[str, Any], path: Path) -> int:
+    if "state_dict" not in checkpoint:
+        return DEFAULT_INPUT_SIZE
+    try:
+        return int(checkpoint["config"]["network"]["input_size"])
+    except KeyError as error:  # a guess would give wrong answers without a word
+        raise ValueError(_not_a_classifier(path, "its config has no network.input_size")) from error

@@ -1,0 +1,90 @@
+"""The label classifier in training: the judge of conditional generation, of the runs' own data.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from generative.networks.label_classifier import LabelClassifier
+from generative.randomness import Randomness
+from generative.types import Batch, LossOutput
+from lightning_modules.base import GenerativeModule
+
+
+class LabelClassifierModule(GenerativeModule):
+    """Learns to tell the labels of an image, each by itself; it makes no images.
+
+    Args:
+        network: The classifier.
+        max_shift: In training each image is shifted by up to so many pixels in both directions, its border repeated.
+        **kwargs: Arguments of ``GenerativeModule``.
+
+    Raises:
+        ValueError: If ``max_shift`` is negative.
+    """
+
+    network: LabelClassifier
+
+    def __init__(self, network: LabelClassifier, max_shift: int = 0, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        if max_shift < 0:
+            raise ValueError(f"module.max_shift={max_shift} must be at least 0.")
+        self.max_shift = max_shift
+
+    def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
+        """See ``GenerativeModule.loss``: binary cross-entropy, the mean over images and labels."""
+        logits = self.network.logits(shifted(batch.image, self.max_shift, randomness))
+        return LossOutput(F.binary_cross_entropy_with_logits(logits, labels_of(batch).to(logits)))
+
+    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
+        """See ``GenerativeModule.evaluation_step``: the probabilities of the labels, as ``scores``."""
+        return {"batch": batch, "scores": self.network(batch.image)}
+
+
+def labels_of(batch: Batch) -> Tensor:
+    """Return the labels of a batch.
+
+    Args:
+        batch: The batch.
+
+    Returns:
+        (B, L) multi-hot labels.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if batch.labels is None:
+        raise ValueError("A label classifier needs labelled images: choose such data, as data=scenes.")
+    return batch.labels
+
+
+def shifted(image_BCHW: Tensor, max_shift: int, randomness: Randomness) -> Tensor:
+    """Shift each image by its own whole number of pixels and repeat its border.
+
+    Args:
+        image_BCHW: (B, C, H, W) images.
+        max_shift: Largest shift in pixels.
+        randomness: Source of the shifts.
+
+    Returns:
+        (B, C, H, W) shifted images.
+    """
+    if max_shift == 0:
+        return image_BCHW
+    height, width = image_BCHW.shape[-2:]
+    offset_B2 = (randomness.uniform(2) * (2 * max_shift + 1)).long() - max_shift
+    rows_BH, columns_BW = (
+        (torch.arange(size, device=offset_B2.device) + offset_B2[:, axis, None]).clamp(0, size - 1)
+        for axis, size in enumerate((height, width))
+    )
+    image_index = torch.arange(len(image_BCHW), device=offset_B2.device)
+    shifted_BHWC = image_BCHW.permute(0, 2, 3, 1)[
+        image_index[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]
+    ]
+    return shifted_BHWC.permute(0, 3, 1, 2).contiguous()
