@@ -18,7 +18,9 @@ writes DIR/evaluations/NAME/metrics.json and images. NAME is made from the overr
 
   python evaluate.py run=DIR sampler.num_steps=16
   python evaluate.py run=DIR degradation=block_mask weights=raw name=raw_block"""
-CALLBACKS = ("evaluation", "calibration", "image_grid", "progress")
+CALLBACKS = (
+    "evaluation", "calibration", "classification", "generation", "label_accuracy", "image_grid", "denoising_grid", "progress",
+)  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
@@ -37,8 +39,8 @@ def main(arguments: list[str]) -> None:
             del config.callbacks[key]
     folder = run.path / "evaluations" / name
     trainer = build.build_trainer(config, folder, build.build_callbacks(config), False)
-    datamodule = build.build_datamodule(config)
     module = build.build_module(config)
+    datamodule = build.build_datamodule(config)
     build.load_weights(module, run, checkpoint, weights)
     result = run_test(trainer, module, datamodule, config, weights, checkpoint["global_step"])
     result["record"].update(run=str(run.path), overrides=overrides)

@@ -1,86 +1,133 @@
-"""Restore a folder of images with a trained run: ``python generate.py run=DIR input=FOLDER output=FOLDER``."""
+"""Use a trained run: restore a folder of images, or draw images of typed labels; ``python generate.py --help``."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from omegaconf import DictConfig
 
-from generative.degradations import Degradation
-from generative.randomness import IndexRandomness
-from generative.types import Batch
 from launch import build
 from launch.command_line import run_arguments
+from launch.drawing import draw_images, read_labels, write_drawings
 from launch.errors import UserError, reported
-from lightning_modules import GenerativeModule
+from launch.restoring import Restorer, restore_folder
+from launch.run_folder import RunFolder
+from lightning_modules import DDPM, GenerativeModule
 
 USAGE = """Usage: python generate.py run=DIR input=FOLDER output=FOLDER [overrides]
+       python generate.py run=DIR labels="red cube, blue sphere" num_images=16 output=FOLDER [overrides]
 
-Restores every image file of the input folder with the run's EMA weights and keeps the file names.
+Restores every image file of the input folder and keeps the file names, or draws images of the labels; with the run's
+EMA weights. A run that was trained without labels draws without labels=.
 
+  output=FOLDER       where the image files go
+  batch_size=64       images at a time
+  weights=raw         the raw instead of the averaged weights
+  sampler.num_steps=4, guidance.scale=3, module.reimpose_known=true, ...  any override of the run's config
+
+Restoring
   result=sample       which answer to write: sample (a plausible image) or mean (least squared error)
   masks=FOLDER        masks of the same file names, white where pixels are missing; the rest counts as known
   degrade=true        degrade the images first, as the run's evaluation does: to try the restorer on clean images
-  batch_size=64       images at a time
-  weights=raw         the raw instead of the averaged weights
-  sampler.num_steps=4, module.reimpose_known=true, ...  any override of the run's config"""
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+Drawing
+  num_images=16       how many; each to a file of its own, all of them to grid.png
+  evaluation_seed=1   another seed, other images"""
 DEFAULTS: dict[str, str | None] = {
-    "input": None, "output": None, "masks": None, "result": "sample", "degrade": "false", "batch_size": "64", "weights": "ema",
+    "input": None, "output": None, "masks": None, "result": "sample", "degrade": "false", "labels": None, "num_images": "16",
+    "batch_size": "64", "weights": "ema",
 }  # fmt: skip
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sub-folders included, in order of their names.
+def whole_number(own: dict[str, str | None], key: str, minimum: int) -> int:
+    """Read a whole number from the command line.
 
     Args:
-        folder: Folder to search.
+        own: The script's own values.
+        key: Which one.
+        minimum: Its smallest value.
 
     Returns:
-        Paths relative to the folder.
+        The number.
 
     Raises:
-        UserError: The folder does not exist or holds no image.
+        UserError: It is none, or too small.
     """
-    if not folder.is_dir():
-        raise UserError(f"input={folder}: there is no such folder.")
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"input={folder} holds no image file ({', '.join(sorted(SUFFIXES))}).")
-    return files
+    text = str(own[key])
+    if not text.isdecimal() or int(text) < minimum:
+        raise UserError(f"{key}={text} must be a whole number of at least {minimum}.")
+    return int(text)
 
 
-def read_image(path: Path, size: int, channels: int, nearest: bool = False) -> tuple[Tensor, tuple[int, int]]:
-    """Read an image at the network's size.
+def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeModule:
+    """Build a run's module with its trained weights, on a GPU if there is one.
 
     Args:
-        path: Image file.
-        size: Height and width in pixels.
-        channels: 1 for grey, 3 for RGB.
-        nearest: Resize without making new values, for masks.
+        run: The run.
+        config: Its config.
+        weights: ``ema`` or ``raw``.
 
     Returns:
-        (C, size, size) image in [-1, 1], and the file's own width and height.
+        The module in evaluation mode.
     """
-    with Image.open(path) as image:
-        own = image.size
-        converted = image.convert("L" if channels == 1 else "RGB")
-        if own != (size, size):
-            converted = converted.resize(
-                (size, size), Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
-            )
-    return pil_to_tensor(converted).float() / 127.5 - 1, own
+    module = build.build_module(config)
+    build.load_weights(module, run, run.load_checkpoint(), weights)
+    return module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None:
+    """Draw images of typed labels.
+
+    Args:
+        run: The run.
+        config: Its config.
+        own: The script's own values.
+
+    Raises:
+        UserError: A label or setting cannot be used.
+    """
+    if own["input"] is not None:
+        raise UserError("this run draws images from noise and has no use for input=: leave it out.")
+    names = run.record["data"].get("label_names", []) if config.module.conditional else []
+    labels = read_labels(own["labels"], names)
+    num_images, batch_size = whole_number(own, "num_images", 1), whole_number(own, "batch_size", 1)
+    module = load_module(run, config, str(own["weights"]))
+    shape = (config.data.channels, config.data.image_size, config.data.image_size)
+    images = draw_images(module, labels, shape, num_images, batch_size)
+    write_drawings(images, str(own["labels"] or config.name), Path(str(own["output"])))
+
+
+def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None:
+    """Restore a folder of images.
+
+    Args:
+        run: The run.
+        config: Its config.
+        own: The script's own values.
+
+    Raises:
+        UserError: A folder, file or setting cannot be used.
+    """
+    if own["labels"] is not None:
+        raise UserError("this run restores images and knows no labels: use input=FOLDER output=FOLDER.")
+    if own["input"] is None:
+        raise UserError("say where the images are and where the results go with input=FOLDER output=FOLDER.")
+    if own["degrade"] not in ("true", "false"):
+        raise UserError("degrade= takes true or false.")
+    batch_size = whole_number(own, "batch_size", 1)
+    module = load_module(run, config, str(own["weights"]))
+    degradation = build.build_degradation(config) if own["degrade"] == "true" else None
+    restorer = Restorer(
+        module, degradation, config.data.image_size, config.data.channels, str(own["result"]), module.device
+    )
+    masks = Path(own["masks"]) if own["masks"] else None
+    restore_folder(restorer, Path(own["input"]), masks, Path(str(own["output"])), batch_size)
 
 
 def main(arguments: list[str]) -> None:
-    """Restore a folder.
+    """Restore or draw, as the run can.
 
     Args:
         arguments: The command line.
@@ -89,133 +136,10 @@ def main(arguments: list[str]) -> None:
         UserError: A folder, file or setting cannot be used.
     """
     run, config, own, _ = run_arguments(arguments, DEFAULTS, USAGE)
-    if own["input"] is None or own["output"] is None:
-        raise UserError("say where the images are and where the results go with input=FOLDER output=FOLDER.")
-    source, target = Path(own["input"]), Path(own["output"])
-    if source.resolve() == target.resolve():
-        raise UserError("output= must be another folder than input=: nothing is overwritten.")
-    if own["degrade"] not in ("true", "false") or not str(own["batch_size"]).isdigit() or own["batch_size"] == "0":
-        raise UserError("degrade= takes true or false, and batch_size= a positive whole number.")
-    files = find_images(source)
-    masks = Path(own["masks"]) if own["masks"] else None
-    absent = [f for f in files if masks and not (masks / f).is_file()]
-    if absent:
-        raise UserError(f"masks={masks} has no mask named {absent[0]} ({len(absent)} missing in all).")
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = build.build_module(config)
-    build.load_weights(module, run, run.load_checkpoint(), str(own["weights"]))
-    module.to(device).eval()
-    degradation = build.build_degradation(config) if own["degrade"] == "true" else None
-    restorer = Restorer(module, degradation, config.data.image_size, config.data.channels, str(own["result"]), device)
-
-    sizes: Counter[tuple[int, int]] = Counter()
-    unreadable: list[Path] = []
-    step = int(str(own["batch_size"]))
-    console = Console(stderr=True)
-    for begin in track(range(0, len(files), step), description="restoring", console=console):
-        readable: list[tuple[int, Path, Tensor]] = []
-        for index, file in enumerate(files[begin : begin + step], start=begin):
-            try:
-                image, size = read_image(source / file, restorer.image_size, restorer.channels)
-            except (OSError, UnidentifiedImageError):
-                unreadable.append(file)
-                continue
-            sizes[size] += 1
-            readable.append((index, file, image))
-        if readable:
-            restorer.restore(readable, masks, target)
-    _report(console, sizes, unreadable, restorer.image_size, target)
-
-
-class Restorer:
-    """Runs a trained module on images from files.
-
-    Args:
-        module: Trained module with ``sample``.
-        degradation: Applied to the images first, or None.
-        image_size: Height and width that the network was trained at.
-        channels: Channels that it was trained with.
-        result: Name of the output to write.
-        device: Where the module is.
-    """
-
-    def __init__(
-        self,
-        module: GenerativeModule,
-        degradation: Degradation | None,
-        image_size: int,
-        channels: int,
-        result: str,
-        device: torch.device,
-    ) -> None:
-        self.module = module
-        self.degradation = degradation
-        self.image_size = image_size
-        self.channels = channels
-        self.result = result
-        self.device = device
-
-    @torch.inference_mode()
-    def restore(self, images: list[tuple[int, Path, Tensor]], masks: Path | None, target: Path) -> None:
-        """Restore a batch and write it.
-
-        Args:
-            images: Index, file name and (C, H, W) image of each.
-            masks: Folder of the masks, or None.
-            target: Folder to write to.
-
-        Raises:
-            UserError: The module has no output of the wanted name, or a mask has no hole.
-        """
-        indices, files, tensors = zip(*images, strict=True)
-        batch = self._batch(torch.stack(tensors).to(self.device), torch.tensor(indices), files, masks)
-        outputs = self.module.sample(batch, self.module.evaluation_randomness(batch, "generate"))
-        if self.result not in outputs:
-            raise UserError(f"result={self.result} is no output of this run: choose one of {', '.join(outputs)}.")
-        restored = ((outputs[self.result] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-        for file, image in zip(files, restored, strict=True):
-            path = target / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-            to_pil_image(image).save(temporary, quality=95)
-            temporary.replace(path)
-
-    def _batch(self, image: Tensor, index: Tensor, files: tuple[Path, ...], masks: Path | None) -> Batch:
-        if self.degradation is not None:
-            randomness = IndexRandomness.for_images(
-                self.module.evaluation_seed, "degradation/generate", index, self.device
-            )
-            degraded = self.degradation(image, randomness)
-            return Batch(image, index, degraded=degraded.image, validity=degraded.validity)
-        validity = torch.zeros_like(image[:, :1])  # nothing is known exactly of a degraded photograph
-        if masks is not None:
-            hole = torch.stack([read_image(masks / f, self.image_size, 1, nearest=True)[0] > 0 for f in files]).to(
-                self.device
-            )
-            empty = [str(f) for f, h in zip(files, hole, strict=True) if not h.any()]
-            if empty:
-                raise UserError(f"the mask {empty[0]} has no hole: white marks the missing pixels.")
-            validity = (~hole).float()
-            image = image * validity  # missing pixels are mid-grey, as in training
-        return Batch(image, index, degraded=image, validity=validity)
-
-
-def _report(
-    console: Console, sizes: Counter[tuple[int, int]], unreadable: list[Path], image_size: int, target: Path
-) -> None:
-    other = {size: count for size, count in sizes.items() if size != (image_size, image_size)}
-    if other:
-        (width, height), _ = max(other.items(), key=lambda item: item[1])
-        console.print(
-            f"{sum(other.values())} images were resized to the training size {image_size}x{image_size} "
-            f"(most were {width}x{height})."
-        )
-    if unreadable:
-        console.print(f"{len(unreadable)} files could not be read: {', '.join(map(str, unreadable[:3]))}")
-    if not sizes:
-        raise UserError("none of the input files could be read as an image.")
-    console.print(f"{sum(sizes.values())} images written to {target}", soft_wrap=True)
+    if own["output"] is None:
+        raise UserError("say where the results go with output=FOLDER.")
+    generates = config.module._target_ == f"lightning_modules.{DDPM.__name__}"
+    (draw if generates else restore)(run, config, own)
 
 
 if __name__ == "__main__":

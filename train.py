@@ -37,8 +37,8 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
         config, run.path, build.build_callbacks(config), build.build_loggers(config, run, step if checkpoint else None)
     )
     build.check_ranks(config, trainer)
+    module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     datamodule = build.build_datamodule(config)
-    module = build.build_module(config)
     if checkpoint:
         build.check_network(module, run, checkpoint["state_dict"])
         datamodule.start_step = step * config.trainer.accumulate_grad_batches

@@ -13,7 +13,9 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.checkpoint import Interrupted
+from callbacks.errors import SetupError
 from callbacks.guards import NonFiniteLossError
+from generative.metrics.inception import WeightsError
 
 EXIT_USER_ERROR = 2
 EXIT_RUN_FAILED = 3
@@ -91,7 +93,7 @@ def exit_code(error: BaseException) -> int | None:
         return 128 + error.signal_number
     if isinstance(error, NonFiniteLossError):
         return EXIT_RUN_FAILED
-    expected = (UserError, ConfigCompositionException, OverrideParseException)
+    expected = (UserError, SetupError, WeightsError, ConfigCompositionException, OverrideParseException)
     return EXIT_USER_ERROR if isinstance(error, expected) else None
 
 

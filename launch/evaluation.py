@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning import Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.calibration import Calibration
-from callbacks.evaluation import Evaluation
 from datamodules.base import ImageDataModule
 from launch.build import plain_config
 from launch.record import hardware, now
 from lightning_modules import GenerativeModule
+
+
+@runtime_checkable
+class Measurement(Protocol):
+    """A callback that measures in test.
+
+    Attributes:
+        results: Metrics by ``<metric>/<output>``.
+        record: What they are and what they were measured on.
+    """
+
+    results: dict[str, float]
+    record: dict[str, Any]
 
 
 def run_test(
@@ -39,9 +51,9 @@ def run_test(
     metrics: dict[str, float] = {}
     measured: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Evaluation | Calibration):
+        if isinstance(callback, Measurement):
             metrics.update(callback.results)
-            measured[type(callback).__name__.lower()] = callback.record
+            measured[snake_case(type(callback).__name__)] = callback.record
     record = {
         **measured,
         "weights": weights,
@@ -58,9 +70,40 @@ def run_test(
     return {"metrics": dict(sorted(metrics.items())), "record": record}
 
 
+def snake_case(name: str) -> str:
+    """Write a class name as a key.
+
+    Args:
+        name: Such as ``LabelAccuracy``.
+
+    Returns:
+        Such as ``label_accuracy``.
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
 LOG_WIDTH = 120  # columns where the output is no terminal
 TABLES = {
     "test": ("psnr", "psnr_channel", "psnr_luma", "psnr_pooled", "psnr_hole", "ssim", "mse"),
+    "label accuracy": (
+        "label_accuracy",
+        "label_accuracy_std",
+        "label_accuracy_per_image",
+        "label_accuracy_per_image_std",
+        "exact_sets",
+    ),
+    "label accuracy, assisted": (
+        "label_accuracy_assisted",
+        "label_accuracy_assisted_std",
+        "label_accuracy_per_image_assisted",
+    ),
+    "generation": ("fid", "kid", "inception_score", "precision", "recall"),
+    "generation, features of the label classifier": (
+        "fd_label_classifier",
+        "kd_label_classifier",
+        "precision_label_classifier",
+        "recall_label_classifier",
+    ),
     "calibration": ("calibration_psnr", "calibration_gap", "spread", "spread_hole"),
 }
 

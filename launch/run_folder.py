@@ -182,3 +182,38 @@ def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:
         if not run.is_locked():
             found.append((record.get("started", ""), run))
     return max(found, key=lambda item: item[0])[1] if found else None
+
+
+def trained_classifier(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
+    """Find the checkpoint that the config key ``classifier`` means.
+
+    Args:
+        value: ``auto``, a run folder, a checkpoint file, or None.
+        outputs: Folder of all runs, searched for ``auto``.
+        data_name: Name of the data set that the classifier must know.
+        image_size: Side of its images in pixels.
+
+    Returns:
+        The checkpoint of the newest finished label classifier of the data for ``auto``, None where there is none.
+    """
+    if value is None:
+        return None
+    if value != "auto":
+        return (
+            str(Path(value).resolve())
+            if Path(value).is_file()
+            else str(RunFolder.existing(value, "classifier").checkpoint)
+        )
+    found = []
+    for record_path in Path(outputs).rglob("run.json"):
+        run = RunFolder(record_path.parent)
+        record = run.record
+        data = record.get("data", {})
+        same_data = (data.get("name"), data.get("image_size")) == (data_name, image_size)
+        if record.get("finished") and same_data and run.checkpoint.exists() and _is_classifier(run):
+            found.append((record.get("ended", ""), str(run.checkpoint.resolve())))
+    return max(found)[1] if found else None
+
+
+def _is_classifier(run: RunFolder) -> bool:
+    return OmegaConf.select(run.config(), "module._target_") == "lightning_modules.LabelClassifierModule"

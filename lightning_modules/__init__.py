@@ -1,7 +1,9 @@
 """The paradigms as LightningModules: each adds ``loss`` and ``sample`` to ``GenerativeModule``."""
 
 from lightning_modules.base import GenerativeModule
+from lightning_modules.ddpm import DDPM
+from lightning_modules.label_classifier import LabelClassifierModule
 from lightning_modules.meanflow import MeanFlowRestorer
 from lightning_modules.regression import RegressionRestorer
 
-__all__ = ["GenerativeModule", "MeanFlowRestorer", "RegressionRestorer"]
+__all__ = ["DDPM", "GenerativeModule", "LabelClassifierModule", "MeanFlowRestorer", "RegressionRestorer"]

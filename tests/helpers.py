@@ -17,12 +17,33 @@ from launch.compose import compose_config
 from launch.run_folder import RunFolder, identity
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = [
+SMALL_RUN = [
     "data.num_train=64", "data.num_val=8", "data.num_test=10", "data.global_batch_size=8", "data.eval_batch_size=4",
-    "network.dim=32", "network.depth=1", "network.num_heads=2",
     "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+]  # fmt: skip
+TINY = [
+    *SMALL_RUN,
+    "network.dim=32", "network.depth=1", "network.num_heads=2",
     "callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2", "callbacks.image_grid.num_images=2",
 ]  # fmt: skip
+TINY_DIFFUSION = [
+    *SMALL_RUN,
+    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.denoising_grid.every_n_steps=2",
+    "callbacks.generation.num_images=4", "callbacks.generation.inception=null",
+]  # fmt: skip
+TINY_UNET = ["network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4"]
+
+
+def tiny(experiment: str) -> list[str]:
+    """Return the overrides that make two small steps of an experiment."""
+    if experiment == "label_classifier":
+        return SMALL_RUN
+    if not experiment.startswith("ddpm"):
+        return TINY
+    if experiment == "ddpm_iclevr_first":
+        return [*TINY_DIFFUSION, "network.base_channels=8", "callbacks.label_accuracy.num_seeds=2"]
+    with_labels = experiment in ("ddpm_scenes", "ddpm_iclevr")
+    return [*TINY_DIFFUSION, *TINY_UNET, *(["callbacks.label_accuracy.num_seeds=2"] if with_labels else [])]
 
 
 def composed(folder: Path, overrides: list[str]) -> DictConfig:
@@ -42,7 +63,8 @@ def train_here(folder: Path, *overrides: str) -> RunFolder:
     from train import train
 
     run = RunFolder(folder.resolve())
-    arguments = [*TINY, *overrides]
+    experiment = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
+    arguments = [*tiny(experiment), *overrides]
     train(run, composed(folder, arguments), identity(arguments))
     return run
 

@@ -3,42 +3,104 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from helpers import TINY, read_json, train_here
+from helpers import TINY, assert_same_state, read_json, train_here
 from PIL import Image
 
+from datamodules.labels import LABELS
 from launch.compose import compose_config, experiments, groups
 
+RESTORERS = [name for name in experiments() if name.startswith(("meanflow", "regression"))]
+DIFFUSION = [name for name in experiments() if name.startswith("ddpm")]
 
-@pytest.mark.parametrize("name", experiments())
-def test_experiment_runs_two_steps(name: str, tmp_path: Path) -> None:
+
+@pytest.fixture(scope="module")
+def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Small data for the experiments whose own must be fetched, as overrides by experiment."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    names = [f"CLEVR_train_{scene:06d}_{frame}.png" for scene in range(40) for frame in range(3)]
+    (folder / "images").mkdir()
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "images" / name)
+    contents = {
+        "objects.json": {label: number for number, label in enumerate(LABELS)},
+        "train.json": {name: [LABELS[number % 24]] for number, name in enumerate(names)},
+        "test.json": [["red cube"], ["blue sphere", "gray cube"]],
+        "new_test.json": [["cyan cylinder", "blue sphere", "gray cube"]],
+    }
+    for file, content in contents.items():
+        (folder / file).write_text(json.dumps(content))
+    return {
+        "ddpm_iclevr": [f"data.root={folder}"],
+        "ddpm_iclevr_first": [f"data.root={folder}"],
+        "ddpm_folder": [f"data.root={folder / 'images'}"],
+        "ddpm_cifar10": ["data=scenes"],  # CIFAR-10 is read by torchvision, which knows the whole set alone
+    }
+
+
+def assert_run_folder(run: object) -> dict[str, float]:
+    """Check what every run leaves and return its metrics."""
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    assert checkpoint["global_step"] == 2
+    for image in run.path.glob("images/**/*.png"):
+        assert len(set(Image.open(image).convert("L").getdata())) > 8
+    with (run.path / "metrics.csv").open() as file:
+        assert any(row.get("train/loss") for row in csv.DictReader(file))
+    assert run.record["finished"]
+    assert {"seed", "versions", "git_revision", "config_hash", "hardware", "data"} <= run.record.keys()
+    return read_json(run.path / "metrics.json")["metrics"]
+
+
+@pytest.mark.parametrize("name", RESTORERS)
+def test_restorer_runs_two_steps(name: str, tmp_path: Path) -> None:
     run = train_here(tmp_path / "run", f"experiment={name}")
-    metrics = read_json(run.path / "metrics.json")["metrics"]
+    metrics = assert_run_folder(run)
     outputs = {"mean"} if name.startswith("regression") else {"sample", "mean"}
     assert {f"psnr/{o}" for o in outputs | {"degraded"}} <= metrics.keys()
     assert {f"ssim/{o}" for o in outputs} <= metrics.keys()
-    checkpoint = torch.load(run.checkpoint, weights_only=True)
-    assert checkpoint["global_step"] == 2
-    assert checkpoint["config"]["network"]["dim"] == 32
     assert list(run.path.glob("images/*/step=*.png"))
-    for image in run.path.glob("images/*/*.png"):
-        assert len(set(Image.open(image).convert("L").getdata())) > 8
     with (run.path / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert any(row.get("train/loss") for row in rows)
-    assert any(row.get("val/psnr/mean") for row in rows)
-    record = run.record
-    assert record["finished"]
-    assert {"seed", "versions", "git_revision", "config_hash", "hardware", "data"} <= record.keys()
+        assert any(row.get("val/psnr/mean") for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_diffusion_runs_two_steps(name: str, tmp_path: Path, data_of: dict[str, list[str]]) -> None:
+    run = train_here(tmp_path / "run", f"experiment={name}", f"paths.outputs={tmp_path}", *data_of.get(name, []))
+    assert_run_folder(run)
+    assert {p.name for p in (run.path / "images").iterdir()} >= {"samples", "denoising", "test", "denoising_test"}
+    with (run.path / "metrics.csv").open() as file:
+        assert any(row.get("val/loss") for row in csv.DictReader(file))
+
+
+def test_classifier_judges_a_diffusion_run(tmp_path: Path) -> None:
+    outputs = f"paths.outputs={tmp_path}"
+    classifier = train_here(tmp_path / "label_classifier" / "run", "experiment=label_classifier", outputs)
+    assert 0 <= assert_run_folder(classifier)["label_accuracy/heldout"] <= 1
+    run = train_here(tmp_path / "ddpm_scenes" / "run", "experiment=ddpm_scenes", outputs)  # classifier=auto finds it
+    metrics = assert_run_folder(run)
+    for name in ("label_accuracy", "label_accuracy_std", "label_accuracy_per_image"):
+        assert {f"{name}/test", f"{name}/new_test"} <= metrics.keys()
+    assert "label_accuracy/real" in metrics
+    assert "fd_label_classifier/sample" in metrics
+    assert not any(name.startswith("fid") for name in metrics)
+    with (run.path / "metrics.csv").open() as file:
+        assert any(row.get("val/label_accuracy/test") for row in csv.DictReader(file))
 
 
 @pytest.mark.parametrize(
     "override",
-    [f"{group}={option}" for group in ("objective", "sampler", "network", "degradation", "data") for option in groups()[group]],
-)  # fmt: skip
+    [
+        f"{group}={option}"
+        for group in ("objective", "sampler", "network", "degradation", "data", "schedule", "guidance")
+        for option in groups()[group]
+    ],
+)
 def test_every_option_composes(override: str) -> None:
     config = compose_config(["experiment=meanflow_dit", override])
     group = override.partition("=")[0]
@@ -60,7 +122,7 @@ def test_objectives_and_samplers_are_exchangeable(override: str, tmp_path: Path)
     assert run.record["finished"]
 
 
-def test_weights_do_not_depend_on_global_randomness(tmp_path: Path) -> None:
+def test_weights_do_not_depend_on_global_randomness() -> None:
     from launch.build import build_module
 
     config = compose_config(["experiment=meanflow_dit", *TINY])
@@ -69,6 +131,16 @@ def test_weights_do_not_depend_on_global_randomness(tmp_path: Path) -> None:
     torch.manual_seed(2)
     b = build_module(config).state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_dropout_does_not_depend_on_global_randomness(tmp_path: Path, data_of: dict[str, list[str]]) -> None:
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        run = train_here(tmp_path / str(seed), "experiment=ddpm_cifar10", *data_of["ddpm_cifar10"])
+        assert run.config().network.dropout == 0.1
+        states.append(torch.load(run.checkpoint, weights_only=True)["state_dict"])
+    assert_same_state(*states)
 
 
 @pytest.mark.slow

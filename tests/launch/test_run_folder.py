@@ -8,7 +8,7 @@ import pytest
 
 from launch.compose import apply_overrides, compose_config, parse
 from launch.errors import UserError
-from launch.run_folder import RunFolder, identity, newest_unfinished, write_json
+from launch.run_folder import RunFolder, identity, newest_unfinished, trained_classifier, write_json
 
 OVERRIDES = ["experiment=meanflow_dit", "seed=1"]
 
@@ -70,3 +70,29 @@ def test_parse() -> None:
     assert parse("~a.b")[0] == "a.b"
     with pytest.raises(UserError, match="key=value"):
         parse("no override")
+
+
+def make_classifier(root: Path, name: str, ended: str, target: str, data: str = "scenes", size: int = 32) -> Path:
+    run = RunFolder(root / "label_classifier" / name)
+    for file in (run.checkpoint, run.path / ".hydra" / "config.yaml"):
+        file.parent.mkdir(parents=True)
+    run.checkpoint.touch()
+    (run.path / ".hydra" / "config.yaml").write_text(f"module:\n  _target_: lightning_modules.{target}\n")
+    write_json(run.record_path, {"finished": bool(ended), "ended": ended, "data": {"name": data, "image_size": size}})
+    return run.checkpoint
+
+
+def test_auto_classifier_is_the_newest_finished_one_of_the_data(tmp_path: Path) -> None:
+    assert trained_classifier("auto", str(tmp_path), "scenes", 32) is None
+    make_classifier(tmp_path, "old", "2026-01-01", "LabelClassifierModule")
+    newest = make_classifier(tmp_path, "new", "2026-01-02", "LabelClassifierModule")
+    make_classifier(tmp_path, "running", "", "LabelClassifierModule")
+    make_classifier(tmp_path, "larger", "2026-01-03", "LabelClassifierModule", size=64)
+    make_classifier(tmp_path, "other", "2026-01-04", "LabelClassifierModule", data="iclevr")
+    make_classifier(tmp_path, "ddpm", "2026-01-05", "DDPM")
+    assert trained_classifier("auto", str(tmp_path), "scenes", 32) == str(newest)
+    assert trained_classifier(str(newest), "", "scenes", 32) == str(newest)
+    assert trained_classifier(str(newest.parent.parent), "", "scenes", 32) == str(newest)
+    assert trained_classifier(None, str(tmp_path), "scenes", 32) is None
+    with pytest.raises(UserError, match="classifier=.*no such run folder"):
+        trained_classifier(str(tmp_path / "none"), "", "scenes", 32)

@@ -1,0 +1,145 @@
+"""Denoising diffusion: generation from noise, conditional on a set of labels (Ho et al. 2020, arXiv 2006.11239)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generative.denoiser import Denoiser, OutputKind
+from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance, LabelDropout
+from generative.networks.label_classifier import LabelClassifier, load_label_classifier
+from generative.objectives.diffusion import DiffusionObjective
+from generative.randomness import Randomness
+from generative.samplers.diffusion import DiffusionSampler, State
+from generative.schedules import NoiseSchedule
+from generative.types import Batch, Condition, LossOutput
+from lightning_modules.base import GenerativeModule
+
+
+class DDPM(GenerativeModule):
+    """Learns to denoise and samples by walking from noise to an image.
+
+    Args:
+        network: One-time, one-headed network.
+        schedule: Noise schedule.
+        objective: Diffusion objective.
+        sampler: How images are drawn.
+        output: What the network gives: ``noise``, ``image`` or ``v``.
+        guidance: Classifier-free guidance; of scale 1 where there is nothing to guide by.
+        label_dropout: What is hidden of the labels in training, so that the network knows the unconditional answer too.
+        conditional: Whether the network is told the labels of the data set.
+        classifier_guidance: Scale of the label classifier's gradient in sampling; 0 leaves it out. Every result of a
+            larger scale is marked as assisted, since the same classifier measures it.
+        classifier: Checkpoint of the label classifier; read only for a scale above 0.
+        **kwargs: Arguments of ``GenerativeModule``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: NoiseSchedule,
+        objective: DiffusionObjective,
+        sampler: DiffusionSampler,
+        output: OutputKind = "v",
+        guidance: ClassifierFreeGuidance | None = None,
+        label_dropout: LabelDropout | None = None,
+        conditional: bool = True,
+        classifier_guidance: float = 0.0,
+        classifier: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        self.objective = objective
+        self.sampler = sampler
+        self.guidance = guidance or ClassifierFreeGuidance()
+        self.label_dropout = label_dropout or LabelDropout()
+        self.conditional = conditional
+        self.classifier_guidance = classifier_guidance
+        self.denoiser = Denoiser(network, schedule, output)
+        self.objective.check(schedule)
+        self._assistant = _load_assistant(classifier) if classifier_guidance else None
+
+    def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
+        """See ``GenerativeModule.loss``."""
+        condition = self._condition(batch)
+        if condition.labels is not None:
+            condition = Condition(labels=self.label_dropout(condition.labels, randomness))
+        return self.objective(self.denoiser, batch.image, condition, randomness)
+
+    def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        """See ``GenerativeModule.sample``: the shape of ``batch.image`` and ``batch.labels`` are what it uses."""
+        noise = randomness.normal(*batch.image.shape[1:])
+        image = self.sampler(self.guided_denoiser(), noise, self._condition(batch), randomness)
+        return {"sample": image.clamp(-1, 1)}
+
+    def denoising_states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
+        """Yield what the sampler goes through on its way to ``sample``.
+
+        Args:
+            batch: See ``sample``.
+            randomness: Source of all draws.
+
+        Returns:
+            The states and the estimates of the image, one step after the other.
+        """
+        noise = randomness.normal(*batch.image.shape[1:])
+        return self.sampler.states(self.guided_denoiser(), noise, self._condition(batch), randomness)
+
+    def guided_denoiser(self) -> Denoiser:
+        """Return the denoiser that samplers see: with guidance around the network."""
+        network = self.guidance.wrap(self.network) if self.conditional else self.network
+        denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.output)
+        if self._assistant is None:
+            return denoiser
+        classifier: LabelClassifier = self._assistant[0].to(self.device)
+
+        def log_probability(image: Tensor, labels_BL: Tensor) -> Tensor:
+            return -F.binary_cross_entropy_with_logits(classifier.logits(image), labels_BL, reduction="none").sum(1)
+
+        return ClassifierGuidance(log_probability, self.classifier_guidance).wrap(denoiser)
+
+    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
+        """Take the loss with draws that depend on each image's index alone; images are drawn by the callbacks.
+
+        Args:
+            batch: Validation or test images.
+
+        Returns:
+            The batch, and no outputs.
+        """
+        errors = self.objective.errors(
+            self.denoiser, batch.image, self._condition(batch), self.evaluation_randomness(batch, "loss")
+        )
+        split = "test" if self.trainer.testing else "val"
+        self.log(f"{split}/loss", errors.mean(), on_epoch=True, batch_size=len(errors), sync_dist=True)
+        return {"batch": batch, "outputs": {}}
+
+    def sampling_record(self) -> dict[str, Any]:
+        """See ``GenerativeModule.sampling_record``."""
+        schedule = self.denoiser.schedule
+        return {
+            "sampler": repr(self.sampler),
+            "num_steps": self.sampler.num_steps,
+            "num_network_calls": {"sample": self.sampler.num_network_calls},
+            "guidance": repr(self.guidance) if self.conditional else None,
+            "schedule": repr(schedule),
+            "output": self.denoiser.output,
+            "assisted": self._assistant is not None,
+            "classifier_guidance": self.classifier_guidance,
+        }
+
+    def _condition(self, batch: Batch) -> Condition:
+        return Condition(labels=batch.labels if self.conditional else None)
+
+
+def _load_assistant(classifier: str | None) -> tuple[LabelClassifier]:
+    if classifier is None:
+        raise ValueError(
+            "module.classifier_guidance needs a label classifier: train one with python train.py "
+            "experiment=label_classifier, or name one with classifier=FILE."
+        )
+    return (load_label_classifier(Path(classifier)),)  # in a tuple: a frozen network stays out of the state dict

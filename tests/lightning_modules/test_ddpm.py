@@ -1,0 +1,120 @@
+"""The DDPM: what its network sees, what its draws depend on, and that a bad pair is refused before the data."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from generative.guidance import ClassifierFreeGuidance, LabelDropout
+from generative.networks.label_classifier import LabelClassifier
+from generative.objectives import DiffusionObjective
+from generative.randomness import StepRandomness, generator_for
+from generative.samplers import DDIM, Ancestral
+from generative.schedules import NoiseSchedule
+from generative.types import Batch, Condition
+from launch.build import build_module
+from launch.compose import compose_config
+from launch.errors import UserError
+from lightning_modules import DDPM
+
+LABELS = 5
+
+
+class Spy(nn.Module):
+    """Answers with a multiple of the state plus the number of labels; remembers the labels it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.3))
+        self.seen: list[Tensor | None] = []
+
+    def forward(self, x: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor]:
+        self.seen.append(None if condition.labels is None else condition.labels.detach().clone())
+        told = 0 if condition.labels is None else condition.labels.sum(1)[:, None, None, None]
+        return (x * self.scale + 0.1 * told,)
+
+
+def ddpm(**kwargs: Any) -> DDPM:
+    settings: dict[str, Any] = {"sampler": DDIM(num_steps=4)} | kwargs
+    return DDPM(
+        Spy(), NoiseSchedule("cosine", zero_terminal_snr=True), DiffusionObjective(),
+        optimizer=partial(torch.optim.AdamW), learning_rate_factor=lambda step: 1.0, total_steps=10, **settings,
+    )  # fmt: skip
+
+
+def batch(size: int = 6) -> Batch:
+    g = torch.Generator().manual_seed(0)
+    image = torch.rand(size, 3, 8, 8, generator=g) * 2 - 1
+    labels = torch.eye(LABELS)[torch.arange(size) % LABELS]
+    return Batch(image, torch.arange(size), labels=labels)
+
+
+def training_draws(size: int) -> StepRandomness:
+    return StepRandomness(generator_for(0, "objective"), size)
+
+
+def test_training_hides_labels_and_an_unconditional_module_hides_them_all() -> None:
+    data = batch(600)
+    module = ddpm(label_dropout=LabelDropout(set_probability=0.5))
+    module.loss(data, training_draws(600)).loss.backward()
+    shown = module.network.seen[0].sum(1)
+    assert set(shown.tolist()) == {0.0, 1.0}
+    assert shown.mean().item() == pytest.approx(0.5, abs=0.1)
+    unconditional = ddpm(conditional=False)
+    unconditional.loss(data, training_draws(600))
+    unconditional.sample(data, training_draws(600))
+    assert set(unconditional.network.seen) == {None}
+
+
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    module, data = ddpm(sampler=Ancestral(num_steps=5), guidance=ClassifierFreeGuidance(scale=2.0)), batch()
+    whole = module.sample(data, module.evaluation_randomness(data))["sample"]
+    rows = torch.tensor([4, 1])
+    part = data.select(rows)
+    assert torch.allclose(whole[rows], module.sample(part, module.evaluation_randomness(part))["sample"], atol=1e-6)
+    assert whole.abs().max() <= 1
+
+
+def test_guidance_extrapolates_from_the_unconditional_answer() -> None:
+    data = batch()
+    plain, guided = ddpm(), ddpm(guidance=ClassifierFreeGuidance(scale=3.0))
+    samples = [m.sample(data, m.evaluation_randomness(data))["sample"] for m in (plain, guided)]
+    assert not torch.allclose(*samples)
+    assert len(plain.network.seen[0]) == 6
+    shown = guided.network.seen[0]
+    assert len(shown) == 12
+    assert sorted(shown.sum(1).tolist()) == [0.0] * 6 + [1.0] * 6
+
+
+def test_the_states_end_in_the_sample() -> None:
+    module, data = ddpm(), batch()
+    *_, last = module.denoising_states(data, module.evaluation_randomness(data))
+    sample = module.sample(data, module.evaluation_randomness(data))["sample"]
+    assert torch.equal(last.z.clamp(-1, 1), sample)
+
+
+def test_the_classifier_in_the_loop_is_marked_and_moves_the_sample(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    network = LabelClassifier(num_labels=LABELS)
+    path = tmp_path / "classifier.pth"
+    torch.save({"model": network.resnet.state_dict()}, path)
+    data = batch(2)
+    alone, assisted = ddpm(), ddpm(classifier_guidance=50.0, classifier=str(path))
+    assert not alone.sampling_record()["assisted"]
+    assert assisted.sampling_record()["assisted"]
+    assert assisted.state_dict().keys() == alone.state_dict().keys()  # the classifier is not stored
+    with torch.inference_mode():
+        a, b = (m.sample(data, m.evaluation_randomness(data))["sample"] for m in (alone, assisted))
+    assert not torch.allclose(a, b)
+    with pytest.raises(ValueError, match="experiment=label_classifier"):
+        ddpm(classifier_guidance=1.0)
+
+
+def test_noise_output_at_zero_terminal_snr_is_refused() -> None:
+    config = compose_config(["experiment=ddpm_scenes", "module.output=noise", "objective.loss_space=noise"])
+    with pytest.raises(UserError, match=r"module\.output=noise.*zero_terminal_snr"):
+        build_module(config)

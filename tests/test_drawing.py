@@ -1,0 +1,55 @@
+"""``generate.py`` draws what a person types, and says what it cannot draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import train_here
+from PIL import Image
+
+import generate
+from launch.errors import UserError
+from launch.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train_here(tmp_path_factory.mktemp("ddpm") / "run", "experiment=ddpm_scenes")
+
+
+def test_drawings_are_written_and_the_same_in_any_batch(run: RunFolder, tmp_path: Path) -> None:
+    common = [f"run={run.path}", "labels=red cube, Blue  sphere", "num_images=10"]
+    generate.main([*common, f"output={tmp_path / 'a'}"])
+    generate.main([*common, f"output={tmp_path / 'b'}", "batch_size=3"])
+    files = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert files == [*(f"{i:04d}.png" for i in range(10)), "grid.png"]
+    for name in files:
+        a, b = (np.asarray(Image.open(tmp_path / folder / name)).astype(int) for folder in "ab")
+        assert abs(a - b).max() <= 1
+    assert Image.open(tmp_path / "a" / "0000.png").size == (32, 32)
+    generate.main([*common, f"output={tmp_path / 'c'}", "evaluation_seed=1"])
+    a, c = (np.asarray(Image.open(tmp_path / folder / "0000.png")).astype(int) for folder in "ac")
+    assert abs(a - c).max() > 1
+
+
+def test_an_unknown_label_lists_all(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="red cone") as caught:
+        generate.main([f"run={run.path}", "labels=red cone", f"output={tmp_path}"])
+    for name in ("gray cube", "cyan sphere", "yellow cylinder"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["output=x"], "labels="),
+        (["labels=red cube"], "output=FOLDER"),
+        (["labels=red cube", "output=x", "num_images=none"], "num_images=none must be a whole number"),
+        (["labels=red cube", "output=x", "input=y"], "leave it out"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(run: RunFolder, arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generate.main([f"run={run.path}", *arguments])
