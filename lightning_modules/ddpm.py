@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.denoiser import Denoiser, OutputKind
@@ -17,7 +16,7 @@ from generative.randomness import Randomness
 from generative.samplers.diffusion import DiffusionSampler, State
 from generative.schedules import NoiseSchedule
 from generative.types import Batch, Condition, LossOutput
-from lightning_modules.base import GenerativeModule
+from lightning_modules.base import GenerativeModule, check_kind
 
 
 class DDPM(GenerativeModule):
@@ -53,6 +52,9 @@ class DDPM(GenerativeModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
+        check_kind("objective", objective, DiffusionObjective, "diffusion")
+        check_kind("sampler", sampler, DiffusionSampler, "ddim, dpm_solver or ancestral")
+        check_kind("schedule", schedule, NoiseSchedule, "cosine or linear")
         self.objective = objective
         self.sampler = sampler
         self.guidance = guidance or ClassifierFreeGuidance()
@@ -60,7 +62,8 @@ class DDPM(GenerativeModule):
         self.conditional = conditional
         self.classifier_guidance = classifier_guidance
         self.denoiser = Denoiser(network, schedule, output)
-        self.objective.check(schedule)
+        objective.check(schedule)
+        sampler.timesteps(schedule)  # refuses what cannot be sampled before it is trained
         self._assistant = _load_assistant(classifier) if classifier_guidance else None
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
@@ -96,11 +99,7 @@ class DDPM(GenerativeModule):
         if self._assistant is None:
             return denoiser
         classifier: LabelClassifier = self._assistant[0].to(self.device)
-
-        def log_probability(image: Tensor, labels_BL: Tensor) -> Tensor:
-            return -F.binary_cross_entropy_with_logits(classifier.logits(image), labels_BL, reduction="none").sum(1)
-
-        return ClassifierGuidance(log_probability, self.classifier_guidance).wrap(denoiser)
+        return ClassifierGuidance(classifier.log_likelihood, self.classifier_guidance).wrap(denoiser)
 
     def evaluation_step(self, batch: Batch) -> dict[str, Any]:
         """Take the loss with draws that depend on each image's index alone; images are drawn by the callbacks.

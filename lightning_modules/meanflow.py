@@ -16,7 +16,7 @@ from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
 from generative.samplers import FlowSampler
 from generative.types import Batch, Condition, LossOutput, restoration_condition
-from lightning_modules.base import GenerativeModule
+from lightning_modules.base import GenerativeModule, check_kind
 
 Source = Literal["noise", "degraded"]
 
@@ -56,6 +56,10 @@ class MeanFlowRestorer(GenerativeModule):
             raise ValueError(f"module.source={source} is unknown: choose noise or degraded.")
         if not 0 <= mean_weight <= 1:
             raise ValueError(f"module.mean_weight={mean_weight} must lie in [0, 1].")
+        check_kind(
+            "objective", objective, FlowMapObjective, "improved_mean_flow, mean_flow, alpha_flow or flow_matching"
+        )
+        check_kind("sampler", sampler, FlowSampler, "flow_map, euler or heun")
         self.objective = objective
         self.sampler = sampler
         self.flow_map = FlowMap(network, output)

@@ -21,9 +21,10 @@ SMALL_RUN = [
     "data.num_train=64", "data.num_val=8", "data.num_test=10", "data.global_batch_size=8", "data.eval_batch_size=4",
     "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
+TINY_DIT = ["network.dim=32", "network.depth=1", "network.num_heads=2"]
+TINY_UNET = ["network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4"]
 TINY = [
-    *SMALL_RUN,
-    "network.dim=32", "network.depth=1", "network.num_heads=2",
+    *SMALL_RUN, *TINY_DIT,
     "callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2", "callbacks.image_grid.num_images=2",
 ]  # fmt: skip
 TINY_DIFFUSION = [
@@ -31,19 +32,21 @@ TINY_DIFFUSION = [
     "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.denoising_grid.every_n_steps=2",
     "callbacks.generation.num_images=4", "callbacks.generation.inception=null",
 ]  # fmt: skip
-TINY_UNET = ["network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4"]
+TINY_SEEDS = ["callbacks.label_accuracy.num_seeds=2"]
+NETWORK_OF = {
+    "ddpm_scenes": [*TINY_DIT, *TINY_SEEDS],
+    "ddpm_iclevr": [*TINY_UNET, *TINY_SEEDS],
+    "ddpm_iclevr_first": ["network.base_channels=8", *TINY_SEEDS],
+    "ddpm_cifar10": TINY_UNET,
+    "ddpm_folder": TINY_UNET,
+}
 
 
 def tiny(experiment: str) -> list[str]:
     """Return the overrides that make two small steps of an experiment."""
     if experiment == "label_classifier":
         return SMALL_RUN
-    if not experiment.startswith("ddpm"):
-        return TINY
-    if experiment == "ddpm_iclevr_first":
-        return [*TINY_DIFFUSION, "network.base_channels=8", "callbacks.label_accuracy.num_seeds=2"]
-    with_labels = experiment in ("ddpm_scenes", "ddpm_iclevr")
-    return [*TINY_DIFFUSION, *TINY_UNET, *(["callbacks.label_accuracy.num_seeds=2"] if with_labels else [])]
+    return [*TINY_DIFFUSION, *NETWORK_OF[experiment]] if experiment in NETWORK_OF else TINY
 
 
 def composed(folder: Path, overrides: list[str]) -> DictConfig:

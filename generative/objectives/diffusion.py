@@ -31,11 +31,16 @@ class DiffusionObjective:
         weight: ``"uniform"``, or ``"min_snr"`` (arXiv 2303.09556): min(SNR, gamma) on the squared error of the image,
             whatever the loss space.
         gamma: Where min-SNR stops to rise; 5 in the paper.
+        logit_mean: Timesteps t with t/T = sigmoid(N(mean, std)) (arXiv 2403.03206, section 3.1), so that a short training
+            spends its steps where the content of an image is decided; None draws them uniformly, as DDPM does.
+        logit_std: Standard deviation of that law.
     """
 
     loss_space: OutputKind = "v"
     weight: Literal["uniform", "min_snr"] = "uniform"
     gamma: float = 5.0
+    logit_mean: float | None = None
+    logit_std: float = 1.0
 
     def __post_init__(self) -> None:
         if self.loss_space not in ("noise", "image", "v"):
@@ -44,6 +49,8 @@ class DiffusionObjective:
             raise ValueError(f"objective.weight={self.weight} is unknown: choose uniform or min_snr.")
         if self.gamma <= 0:
             raise ValueError(f"objective.gamma={self.gamma} must be positive.")
+        if self.logit_std <= 0:
+            raise ValueError(f"objective.logit_std={self.logit_std} must be positive.")
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Refuse to leave the timestep untrained that sampling starts from.
@@ -100,14 +107,21 @@ class DiffusionObjective:
         """Return (B,) squared errors in the loss space, and their (B,) weights."""
         schedule = denoiser.schedule
         self.check(schedule)
-        size = schedule.num_timesteps
-        timestep_B = (randomness.uniform() * size).long().clamp(max=size - 1)  # float32 may round up to T
+        timestep_B = self._timesteps(randomness, schedule.num_timesteps)
         noise = randomness.normal(*image_BCHW.shape[1:])
         z = schedule.add_noise(image_BCHW, noise, timestep_B)
         prediction = denoiser.predict(z, timestep_B, condition)
         target = _target(denoiser, image_BCHW, noise, timestep_B)
         error_B = (prediction.output - target).square().flatten(1).mean(dim=1)
         return error_B * self._factor(denoiser, timestep_B).square(), self._weight(schedule.snr(timestep_B))
+
+    def _timesteps(self, randomness: Randomness, num_timesteps: int) -> Tensor:
+        """(B,) random timesteps in [0, T-1]."""
+        if self.logit_mean is None:
+            share_B = randomness.uniform()
+        else:
+            share_B = torch.sigmoid(self.logit_mean + self.logit_std * randomness.normal())
+        return (share_B * num_timesteps).long().clamp(max=num_timesteps - 1)  # float32 may round up to T
 
     def _factor(self, denoiser: Denoiser, timestep_B: Tensor) -> Tensor:
         """(B,) factor from errors of the output to errors in the loss space, its divisor at least ``MIN_LEVEL``."""

@@ -153,3 +153,23 @@ def test_timesteps_are_uniform_and_in_range() -> None:
 def test_refuses_bad_values(bad: dict) -> None:
     with pytest.raises(ValueError, match="objective."):
         DiffusionObjective(**bad)
+
+
+@pytest.mark.parametrize("mean", [None, -1.0, 0.5])
+def test_timesteps_follow_their_law(mean: float | None) -> None:
+    objective = DiffusionObjective(logit_mean=mean, logit_std=0.7)
+    timesteps = objective._timesteps(StepRandomness(generator_for(0, "test"), 20_000), 1000)
+    assert 0 <= timesteps.min()
+    assert timesteps.max() <= 999
+    share = (timesteps + 0.5) / 1000
+    if mean is None:
+        assert share.mean().item() == pytest.approx(0.5, abs=0.01)
+        assert share.std().item() == pytest.approx(12**-0.5, abs=0.01)
+    else:
+        assert share.logit().mean().item() == pytest.approx(mean, abs=0.02)
+        assert share.logit().std().item() == pytest.approx(0.7, abs=0.02)
+
+
+def test_a_law_without_width_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"objective\.logit_std=0"):
+        DiffusionObjective(logit_mean=0.0, logit_std=0.0)

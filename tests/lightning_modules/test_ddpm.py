@@ -114,6 +114,21 @@ def test_the_classifier_in_the_loop_is_marked_and_moves_the_sample(tmp_path: Any
         ddpm(classifier_guidance=1.0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["experiment=ddpm_scenes", "sampler=heun"], "sampler=Heun is of another paradigm: choose sampler=ddim"),
+        (["experiment=ddpm_scenes", "objective=mean_flow"], "choose objective=diffusion"),
+        (["experiment=ddpm_scenes", "sampler.num_steps=2000"], "sampler.num_steps"),
+        (["experiment=meanflow_dit", "sampler=ddim"], "choose sampler=flow_map"),
+        (["experiment=meanflow_dit", "objective=diffusion"], "choose objective=improved_mean_flow"),
+    ],
+)
+def test_parts_of_another_paradigm_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_module(compose_config(overrides))
+
+
 def test_noise_output_at_zero_terminal_snr_is_refused() -> None:
     config = compose_config(["experiment=ddpm_scenes", "module.output=noise", "objective.loss_space=noise"])
     with pytest.raises(UserError, match=r"module\.output=noise.*zero_terminal_snr"):
