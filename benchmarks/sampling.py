@@ -17,7 +17,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,7 @@ def sufficient(points: Sequence[Point]) -> Point:
 
 
 def print_sufficient_steps(
-    samplers: dict[str, Sequence[DiffusionSampler]], measure: Callable[[DiffusionSampler], Point]
+    samplers: Mapping[str, Sequence[DiffusionSampler]], measure: Callable[[DiffusionSampler], Point]
 ) -> None:
     """Measure each sampler at some step counts; print the accuracies and the speed at the smallest sufficient count."""
     print("| sampler | label accuracy by steps | sufficient steps | images/s there |\n|---|---|---:|---:|")
@@ -172,7 +172,7 @@ def label_accuracy_of(
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             spent += time.perf_counter() - begin
-            recognised.append(recognised_labels(classifier(image), batch.labels))
+            recognised.append(recognised_labels(classifier(image), labels_RL[rows]))
         pooled = label_scores(torch.cat(recognised), labels_RL).pooled
         return Point(sampler.num_steps, pooled, len(labels_RL) / spent)
 
