@@ -77,6 +77,19 @@ def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeM
     return module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+def label_names(run: RunFolder, config: DictConfig) -> list[str]:
+    """Return what the labels of a run's data are called.
+
+    Args:
+        run: The run.
+        config: Its config.
+
+    Returns:
+        Names in order; the numbers of the labels where the data set names none; empty for data without labels.
+    """
+    return run.record["data"].get("label_names") or [str(number) for number in range(config.data.num_classes)]
+
+
 def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None:
     """Draw images of typed labels.
 
@@ -90,7 +103,7 @@ def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None
     """
     if own["input"] is not None:
         raise UserError("this run draws images from noise and has no use for input=: leave it out.")
-    names = run.record["data"].get("label_names", []) if config.module.conditional else []
+    names = label_names(run, config) if config.module.conditional else []
     labels = read_labels(own["labels"], names)
     num_images, batch_size = whole_number(own, "num_images", 1), whole_number(own, "batch_size", 1)
     module = load_module(run, config, str(own["weights"]))

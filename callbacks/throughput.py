@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.image_grid import ImageGrid
+from callbacks.image_grid import PeriodicGrid
 
 WARM_UP_STEPS = 3  # the first steps of a process allocate memory and compile
 
@@ -31,7 +31,7 @@ class Throughput(Callback):
 
     A step lasts from the start of one training step to the start of the next. Its wait is what follows this callback's
     ``on_train_batch_end``: fetching, transfer and degradation of the next batch. Steps that a validation, a checkpoint
-    or an image grid follows are left out whole. Place it behind EMA and before the callbacks that work now and then.
+    or a grid of images follows are left out whole. Place it behind EMA and before the callbacks that work now and then.
 
     Times are the host's. On a GPU the device is waited for only where a value is logged, so the values are means over
     the interval, and the wait is the host's: data that the device never had to wait for still counts.
@@ -47,7 +47,7 @@ class Throughput(Callback):
         if every_n_steps < 1:
             raise ValueError(f"callbacks.throughput.every_n_steps={every_n_steps} must be at least 1.")
         self.every_n_steps = every_n_steps
-        self._grids: list[ImageGrid] = []
+        self._grids: list[PeriodicGrid] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -78,7 +78,7 @@ class Throughput(Callback):
         """Begin to count."""
         self._reset()
         self._last_logged = trainer.global_step
-        self._grids = [callback for callback in trainer.callbacks if isinstance(callback, ImageGrid)]  # type: ignore[attr-defined]
+        self._grids = [callback for callback in trainer.callbacks if isinstance(callback, PeriodicGrid)]  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Close the previous step."""

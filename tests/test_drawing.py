@@ -53,3 +53,11 @@ def test_an_unknown_label_lists_all(run: RunFolder, tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_said(run: RunFolder, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         generate.main([f"run={run.path}", *arguments])
+
+
+def test_labels_without_names_are_drawn_by_number(tmp_path: Path) -> None:
+    run = train_here(tmp_path / "run", "experiment=ddpm_scenes", "data=digits")
+    generate.main([f"run={run.path}", "labels=7", "num_images=2", f"output={tmp_path / 'out'}"])
+    assert Image.open(tmp_path / "out" / "0001.png").mode == "L"
+    with pytest.raises(UserError, match="'10'"):
+        generate.main([f"run={run.path}", "labels=10", f"output={tmp_path / 'out'}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from callbacks import ImageGrid, Throughput, throughput
+from callbacks import DenoisingGrid, ImageGrid, Throughput, throughput
 from generative.types import Batch
 
 
@@ -60,9 +60,9 @@ def test_images_of_all_ranks_and_the_share_of_waiting(clock) -> None:
     assert summary["images_per_second"] == pytest.approx(8)
 
 
-@pytest.mark.parametrize("interruption", ["validation", "checkpoint", "grid"])
+@pytest.mark.parametrize("interruption", ["validation", "checkpoint", "grid", "denoising grid"])
 def test_interruptions_are_left_out(clock, interruption: str) -> None:
-    grid = ImageGrid()
+    grid = DenoisingGrid() if interruption == "denoising grid" else ImageGrid()
     run = _Run(Throughput(every_n_steps=10), clock, [grid])
     for number in range(1, 22):
         interrupted = number in (5, 15)
