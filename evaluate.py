@@ -1,51 +1,78 @@
-"""Evaluate a run again, also with other settings: ``python evaluate.py run=DIR [name=...] [weights=ema|raw] [overrides]``."""
+"""Evaluate a run again, also with other settings, or compare several: ``python evaluate.py run=DIR [overrides]``."""
 
 from __future__ import annotations
 
-import re
 import sys
+from typing import Any
 
 from launch import build
-from launch.command_line import run_arguments
+from launch.comparison import MULTIRUN, compare
 from launch.errors import reported
 from launch.evaluation import print_result, run_test
-from launch.run_folder import write_json
+from launch.job import Job, datamodule_for, read_job
+from launch.run_folder import is_main_process, write_json
 
 USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [overrides]
+       python evaluate.py -m run=DIR,DIR [name=NAME] [overrides with several values]
 
 Evaluates a run on the test images as the end of its training did, with the run's own config plus the overrides, and
 writes DIR/evaluations/NAME/metrics.json and images. NAME is made from the overrides where it is not given.
 
   python evaluate.py run=DIR sampler.num_steps=16
-  python evaluate.py run=DIR degradation=block_mask weights=raw name=raw_block"""
+  python evaluate.py run=DIR degradation=block_mask weights=raw name=raw_block
+
+With -m every combination of the values is evaluated, of one run or of several on the same data and degradation, each into
+its run's evaluations/; what was evaluated before is not evaluated again. A table and outputs/comparisons/NAME.csv have a
+row for each combination and output; over values of module.evaluation_seed or evaluation_seed they give mean and standard
+deviation.
+
+  python evaluate.py -m run=DIR sampler.num_steps=4,8 module.evaluation_seed=0,1,2
+  python evaluate.py -m run=MEANFLOW_DIR,MASKGIT_DIR degradation=block_mask name=block"""
 CALLBACKS = (
-    "evaluation", "calibration", "classification", "generation", "label_accuracy", "image_grid", "denoising_grid", "progress",
+    "evaluation", "calibration", "classification", "codebook", "token_accuracy", "restoration_distances", "generation",
+    "label_accuracy", "image_grid", "denoising_grid", "decoding_grid", "progress",
 )  # fmt: skip
 
 
+def evaluate(job: Job) -> dict[str, Any]:
+    """Evaluate a run and write the results.
+
+    Args:
+        job: What to evaluate.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    config = job.config
+    for key in list(config.callbacks):
+        if key not in CALLBACKS:
+            del config.callbacks[key]
+    checkpoint = job.run.load_checkpoint()
+    trainer = build.build_trainer(config, job.folder, build.build_callbacks(config), False)
+    module = build.build_module(config)
+    datamodule = datamodule_for(config)
+    build.check_data(module, datamodule)
+    build.load_weights(module, job.run, checkpoint, job.weights)
+    result = run_test(trainer, module, datamodule, config, job.weights, checkpoint["global_step"])
+    result["record"].update(run=str(job.run.path), **job.identity())
+    if is_main_process():
+        write_json(job.metrics_path, result)
+    return result
+
+
 def main(arguments: list[str]) -> None:
-    """Evaluate.
+    """Evaluate once, or compare.
 
     Args:
         arguments: The command line.
     """
-    run, config, own, overrides = run_arguments(arguments, {"name": None, "weights": "ema"}, USAGE)
-    weights = str(own["weights"])
-    changes = overrides if weights == "ema" else [*overrides, f"weights={weights}"]
-    name = own["name"] or re.sub(r"[^\w.=,+~-]+", "_", ",".join(changes))[:150] or "default"
-    checkpoint = run.load_checkpoint()
-    for key in list(config.callbacks):
-        if key not in CALLBACKS:
-            del config.callbacks[key]
-    folder = run.path / "evaluations" / name
-    trainer = build.build_trainer(config, folder, build.build_callbacks(config), False)
-    module = build.build_module(config)
-    datamodule = build.build_datamodule(config)
-    build.load_weights(module, run, checkpoint, weights)
-    result = run_test(trainer, module, datamodule, config, weights, checkpoint["global_step"])
-    result["record"].update(run=str(run.path), overrides=overrides)
-    write_json(folder / "metrics.json", result)
-    print_result(result["metrics"], folder)
+    if MULTIRUN & set(arguments):
+        compare([argument for argument in arguments if argument not in MULTIRUN], evaluate, USAGE)
+        return
+    job = read_job(arguments, USAGE)
+    result = evaluate(job)
+    if is_main_process():
+        print_result(result["metrics"], job.folder)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from generative.degradations import Degradation
 from launch import build
 from launch.command_line import run_arguments
 from launch.drawing import draw_images, read_labels, write_drawings
@@ -28,13 +29,16 @@ EMA weights. A run that was trained without labels draws without labels=.
   sampler.num_steps=4, guidance.scale=3, module.reimpose_known=true, ...  any override of the run's config
 
 Restoring
-  result=sample       which answer to write: sample (a plausible image) or mean (least squared error)
-  masks=FOLDER        masks of the same file names, white where pixels are missing; the rest counts as known
-  degrade=true        degrade the images first, as the run's evaluation does: to try the restorer on clean images
+  result=sample       which of the run's outputs to write: sample (a plausible image), mean (least squared error; MeanFlow),
+                      decoded (the tokenizer's picture, known pixels included; MaskGIT)
+  masks=FOLDER        masks of the same file names and sizes, white where pixels are missing; the rest counts as known
+  degrade=true        degrade the images first, as the run's evaluation does: to try the restorer on clean images; a
+                      MaskGIT run needs the one or the other
 
 Drawing
   num_images=16       how many; each to a file of its own, all of them to grid.png
   evaluation_seed=1   another seed, other images"""
+MASKGIT = "lightning_modules.MaskGIT"
 DEFAULTS: dict[str, str | None] = {
     "input": None, "output": None, "masks": None, "result": "sample", "degrade": "false", "labels": None, "num_images": "16",
     "batch_size": "64", "weights": "ema",
@@ -112,6 +116,36 @@ def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None
     write_drawings(images, str(own["labels"] or config.name), Path(str(own["output"])))
 
 
+def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradation | None:
+    """Read what is to be done to the images before they are restored.
+
+    Args:
+        config: The run's config.
+        own: The script's own values.
+
+    Returns:
+        The run's degradation for ``degrade=true``, else None.
+
+    Raises:
+        UserError: ``degrade`` and ``masks`` say nothing, too much, or what the run cannot do.
+    """
+    if own["degrade"] not in ("true", "false"):
+        raise UserError("degrade= takes true or false.")
+    if own["degrade"] == "false":
+        if own["masks"] is None and config.module._target_ == MASKGIT:
+            raise UserError(
+                "this run fills holes: say where they are with masks=FOLDER, or let the run's own degradation make them with "
+                "degrade=true."
+            )
+        return None
+    if own["masks"] is not None:
+        raise UserError("degrade=true makes its own holes: leave out masks=, or set degrade=false.")
+    degradation = build.build_degradation(config)
+    if degradation is None:
+        raise UserError("degrade=true: this run has no degradation: choose one, such as degradation=block_mask.")
+    return degradation
+
+
 def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None:
     """Restore a folder of images.
 
@@ -127,11 +161,9 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> N
         raise UserError("this run restores images and knows no labels: use input=FOLDER output=FOLDER.")
     if own["input"] is None:
         raise UserError("say where the images are and where the results go with input=FOLDER output=FOLDER.")
-    if own["degrade"] not in ("true", "false"):
-        raise UserError("degrade= takes true or false.")
+    degradation = read_degradation(config, own)
     batch_size = whole_number(own, "batch_size", 1)
     module = load_module(run, config, str(own["weights"]))
-    degradation = build.build_degradation(config) if own["degrade"] == "true" else None
     restorer = Restorer(
         module, degradation, config.data.image_size, config.data.channels, str(own["result"]), module.device
     )

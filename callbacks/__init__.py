@@ -3,19 +3,25 @@
 from callbacks.calibration import Calibration
 from callbacks.checkpoint import LastCheckpoint
 from callbacks.classification import Classification
+from callbacks.codebook import Codebook
 from callbacks.ema import EMA
 from callbacks.evaluation import Evaluation
 from callbacks.generation import Generation
 from callbacks.guards import NonFiniteGuard, NonFiniteLossError
-from callbacks.image_grid import DenoisingGrid, ImageGrid
+from callbacks.image_grid import ImageGrid
 from callbacks.label_accuracy import LabelAccuracy
 from callbacks.progress import TrainingProgress
+from callbacks.restoration_distances import RestorationDistances
+from callbacks.steps_grid import DecodingGrid, DenoisingGrid
 from callbacks.throughput import Throughput
+from callbacks.token_accuracy import TokenAccuracy
 
 __all__ = [
     "EMA",
     "Calibration",
     "Classification",
+    "Codebook",
+    "DecodingGrid",
     "DenoisingGrid",
     "Evaluation",
     "Generation",
@@ -24,6 +30,8 @@ __all__ = [
     "LastCheckpoint",
     "NonFiniteGuard",
     "NonFiniteLossError",
+    "RestorationDistances",
     "Throughput",
+    "TokenAccuracy",
     "TrainingProgress",
 ]

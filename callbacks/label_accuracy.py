@@ -14,16 +14,19 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.errors import SetupError
-from callbacks.image_grid import keep_image, render_grid, trained_steps
+from callbacks.image_grid import keep_image, trained_steps
+from callbacks.rendering import render_grid
+from datamodules.base import datamodule_of
 from generative.metrics.label_accuracy import (
     DEFINITIONS,
     LabelAccuracyMetrics,
     label_scores,
     recognised_labels,
 )
-from generative.networks.label_classifier import LabelClassifier, load_label_classifier, weights_hash
+from generative.networks.label_classifier import LabelClassifier, load_label_classifier
 from generative.randomness import IndexRandomness, generator_for
 from generative.types import Batch
+from generative.weights import weights_hash
 
 GRID_COLUMNS, GRID_ROWS = 8, 4
 MISSED = "✗ "
@@ -91,7 +94,7 @@ class LabelAccuracy(Callback):
         Raises:
             SetupError: The classifier is missing but required, cannot be read, or is of another kind of images.
         """
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         if self._classifier is not None or not data.label_sets:
             return
         if self.classifier_path is None:
@@ -124,7 +127,7 @@ class LabelAccuracy(Callback):
         if self._classifier is None or self.validation_seeds == 0 or trainer.sanity_checking:
             return
         results: dict[str, float] = {}
-        for name in trainer.datamodule.label_sets:  # type: ignore[attr-defined]
+        for name in datamodule_of(trainer).label_sets:
             results |= self._measure(trainer, pl_module, name, self.validation_seeds)[0]
         # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
         pl_module.log_dict({f"val/{name}": value for name, value in results.items()}, sync_dist=True)
@@ -153,7 +156,7 @@ class LabelAccuracy(Callback):
         """Draw, judge, log and keep."""
         if self._classifier is None:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         by_seed: dict[str, list[float]] = {}
         for name in data.label_sets:
             results, scores = self._measure(trainer, pl_module, name, self.num_seeds)
@@ -183,7 +186,7 @@ class LabelAccuracy(Callback):
         self, trainer: Trainer, module: LightningModule, name: str, num_seeds: int
     ) -> tuple[dict[str, float], list[float]]:
         """Draw a group of label sets, keep the first seed's pictures, and return metrics and the seeds' pooled scores."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         sets_SL = data.label_sets[name]
         recognised_RL, first_SCHW = self._draw_all(trainer, module, name, num_seeds)
         recognised = recognised_RL.unflatten(0, (num_seeds, len(sets_SL)))
@@ -201,7 +204,7 @@ class LabelAccuracy(Callback):
     @torch.no_grad()
     def _draw_all(self, trainer: Trainer, module: LightningModule, name: str, num_seeds: int) -> tuple[Tensor, Tensor]:
         """Return (R, L) recognised labels, seed by seed, and the first seed's (S, C, H, W) images, on every rank."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         sets_SL = data.label_sets[name].to(module.device)
         num_sets = len(sets_SL)
         # Each rank fills in its own rows and leaves the others zero, so that a sum over the ranks merges them.

@@ -162,6 +162,7 @@ def load_weights(module: GenerativeModule, run: RunFolder, checkpoint: dict[str,
             raise UserError(f"{run.checkpoint} holds no averaged weights: use weights=raw.")
         state.update({f"network.{name}": value for name, value in average.items()})
     check_network(module, run, state)
+    check_parts(module, run)
     module.load_state_dict(state)
     module.trained_steps = checkpoint["global_step"]
 
@@ -184,6 +185,36 @@ def check_network(module: LightningModule, run: RunFolder, state: dict[str, torc
             f"{run.checkpoint} is a checkpoint of another network: {len(differing)} tensors differ, the first is "
             f"{differing[0]}; use the run's own network= and data= settings."
         )
+
+
+def check_parts(module: GenerativeModule, run: RunFolder) -> None:
+    """Check that the trained parts of a module are those that its run was trained with.
+
+    Args:
+        module: The module.
+        run: The run.
+
+    Raises:
+        UserError: A part has other weights.
+    """
+    recorded = run.record.get("parts", {})
+    for name, part in module.parts_record().items():
+        if name in recorded and recorded[name]["hash"] != part["hash"]:
+            raise UserError(
+                f"{name}={part['path']} has other weights than the {name} that {run.path} was trained with (it was at "
+                f"{recorded[name]['path']}): name the right one with {name}=FILE."
+            )
+
+
+def check_data(module: GenerativeModule, datamodule: ImageDataModule) -> None:
+    """Check that the data are such as a module can work with, before anything is trained or measured.
+
+    Args:
+        module: The module.
+        datamodule: The data, set up.
+    """
+    with as_user_error():
+        module.check_data(datamodule)
 
 
 def check_ranks(config: DictConfig, trainer: Trainer) -> None:

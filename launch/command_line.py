@@ -134,6 +134,9 @@ def run_config(run: RunFolder) -> DictConfig:
     config = run.config()
     config.name = run.record.get("name", run.path.parent.name)
     config.paths.run = str(run.path)
+    tokenizer = run.record.get("parts", {}).get("tokenizer")
+    if tokenizer:  # auto may mean another one by now
+        config.tokenizer = tokenizer["path"]
     return config
 
 
@@ -159,6 +162,10 @@ def run_arguments(
     folder, arguments = _take(arguments, "run")
     if folder is None:
         raise UserError("say which run with run=DIR, the folder that train.py printed at its end.")
+    if "," in folder and not Path(folder).expanduser().exists():
+        raise UserError(
+            f"run={folder} names several runs: only python evaluate.py -m takes more than one, to compare them."
+        )
     own = dict(defaults)
     for key in defaults:
         value, arguments = _take(arguments, key)

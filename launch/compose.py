@@ -18,17 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, near_matches, one_line
-from launch.run_folder import trained_classifier
+from launch.run_folder import trained_classifier, trained_tokenizer
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
 def register_resolvers() -> None:
-    """Make ``${sum:a,b}``, ``${run_id:}``, ``${folder_id:path}`` and ``${trained_classifier:...}`` available in configs."""
+    """Make ``${sum:a,b}``, ``${run_id:}``, ``${folder_id:path}`` and ``${trained_...:...}`` available in configs."""
     OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("folder_id", _folder_id, replace=True)
     OmegaConf.register_new_resolver("trained_classifier", trained_classifier, replace=True)
+    OmegaConf.register_new_resolver("trained_tokenizer", trained_tokenizer, replace=True)
 
 
 def _folder_id(path: str) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from callbacks.image_grid import render_grid, write_png
+from callbacks.rendering import render_grid, write_png
 from datamodules.labels import parse_labels
 from generative.types import Batch
 from launch.errors import UserError, as_user_error

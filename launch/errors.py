@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from callbacks.checkpoint import Interrupted
 from callbacks.errors import SetupError
 from callbacks.guards import NonFiniteLossError
-from generative.metrics.inception import WeightsError
+from generative.weight_files import WeightsError
 
 EXIT_USER_ERROR = 2
 EXIT_RUN_FAILED = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import Any, Protocol, runtime_checkable
@@ -97,15 +98,37 @@ TABLES = {
         "label_accuracy_assisted_std",
         "label_accuracy_per_image_assisted",
     ),
-    "generation": ("fid", "kid", "inception_score", "precision", "recall"),
-    "generation, features of the label classifier": (
+    "restored images against the clean ones": ("fid_paired", "kid_paired"),
+    "restored images against the clean ones, features of the label classifier": (
+        "fd_label_classifier_paired",
+        "kd_label_classifier_paired",
+    ),
+    "images against the reference": ("fid", "kid", "inception_score", "precision", "recall"),
+    "images against the reference, features of the label classifier": (
         "fd_label_classifier",
         "kd_label_classifier",
         "precision_label_classifier",
         "recall_label_classifier",
     ),
+    "codebook": ("codebook_usage", "codebook_perplexity"),
+    "token accuracy by masked share": ("token_accuracy",),
     "calibration": ("calibration_psnr", "calibration_gap", "spread", "spread_hole"),
 }
+
+
+def output_order(output: str) -> tuple[float, int, str]:
+    """Return the key by which outputs are sorted: numbers by value, then names, short ones first.
+
+    Args:
+        output: Name of an output, or a number such as a masked share.
+
+    Returns:
+        A key for ``sorted``.
+    """
+    try:
+        return float(output), 0, output
+    except ValueError:
+        return math.inf, len(output), output
 
 
 def metrics_table(title: str, columns: tuple[str, ...], metrics: dict[str, float]) -> Table:
@@ -125,7 +148,7 @@ def metrics_table(title: str, columns: tuple[str, ...], metrics: dict[str, float
     table = Table(title=title)
     for column in ("output", *names):
         table.add_column(column, justify="left" if column == "output" else "right", no_wrap=True)
-    for output in sorted(outputs, key=lambda o: (len(o), o)):
+    for output in sorted(outputs, key=output_order):
         cells = [metrics.get(f"{name}/{output}") for name in names]
         table.add_row(output, *("" if cell is None else f"{cell:.4g}" for cell in cells))
     return table

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
@@ -15,10 +16,11 @@ from torchvision.transforms.functional import pil_to_tensor
 from generative.degradations import Degradation
 from generative.randomness import IndexRandomness
 from generative.types import Batch
-from launch.errors import UserError
+from launch.errors import UserError, one_line
 from launch.image_files import write_image
 from lightning_modules import GenerativeModule
 
+WHITE = 127  # a mask's pixel above this value is missing
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
@@ -42,14 +44,13 @@ def find_images(folder: Path) -> list[Path]:
     return files
 
 
-def read_image(path: Path, size: int, channels: int, nearest: bool = False) -> tuple[Tensor, tuple[int, int]]:
+def read_image(path: Path, size: int, channels: int) -> tuple[Tensor, tuple[int, int]]:
     """Read an image at the network's size.
 
     Args:
         path: Image file.
         size: Height and width in pixels.
         channels: 1 for grey, 3 for RGB.
-        nearest: Resize without making new values, for masks.
 
     Returns:
         (C, size, size) image in [-1, 1], and the file's own width and height.
@@ -58,10 +59,57 @@ def read_image(path: Path, size: int, channels: int, nearest: bool = False) -> t
         own = image.size
         converted = image.convert("L" if channels == 1 else "RGB")
         if own != (size, size):
-            converted = converted.resize(
-                (size, size), Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
-            )
+            converted = converted.resize((size, size), Image.Resampling.LANCZOS)
     return pil_to_tensor(converted).float() / 127.5 - 1, own
+
+
+def read_hole(path: Path, size: int) -> Tensor:
+    """Read a mask at the network's size.
+
+    Args:
+        path: Mask file, white where pixels are missing.
+        size: Height and width in pixels.
+
+    Returns:
+        (1, size, size) bool, True where any pixel that goes into this one is missing.
+    """
+    with Image.open(path) as image:
+        hole = pil_to_tensor(image.convert("L")) > WHITE
+    return F.adaptive_max_pool2d(hole.float(), (size, size)) > 0
+
+
+def check_masks(source: Path, masks: Path, files: list[Path]) -> None:
+    """Check all masks before anything is restored.
+
+    Args:
+        source: Folder of the images.
+        masks: Folder of the masks.
+        files: The images' names, which are the masks'.
+
+    Raises:
+        UserError: A mask is missing, cannot be read, has another size than its image, or has no hole.
+    """
+    absent = [file for file in files if not (masks / file).is_file()]
+    if absent:
+        raise UserError(f"masks={masks} has no mask named {absent[0]} ({len(absent)} missing in all).")
+    for file in files:
+        try:
+            with Image.open(masks / file) as mask:
+                size, has_hole = mask.size, bool((pil_to_tensor(mask.convert("L")) > WHITE).any())
+        except (OSError, UnidentifiedImageError) as error:
+            raise UserError(f"the mask {masks / file} cannot be read as an image: {one_line(error)}.") from error
+        if not has_hole:
+            raise UserError(f"the mask {masks / file} has no hole: white marks the missing pixels.")
+        try:
+            with Image.open(source / file) as image:
+                own = image.size
+        except (OSError, UnidentifiedImageError):
+            continue  # reported at the end, with what else was unreadable
+        if own != size:
+            raise UserError(
+                f"the mask {masks / file} has {size[0]}x{size[1]} pixels and its image {own[0]}x{own[1]}: give a mask of "
+                "the image's own size."
+            )
 
 
 def restore_folder(restorer: Restorer, source: Path, masks: Path | None, target: Path, batch_size: int) -> None:
@@ -70,7 +118,7 @@ def restore_folder(restorer: Restorer, source: Path, masks: Path | None, target:
     Args:
         restorer: What restores a batch.
         source: Folder of the images.
-        masks: Folder of masks of the same file names, white where pixels are missing, or None.
+        masks: Folder of masks of the same file names and sizes, white where pixels are missing, or None.
         target: Folder to write to.
         batch_size: Images at a time.
 
@@ -80,9 +128,8 @@ def restore_folder(restorer: Restorer, source: Path, masks: Path | None, target:
     if source.resolve() == target.resolve():
         raise UserError("output= must be another folder than input=: nothing is overwritten.")
     files = find_images(source)
-    absent = [f for f in files if masks and not (masks / f).is_file()]
-    if absent:
-        raise UserError(f"masks={masks} has no mask named {absent[0]} ({len(absent)} missing in all).")
+    if masks is not None:
+        check_masks(source, masks, files)
     sizes: Counter[tuple[int, int]] = Counter()
     unreadable: list[Path] = []
     console = Console(stderr=True)
@@ -139,7 +186,7 @@ class Restorer:
             target: Folder to write to.
 
         Raises:
-            UserError: The module has no output of the wanted name, or a mask has no hole.
+            UserError: The module has no output of the wanted name.
         """
         indices, files, tensors = zip(*images, strict=True)
         batch = self._batch(torch.stack(tensors).to(self.device), torch.tensor(indices), files, masks)
@@ -158,12 +205,7 @@ class Restorer:
             return Batch(image, index, degraded=degraded.image, validity=degraded.validity)
         validity = torch.zeros_like(image[:, :1])  # nothing is known exactly of a degraded photograph
         if masks is not None:
-            hole = torch.stack([read_image(masks / f, self.image_size, 1, nearest=True)[0] > 0 for f in files]).to(
-                self.device
-            )
-            empty = [str(f) for f, h in zip(files, hole, strict=True) if not h.any()]
-            if empty:
-                raise UserError(f"the mask {empty[0]} has no hole: white marks the missing pixels.")
+            hole = torch.stack([read_hole(masks / f, self.image_size) for f in files]).to(self.device)
             validity = (~hole).float()
             image = image * validity  # missing pixels are mid-grey, as in training
         return Batch(image, index, degraded=image, validity=validity)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
+import statistics
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, finished, read_json, script, train_here
+from omegaconf import OmegaConf
 from PIL import Image
 
 import evaluate
@@ -16,7 +19,8 @@ import generate
 from launch.command_line import training_arguments
 from launch.compose import help_text
 from launch.errors import UserError
-from launch.run_folder import RunFolder
+from launch.restoring import read_hole
+from launch.run_folder import RunFolder, write_json
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,99 @@ def test_known_pixels_are_exact_when_reimposed(run: RunFolder) -> None:
     for output in ("sample", "mean"):  # full PSNR = PSNR in the hole + 10 log10(1 / hole share)
         gain = metrics[f"psnr_pooled/{output}"] - metrics[f"psnr_hole/{output}"]
         assert gain == pytest.approx(10 * np.log10(32 * 32 / 100), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def yardstick(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train_here(tmp_path_factory.mktemp("yardstick") / "a=1,b", "experiment=regression_dit")
+
+
+def comparison(run: RunFolder, name: str) -> list[dict[str, str]]:
+    with (Path(run.config().paths.outputs) / "comparisons" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # outputs/ is a relative path
+    return tmp_path
+
+
+def test_comparison_is_every_combination_with_seeds_averaged(
+    run: RunFolder, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    choices = ["sampler.num_steps=1,2", "module.evaluation_seed=range(0,2)", "callbacks.calibration=null"]
+    evaluate.main(["-m", f"run={run.path}", *choices])
+    printed = capfd.readouterr().out
+    assert "4/4 evaluating" in printed
+    (path,) = (here / "outputs" / "comparisons").iterdir()
+    assert str(path.name) in printed.replace("\n", "")
+    rows = comparison(run, path.stem)
+    assert [(r["sampler.num_steps"], r["output"], r["num_seeds"]) for r in rows] == [
+        (steps, output, "2") for steps in "12" for output in ("mean", "sample", "degraded")
+    ]
+    for steps in "12":
+        names = [f"sampler.num_steps={steps},module.evaluation_seed={s},callbacks.calibration=null" for s in range(2)]
+        values = [result(run, name)["metrics"]["psnr/sample"] for name in names]
+        (row,) = (r for r in rows if (r["sampler.num_steps"], r["output"]) == (steps, "sample"))
+        assert float(row["psnr"]) == pytest.approx(statistics.mean(values))
+        assert float(row["psnr_seed_std"]) == pytest.approx(statistics.stdev(values))
+        assert len(set(values)) == 2
+        assert row["overrides"] == "callbacks.calibration=null"
+    evaluate.main(["-m", f"run={run.path}", *choices, "name=again"])  # nothing is evaluated twice
+    printed = capfd.readouterr().out
+    assert printed.count("evaluated before, not again") == 4
+    assert "evaluating" not in printed
+    assert comparison(run, "again") == rows
+
+
+def test_comparison_of_two_runs(run: RunFolder, yardstick: RunFolder, here: Path) -> None:
+    both = f"run={run.path},'{yardstick.path}'"
+    evaluate.main(["--multirun", both, "degradation=block_mask", "name=both", "callbacks.calibration=null"])
+    rows = {(r["run"], r["output"]): r for r in comparison(run, "both")}
+    assert rows.keys() == {
+        ("meanflow_dit", "sample"), ("meanflow_dit", "mean"), ("meanflow_dit", "degraded"),
+        ("regression_dit", "mean"), ("regression_dit", "degraded"),
+    }  # fmt: skip
+    masks = [rows[name, "degraded"]["psnr_hole"] for name in ("meanflow_dit", "regression_dit")]
+    assert masks[0] == masks[1] != ""  # the same holes in the same images
+    assert rows["meanflow_dit", "sample"]["num_seeds"] == "1"
+    with pytest.raises(UserError, match=r"only python evaluate.py -m takes more than one"):
+        evaluate.main([f"run={run.path},{run.path}"])
+    with pytest.raises(UserError, match=r"sampler.num_stepz is no key.*\(run=.*\)"):
+        evaluate.main(["-m", both, "sampler.num_stepz=1,2"])
+
+
+def test_runs_on_other_images_are_not_compared(
+    run: RunFolder, yardstick: RunFolder, tmp_path: Path, here: Path
+) -> None:
+    other = copied(yardstick, tmp_path / "other")
+    record = read_json(other.record_path)
+    record["data"]["fingerprint"] = "0123"
+    write_json(other.record_path, record)
+    config = yardstick.config()
+    config.degradation.steps.block.num_blocks = 2
+    third = copied(yardstick, tmp_path / "third")
+    OmegaConf.save(config, third.path / ".hydra" / "config.yaml")
+    for runs, message in (
+        ((run, other), r"their data.fingerprint differs \(\w+ and 0123\): give the same data= override"),
+        (
+            (run, third),
+            r"their degradation.steps.block.num_blocks differs \(1 and 2\): give the same degradation= override",
+        ),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            evaluate.main(["-m", "run=" + ",".join(str(r.path) for r in runs), "callbacks.progress=null"])
+        assert "\n" not in str(caught.value)
+    assert not (run.path / "evaluations" / "callbacks.progress=null").exists()
+    assert not (here / "outputs").exists()
+
+
+def test_what_was_evaluated_before_an_error_stays(run: RunFolder, here: Path) -> None:
+    with pytest.raises(UserError, match="sampler.num_steps=0"):
+        evaluate.main(["-m", f"run={run.path}", "sampler.num_steps=3,0", "callbacks.calibration=null"])
+    assert result(run, "sampler.num_steps=3,callbacks.calibration=null")["metrics"]
+    assert not (here / "outputs").exists()
 
 
 def test_slider_ends(run: RunFolder) -> None:
@@ -103,9 +200,59 @@ def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path
     generate.main([*common, f"output={tmp_path / 'out'}"])
     restored = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert (restored[mask == 0] == image[mask == 0]).all()
-    Image.fromarray(mask * 0).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(UserError, match="has no hole"):
-        generate.main([*common, f"output={tmp_path / 'other'}"])
+    Image.fromarray(image).save(tmp_path / "in" / "b.png")
+    for bad, message in (
+        (mask * 0, "b.png has no hole"),
+        (mask[:, :20], r"b.png has 20x32 pixels and its image 32x32: give a mask of the image's own size"),
+        (None, "has no mask named b.png"),
+    ):
+        if bad is None:
+            (tmp_path / "masks" / "b.png").unlink()
+        else:
+            Image.fromarray(bad).save(tmp_path / "masks" / "b.png")
+        with pytest.raises(UserError, match=message):
+            generate.main([*common, f"output={tmp_path / 'other'}", "batch_size=1"])
+    (tmp_path / "masks" / "b.png").write_text("no image")
+    with pytest.raises(UserError, match="b.png cannot be read as an image"):
+        generate.main([*common, f"output={tmp_path / 'other'}", "batch_size=1"])
+    assert not (tmp_path / "other").exists()  # not even the first image, whose mask is fine
+
+
+def test_a_hole_does_not_shrink_with_the_image(tmp_path: Path) -> None:
+    mask = np.zeros((65, 97), dtype=np.uint8)
+    mask[20, 30] = mask[64, 96] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    hole = read_hole(tmp_path / "mask.png", 16)
+    assert hole.shape == (1, 16, 16)
+    assert hole[0, 20 * 16 // 65, 30 * 16 // 97]
+    assert hole[0, 15, 15]
+    assert hole.sum() <= 8
+    Image.fromarray(mask[:16, :16] + np.eye(16, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
+    assert torch.equal(read_hole(tmp_path / "mask.png", 16)[0], torch.eye(16, dtype=torch.bool))
+
+
+def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("L", (32, 32)).save(tmp_path / "in" / "a.png")
+    common = [f"run={run.path}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    for arguments, message in (
+        (["result=decoded"], "result=decoded is no output of this run: choose one of sample, mean"),
+        (["degrade=true", f"masks={tmp_path / 'in'}"], "leave out masks="),
+        (["degrade=true", "~degradation"], "this run has no degradation"),
+        (["degrade=maybe"], "true or false"),
+    ):
+        with pytest.raises(UserError, match=message):
+            generate.main([*common, *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fills_holes_must_be_told_where(run: RunFolder) -> None:
+    config = run.config()
+    config.module._target_ = generate.MASKGIT
+    with pytest.raises(UserError, match="masks=FOLDER.*degrade=true"):
+        generate.read_degradation(config, generate.DEFAULTS)
+    assert generate.read_degradation(config, generate.DEFAULTS | {"masks": "folder"}) is None
+    assert generate.read_degradation(config, generate.DEFAULTS | {"degrade": "true"}) is not None
 
 
 BAD_ARGUMENTS = [

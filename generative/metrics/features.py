@@ -5,7 +5,6 @@ Shape suffixes: N images of all ranks, B batch, C channels, H height, W width, D
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -14,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+from generative.weights import weights_hash
 
 INCEPTION = "inception"  # the one extractor whose metrics are called ``fid`` and ``kid``
 
@@ -48,7 +49,7 @@ class FeatureExtractor(ABC):
         self.network = network.requires_grad_(False).eval()
         self.resize = resize
         self.library = library
-        self.fingerprint = weights_fingerprint(network)
+        self.fingerprint = weights_hash(network)
 
     @abstractmethod
     def __call__(self, image_BCHW: Tensor) -> Features:
@@ -173,19 +174,3 @@ def to_uint8(image_BCHW: Tensor) -> Tensor:
         (B, C, H, W) uint8 images.
     """
     return ((image_BCHW.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-
-
-def weights_fingerprint(network: nn.Module) -> str:
-    """Hash a network's weights.
-
-    Args:
-        network: The network.
-
-    Returns:
-        16 hexadecimal digits, a function of the names, types and values in its state dict.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

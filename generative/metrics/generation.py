@@ -1,4 +1,4 @@
-"""How close a set of generated images is to a reference set, by torch-fidelity's formulas in float64.
+"""How close a set of generated or restored images is to a reference set, by torch-fidelity's formulas in float64.
 
 Frechet distance: Heusel et al., arXiv 1706.08500, eq. 6. Kernel distance: Binkowski et al., arXiv 1801.01401, sec. 4.
 Inception score: Salimans et al., arXiv 1606.03498, sec. 4. Precision and recall: Kynkaanniemi et al., arXiv 1904.06991,
@@ -32,7 +32,7 @@ DEFINITIONS = {
     "frechet": "Frechet distance of Gaussians fitted to the features of all generated and all reference images "
     "(fid_statistics_to_metric)",
     "kernel": "unbiased squared maximum mean discrepancy with the kernel (x y / D + 1)^3, averaged over random subsets "
-    "(kid_features_to_metric)",
+    "(kid_features_to_metric); it may be negative, and is for equal sets",
     "precision": f"share of the generated images inside the {NEIGHBOURS}-nearest-neighbour balls of the reference "
     "images; the first images of the larger set, as many as in the smaller one (prc_features_to_metric)",
     "recall": f"share of the reference images inside the {NEIGHBOURS}-nearest-neighbour balls of the generated images; "
@@ -113,16 +113,20 @@ class GenerationMetrics:
         self._set.add(index_B, Features(features.masked_fill(~finite[:, None], torch.nan), logits))
 
     @torch.no_grad()
-    def compute(self, reference: ReferenceFeatures) -> dict[str, float]:
+    def compute(self, reference: ReferenceFeatures, paired: bool = False) -> dict[str, float]:
         """Merge over the ranks; every rank must call it and gets the same answer.
 
         Args:
             reference: The images to compare with.
+            paired: Whether they are the truths of the very images that were taken in. Then the two distances alone are
+                measured, as ``fid_paired`` and ``kid_paired``.
 
         Returns:
             The metrics of ``definition``, named ``<metric>/<output>``, without those in ``skipped``.
         """
         features, logits = self._set.merged()
+        self._names = metric_names(self.extractor.name, paired)
+        self.skipped = {}
         self.num_images = len(features)
         self._details = {"reference": reference.description, "num_reference": len(reference.features)}
         num_broken = int((~features.isfinite().all(1)).sum())
@@ -181,19 +185,22 @@ class GenerationMetrics:
         }
 
 
-def metric_names(extractor: str) -> dict[str, str]:
+def metric_names(extractor: str, paired: bool = False) -> dict[str, str]:
     """Name the metrics on an extractor.
 
     Args:
         extractor: Name of the extractor.
+        paired: Whether they compare images with their own truths.
 
     Returns:
         Name by kind of metric; the Inception score is Inception's alone.
     """
     if extractor == INCEPTION:
-        return {"frechet": "fid", "kernel": "kid"} | {m: m for m in ("precision", "recall", "inception_score")}
-    prefixes = {"frechet": "fd", "kernel": "kd", "precision": "precision", "recall": "recall"}
-    return {metric: f"{prefix}_{extractor}" for metric, prefix in prefixes.items()}
+        names = {"frechet": "fid", "kernel": "kid"} | {m: m for m in ("precision", "recall", "inception_score")}
+    else:
+        prefixes = {"frechet": "fd", "kernel": "kd", "precision": "precision", "recall": "recall"}
+        names = {metric: f"{prefix}_{extractor}" for metric, prefix in prefixes.items()}
+    return {metric: f"{names[metric]}_paired" for metric in ("frechet", "kernel")} if paired else names
 
 
 def frechet_distance(generated_ND: Tensor, reference_ND: Tensor) -> float:

@@ -8,7 +8,6 @@ Shape suffixes: B batch, C channels, H height, W width, L labels.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -123,22 +122,6 @@ def load_label_classifier(path: str | Path) -> LabelClassifier:
     except RuntimeError as error:
         raise ValueError(_not_a_classifier(path, "its weights are not those of a resnet18")) from error
     return classifier.eval().requires_grad_(False)
-
-
-def weights_hash(network: nn.Module) -> str:
-    """Return a fingerprint of a network's weights, for the record of what was measured with it.
-
-    Args:
-        network: The network.
-
-    Returns:
-        BLAKE2 digest of names and values of all weights and buffers, 16 hex digits; the same on every device.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)  # numpy has no bfloat16
-    return digest.hexdigest()
 
 
 def _not_a_classifier(path: Path, reason: str) -> str:

@@ -13,8 +13,9 @@ import torch
 from lightning import Callback
 from PIL import Image
 
-from callbacks import DenoisingGrid, ImageGrid
-from callbacks.image_grid import GAP, NOTE_SIZE, render_grid, write_png
+from callbacks import DecodingGrid, DenoisingGrid, ImageGrid
+from callbacks.rendering import GAP, NOTE_SIZE, render_grid, write_png
+from generative.types import Batch
 
 
 class State(NamedTuple):
@@ -132,3 +133,65 @@ def test_denoising_grid_shows_states_over_estimates(
     with Image.open(written[0]) as grid:
         assert grid.width < 800  # four columns, not seven
         assert grid.height > 4 * 96  # two rows for each of the two images
+
+
+def test_decoding_grid_shows_tokens_over_decoded_pictures(
+    restorer: Any, data: Any, make_trainer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, torch.Tensor] = {}
+
+    def states(batch: Any, randomness: Any) -> Iterator[State]:
+        for step in range(3):
+            yield State(torch.full_like(batch.image, step / 4), batch.image)
+
+    def render(rows: dict[str, torch.Tensor], title: str, captions: list[str]) -> Image.Image:
+        shown.update(rows)
+        assert captions == ["1 of 3", "2 of 3", "3 of 3"]
+        return render_grid(rows, title, captions)
+
+    restorer.decoding_states = states
+    monkeypatch.setattr("callbacks.steps_grid.render_grid", render)
+    make_trainer(DecodingGrid(num_images=2)).test(restorer, data, verbose=False)
+    assert [p.parent.name for p in tmp_path.rglob("step=*.png")] == ["decoding_test"]
+    assert list(shown) == ["tokens 0", "decoded 0", "tokens 1", "decoded 1"]
+    assert shown["tokens 1"][:, 0, 0, 0].tolist() == [0.0, 0.25, 0.5]
+    assert torch.equal(shown["decoded 1"][2], data.batch("test", [1]).image[0])
+
+
+def test_reconstructions_get_their_psnr_without_a_degradation(
+    restorer: Any, data: Any, make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def render(rows: Any, title: str, captions: Any, notes: Any) -> Image.Image:
+        calls.append((list(rows), notes, title))
+        return render_grid(rows, title, captions, notes)
+
+    def plain(split: str, indices: Any, device: Any = "cpu") -> Batch:
+        batch = type(data).batch(data, split, indices, device)
+        return Batch(batch.image, batch.index)
+
+    monkeypatch.setattr("callbacks.image_grid.render_grid", render)
+    monkeypatch.setattr(data, "batch", plain)
+    for output, notes in (("reconstruction", {"reconstruction": ["26.0 dB"] * 2}), ("sample", {})):
+        restorer.sample = lambda batch, randomness, output=output: {output: batch.image + 0.1}
+        trainer = make_trainer()
+        trainer.datamodule = data
+        ImageGrid(num_images=2).on_test_epoch_end(trainer, restorer)
+        rows, seen, title = calls.pop()
+        assert rows == ["data", output]
+        assert seen == notes
+        assert ("PSNR" in title) == bool(notes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DecodingGrid(num_images=0), r"callbacks\.decoding_grid\.num_images"),
+        (lambda: DenoisingGrid(num_columns=0), r"callbacks\.denoising_grid\.num_columns=0"),
+        (lambda: ImageGrid(every_n_steps=0), r"callbacks\.image_grid\.num_images and every_n_steps"),
+    ],
+)
+def test_bad_settings_name_their_key(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

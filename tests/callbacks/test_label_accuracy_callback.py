@@ -17,9 +17,10 @@ import callbacks.label_accuracy as label_accuracy
 from callbacks import LabelAccuracy
 from callbacks.label_accuracy import picture_grid
 from generative.metrics.label_accuracy import label_scores, recognised_labels
-from generative.networks.label_classifier import LabelClassifier, weights_hash
+from generative.networks.label_classifier import LabelClassifier
 from generative.randomness import IndexRandomness, Randomness
 from generative.types import Batch
+from generative.weights import weights_hash
 
 NUM_LABELS, SIZE = 24, 32
 

@@ -20,7 +20,6 @@ from generative.metrics.features import (
     Features,
     NetworkExtractor,
     to_uint8,
-    weights_fingerprint,
 )
 from generative.metrics.generation import GenerationMetrics, ReferenceFeatures, inception_score
 from generative.metrics.inception import (
@@ -30,6 +29,7 @@ from generative.metrics.inception import (
     WeightsMissingError,
     find_inception_weights,
 )
+from generative.weights import weights_hash
 
 DIM = 4  # of images of 2 x 2 pixels
 
@@ -243,7 +243,7 @@ def test_the_fingerprint_is_that_of_the_weights() -> None:
     with torch.no_grad():
         other.network.scale[0] = 2
     assert NetworkExtractor("pixels", other.network, "none").fingerprint != one.fingerprint
-    assert weights_fingerprint(nn.BatchNorm2d(2).bfloat16()) != weights_fingerprint(nn.BatchNorm2d(2))
+    assert weights_hash(nn.BatchNorm2d(2).bfloat16()) != weights_hash(nn.BatchNorm2d(2))
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:

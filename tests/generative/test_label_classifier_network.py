@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from generative.networks.label_classifier import LabelClassifier, load_label_classifier, weights_hash
+from generative.networks.label_classifier import LabelClassifier, load_label_classifier
+from generative.weights import weights_hash
 
 
 @pytest.fixture(scope="module")

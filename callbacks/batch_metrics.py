@@ -1,0 +1,111 @@
+"""The base of callbacks that measure what the validation and test steps return, batch by batch and over all ranks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class Metrics(Protocol):
+    """Collects values over batches and ranks."""
+
+    def reset(self, device: torch.device | str = "cpu") -> None:
+        """Forget everything.
+
+        Args:
+            device: The device over which the ranks talk.
+        """
+
+    def compute(self) -> dict[str, float]:
+        """Merge over the ranks; every rank must call it and gets the same answer.
+
+        Returns:
+            Values by ``<metric>/<output>``; empty where there was nothing to measure.
+        """
+        ...
+
+
+MetricsT = TypeVar("MetricsT", bound=Metrics)
+
+
+class BatchMetrics(Callback, ABC, Generic[MetricsT]):
+    """Measures the outputs of ``validation_step`` and ``test_step``; a kind of measurement adds what it takes from them.
+
+    Validation logs ``val/<metric>/<output>``; test logs ``test/<metric>/<output>`` and keeps the exact values. The sums
+    live in the callbacks and not in the module, so that a new metric does not break old checkpoints.
+
+    Attributes:
+        metrics: Metrics of the running or last epoch.
+        results: Metrics of the last test.
+        record: Split, numbers and definitions behind ``results``; empty where these are.
+    """
+
+    metrics: MetricsT
+
+    def __init__(self) -> None:
+        self.results: dict[str, float] = {}
+        self.record: dict[str, Any] = {}
+
+    @abstractmethod
+    def metrics_of(self, module: LightningModule) -> MetricsT:
+        """Return the metrics of a new epoch.
+
+        Args:
+            module: The module.
+
+        Returns:
+            Metrics; they are reset before the first batch.
+        """
+
+    @abstractmethod
+    def take(self, outputs: dict[str, Any]) -> None:
+        """Take in a batch.
+
+        Args:
+            outputs: What the step returned.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Say what the last metrics are and what they were measured on.
+
+        Returns:
+            Plain values for the record.
+        """
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with empty sums."""
+        self.metrics = self.metrics_of(pl_module)
+        self.metrics.reset(pl_module.device)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch."""
+        self.take(outputs)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the metrics of the validation images."""
+        metrics = self.metrics.compute()
+        if not trainer.sanity_checking:
+            # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
+            pl_module.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep and log the metrics of the test images."""
+        self.results = self.metrics.compute()
+        self.record = {"split": "test", **self.describe()} if self.results else {}
+        pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)

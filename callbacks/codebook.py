@@ -1,0 +1,36 @@
+"""Codebook: how many of its codes a tokenizer uses, and how evenly, over all ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import LightningModule
+
+from callbacks.batch_metrics import BatchMetrics
+from generative.metrics.codebook import CodebookMetrics
+
+
+class Codebook(BatchMetrics[CodebookMetrics]):
+    """Measures the ``tokens``, (B, N) int64, with ``CodebookMetrics``.
+
+    A network without codes, such as an autoencoder with continuous latents, is passed over: there is nothing to measure.
+    """
+
+    def metrics_of(self, module: LightningModule) -> CodebookMetrics:
+        """See ``BatchMetrics.metrics_of``."""
+        network: Any = module.network
+        return CodebookMetrics(getattr(network, "num_codes", None) or 0)
+
+    def take(self, outputs: dict[str, Any]) -> None:
+        """See ``BatchMetrics.take``."""
+        tokens_BN = outputs.get("tokens")
+        if tokens_BN is not None and self.metrics.num_codes:
+            self.metrics.update(tokens_BN)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``BatchMetrics.describe``."""
+        return {
+            "num_images": self.metrics.num_images,
+            "num_codes": self.metrics.num_codes,
+            "definitions": self.metrics.definition(),
+        }

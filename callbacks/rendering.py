@@ -1,0 +1,104 @@
+"""Drawing: rows of images with captions and notes, and PNG files that appear whole or not at all.
+
+Shape suffixes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+CELL_SIZE = 96  # px: small images are enlarged to about this height
+MARGIN, GAP = 16, 6  # px
+CAPTION_SIZE, NOTE_SIZE = 15, 12  # px, letter heights
+BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 32, 32), (112, 112, 112)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib  # only its fonts; imported late because it is slow to load
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _to_pil(image_CHW: Tensor, scale: int) -> Image.Image:
+    bytes_CHW = ((image_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    if len(bytes_CHW) == 1:
+        bytes_CHW = bytes_CHW.expand(3, -1, -1)
+    image = Image.fromarray(bytes_CHW.permute(1, 2, 0).contiguous().numpy())
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def render_grid(
+    rows: Mapping[str, Tensor],
+    title: str = "",
+    column_captions: Sequence[str] = (),
+    notes: Mapping[str, Sequence[str]] | None = None,
+) -> Image.Image:
+    """Draw rows of images with captions; small images are enlarged by whole pixels.
+
+    Args:
+        rows: (N, C, H, W) images in [-1, 1] by caption, grey or RGB, all of the same shape; top row first.
+        title: Line above the grid.
+        column_captions: Caption of each of the N columns; none by default.
+        notes: Short text under each of the N images of a row, by the row's caption; it may have several lines.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: If there is no image, or the rows differ in shape.
+    """
+    shapes = {tuple(images.shape) for images in rows.values()}
+    if len(shapes) != 1 or 0 in next(iter(shapes)):
+        raise ValueError(f"A grid needs images of one shape in all rows, got {shapes}.")
+    num_columns, _, height, width = shapes.pop()
+    notes = notes or {}
+    scale = max(1, round(CELL_SIZE / height))
+    cell_width, cell_height = width * scale, height * scale
+    caption_font, note_font = _font(CAPTION_SIZE), _font(NOTE_SIZE)
+
+    left = MARGIN + int(max(caption_font.getlength(caption) for caption in rows)) + MARGIN
+    header = MARGIN + (CAPTION_SIZE + MARGIN if title else 0) + (NOTE_SIZE + GAP if column_captions else 0)
+    lines = {caption: [text.split("\n") for text in texts] for caption, texts in notes.items()}
+    num_lines = {caption: max(map(len, texts), default=0) for caption, texts in lines.items()}
+    row_heights = [cell_height + GAP + (NOTE_SIZE + GAP) * num_lines.get(caption, 0) for caption in rows]
+    note_widths = [round(note_font.getlength(line)) for texts in lines.values() for text in texts for line in text]
+    pitch = max([cell_width, *note_widths]) + GAP
+    size = (left + num_columns * pitch - GAP + MARGIN, header + sum(row_heights) - GAP + MARGIN)
+    grid = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(grid)
+
+    if title:
+        draw.text((MARGIN, MARGIN), title, INK, caption_font, anchor="lt")
+    lefts = [left + column * pitch + (pitch - GAP - cell_width) // 2 for column in range(num_columns)]
+    for x, text in zip(lefts, column_captions, strict=False):
+        draw.text((x + cell_width // 2, header - GAP), text, FAINT_INK, note_font, anchor="ms")
+    top = header
+    for (caption, images), row_height in zip(rows.items(), row_heights, strict=True):
+        draw.text((left - MARGIN, top + cell_height // 2), caption, INK, caption_font, anchor="rm")
+        for x, image in zip(lefts, images, strict=True):
+            grid.paste(_to_pil(image, scale), (x, top))
+        for x, note in zip(lefts, lines.get(caption, ()), strict=False):
+            for number, line in enumerate(note):
+                y = top + cell_height + GAP // 2 + number * (NOTE_SIZE + GAP)
+                draw.text((x + cell_width // 2, y), line, FAINT_INK, note_font, anchor="mt")
+        top += row_height
+    return grid
+
+
+def write_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG whole or not at all.
+
+    Args:
+        image: The image.
+        path: File to write; its folder is created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    image.save(temporary, format="PNG")
+    temporary.replace(path)

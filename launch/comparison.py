@@ -1,0 +1,226 @@
+"""Evaluates every combination of choices, of one run or of several, and lays the results side by side.
+
+A choice is written as in Hydra's multirun: ``sampler.num_steps=4,8``, ``run=A,B``, ``weights=ema,raw``. Results are means
+over the seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from launch.errors import UserError, one_line
+from launch.job import Job, file_name, read_job
+from launch.results import Result, print_table, write_csv
+from launch.run_folder import RunFolder
+
+MULTIRUN = {"-m", "--multirun"}
+SEEDS = ("module.evaluation_seed", "evaluation_seed")  # choices of these keys are averaged over
+RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def combinations(arguments: list[str]) -> list[list[str]]:
+    """Write out every combination of the choices on a command line.
+
+    Args:
+        arguments: Arguments, some with several values.
+
+    Returns:
+        Command lines of one value an argument, the last argument's values changing first.
+    """
+    return [list(line) for line in dict.fromkeys(itertools.product(*map(_values, arguments)))]
+
+
+def _values(argument: str) -> list[str]:
+    key, _, value = argument.partition("=")
+    # The folders of a multirun have = and , in their names.
+    if argument.startswith("-") or key == "name" or (key == "run" and Path(value).expanduser().exists()):
+        return [argument]
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        if not override.is_sweep_override():
+            return [argument]
+        if key != "run":
+            return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        return [f"run={run.text if isinstance(run, QuotedString) else run}" for run in override.sweep_iterator()]
+    except HydraException as error:
+        remedy = "write run=\"'FOLDER','FOLDER'\" where a name has = or , in it" if key == "run" else one_line(error)
+        raise UserError(f"'{argument}' is not of the form key=value,value: {remedy}") from error
+
+
+def compare(arguments: list[str], evaluate: Callable[[Job], dict[str, Any]], usage: str) -> Path:
+    """Evaluate every combination, one after the other, print a table and write it to a CSV file.
+
+    What has been evaluated before is not evaluated again: the same overrides, weights and name on the same checkpoint.
+
+    Args:
+        arguments: The command line without ``-m``.
+        evaluate: Evaluates one job and returns the content of its ``metrics.json``.
+        usage: What ``--help`` prints.
+
+    Returns:
+        The CSV file, ``<paths.outputs>/comparisons/<name>.csv``.
+    """
+    names = [argument.removeprefix("name=") for argument in arguments if argument.startswith("name=")]
+    jobs = _read_jobs(combinations([a for a in arguments if not a.startswith("name=")]), usage)
+    labels = run_labels([job.run for job in jobs])
+    check_comparable(jobs)
+    console = Console(highlight=False)
+    contents: list[dict[str, Any]] = []
+    for number, (job, content) in enumerate(zip(jobs, _evaluated_before(jobs), strict=True), start=1):
+        doing = "evaluating" if content is None else "evaluated before, not again:"
+        text = " ".join([labels[job.run.path], *(f"{key}={value}" for key, value in job.choices.items())])
+        console.print(f"{number}/{len(jobs)} {doing} {text}", soft_wrap=True, markup=False)
+        if content is None:
+            with _alone(job):
+                content = evaluate(job)
+        contents.append(content)
+        _check_images(jobs, contents)
+
+    results = [
+        Result(labels[job.run.path], str(job.run.path), job.choices, content["metrics"])
+        for job, content in zip(jobs, contents, strict=True)
+    ]
+    several = list(labels.values()) if len(labels) > 1 else [next(iter(labels)).name]
+    changes = [argument for argument in arguments if not argument.startswith(("run=", "name="))]
+    name = names[-1] if names else file_name([*several, *changes])
+    path = Path(jobs[0].config.paths.outputs) / "comparisons" / f"{name}.csv"
+    write_csv(results, SEEDS, path)
+    print_table(results, SEEDS, path)
+    return path
+
+
+def _read_jobs(lines: list[list[str]], usage: str) -> list[Job]:
+    runs = {argument for line in lines for argument in line if argument.startswith("run=")}
+    jobs = []
+    for line in lines:
+        try:
+            jobs.append(read_job(line, usage))
+        except UserError as error:
+            (run,) = runs & set(line) or {""}
+            raise UserError(f"{error} ({run})" if len(runs) > 1 and run not in str(error) else str(error)) from error
+    return jobs
+
+
+def _evaluated_before(jobs: list[Job]) -> list[dict[str, Any] | None]:
+    """Return the content of ``metrics.json`` of each job that was done on the run's checkpoint before, else None."""
+    steps: dict[Path, int] = {}
+    found = []
+    for job in jobs:
+        content = json.loads(job.metrics_path.read_text()) if job.metrics_path.exists() else None
+        if content is not None:
+            if job.run.path not in steps:
+                steps[job.run.path] = job.run.load_checkpoint()["global_step"]
+            wanted = job.identity() | {"step": steps[job.run.path]}
+            if any(content["record"].get(key) != value for key, value in wanted.items()):
+                content = None
+        found.append(content)
+    return found
+
+
+def run_labels(runs: list[RunFolder]) -> dict[Path, str]:
+    """Name runs as shortly as tells them apart.
+
+    Args:
+        runs: The runs; the same one may come several times.
+
+    Returns:
+        By run folder the names of the experiments, else of the folders, else the whole paths.
+    """
+    distinct = {run.path: run for run in runs}
+    for name_of in (lambda run: run.record.get("name", run.path.name), lambda run: run.path.name):
+        labels = {path: str(name_of(run)) for path, run in distinct.items()}
+        if len(set(labels.values())) == len(labels):
+            return labels
+    return {path: str(path) for path in distinct}
+
+
+def check_comparable(jobs: list[Job]) -> None:
+    """Check that runs that are set side by side see the same images with the same degradations.
+
+    Args:
+        jobs: The evaluations; those of equal overrides are compared.
+    """
+    for first, other in _pairs(jobs):
+        _check_equal(first, other, _conditions(first), _conditions(other))
+
+
+def _pairs(jobs: list[Job]) -> Iterator[tuple[Job, Job]]:
+    """Pair each job with the first one that differs from it in the run alone."""
+    first: dict[tuple[tuple[str, str], ...], Job] = {}
+    for job in jobs:
+        yield first.setdefault(tuple(job.choices.items()), job), job
+
+
+def _conditions(job: Job) -> dict[str, Any]:
+    config = job.config
+    conditions = {f"data.{key}": config.data[key] for key in ("name", "image_size", "channels")}
+    if not any(key.lstrip("+~").split(".")[0] == "data" for key in job.choices):  # else known once the data are read
+        conditions["data.fingerprint"] = job.run.record.get("data", {}).get("fingerprint")
+    conditions["evaluation_seed"] = config.data.evaluation_seed
+    degradation = config.get("degradation")
+    return conditions | {"degradation": degradation and OmegaConf.to_container(degradation, resolve=True)}
+
+
+def _check_images(jobs: list[Job], contents: list[dict[str, Any]]) -> None:
+    """Check the data that were read, which overrides may have changed."""
+    fingerprints = {
+        tuple(job.arguments): {"data.fingerprint": content["record"]["data"]["fingerprint"]}
+        for job, content in zip(jobs, contents, strict=False)
+    }
+    for first, other in _pairs(jobs[: len(contents)]):
+        _check_equal(first, other, fingerprints[tuple(first.arguments)], fingerprints[tuple(other.arguments)])
+
+
+def _check_equal(first: Job, other: Job, conditions: dict[str, Any], others: dict[str, Any]) -> None:
+    for key, value in conditions.items():
+        if value != others[key]:
+            where, a, b = _difference(key, value, others[key])
+            raise UserError(
+                f"{first.run.path} and {other.run.path} cannot be compared, since their {where} differs ({a} and {b}): give "
+                f"the same {key.split('.')[0]}= override for all."
+            )
+
+
+def _difference(key: str, a: Any, b: Any) -> tuple[str, str, str]:
+    """Find the first key below which two values differ, with what stands there."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return next(_difference(f"{key}.{name}", a[name], b[name]) for name in a if a[name] != b[name])
+    return key, _short(a), _short(b)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(value.get("steps", value))
+    return "none" if value is None else str(value)
+
+
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Let the processes that Lightning starts run this job only, and leave nothing of its ranks behind."""
+    arguments, variables = sys.argv[1:], {name: os.environ.get(name) for name in RANK_VARIABLES}
+    sys.argv[1:] = job.arguments
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        sys.argv[1:] = arguments
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,112 @@
+"""One evaluation of one run, as a command line says it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from datamodules.base import ImageDataModule
+from launch import build
+from launch.command_line import run_arguments
+from launch.run_folder import RunFolder
+
+DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema"}
+NAME_LENGTH = 150  # characters; file systems take 255
+_last_datamodule: dict[tuple[str, ...], ImageDataModule] = {}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of one run.
+
+    Attributes:
+        run: The run.
+        config: Its config with the overrides applied.
+        weights: ``ema`` or ``raw``.
+        overrides: The overrides.
+        name: Name of the evaluation.
+        arguments: The command line that makes the same evaluation by itself.
+    """
+
+    run: RunFolder
+    config: DictConfig
+    weights: str
+    overrides: list[str]
+    name: str
+    arguments: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.run.path / "evaluations" / self.name
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file of the results."""
+        return self.folder / "metrics.json"
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was chosen, by key, without the run."""
+        pairs = (argument.partition("=")[::2] for argument in self.arguments)
+        return {key: value for key, value in pairs if key not in ("run", "name")}
+
+    def identity(self) -> dict[str, Any]:
+        """Say what is evaluated, for the record."""
+        return {"name": self.name, "overrides": self.overrides, "weights": self.weights}
+
+
+def file_name(parts: Iterable[str]) -> str:
+    """Make a file name of overrides.
+
+    Args:
+        parts: The overrides.
+
+    Returns:
+        A name; one of more than ``NAME_LENGTH`` characters is shortened and told apart by a hash; ``default`` without parts.
+    """
+    text = ",".join(parts)
+    name = re.sub(r"[^\w.=,+~-]+", "_", text) or "default"
+    if len(name) <= NAME_LENGTH:
+        return name
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return f"{name[: NAME_LENGTH - len(digest) - 1]}_{digest}"
+
+
+def read_job(arguments: list[str], usage: str) -> Job:
+    """Read the command line of one evaluation.
+
+    Args:
+        arguments: What follows the script's name.
+        usage: What ``--help`` prints.
+
+    Returns:
+        The evaluation.
+    """
+    run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
+    weights = str(own["weights"])
+    changes = overrides if weights == "ema" else [*overrides, f"weights={weights}"]
+    return Job(run, config, weights, overrides, own["name"] or file_name(changes), arguments)
+
+
+def datamodule_for(config: DictConfig) -> ImageDataModule:
+    """Build the data module, or return the last one again where the settings of the data are the same.
+
+    Args:
+        config: The composed config.
+
+    Returns:
+        The data module, set up; reading and checking the data of each job anew may take longer than the job.
+    """
+    parts = [config.get(group) for group in ("data", "degradation")]
+    settings = tuple(OmegaConf.to_yaml(part, resolve=True) if part else "" for part in parts)
+    if settings not in _last_datamodule:
+        _last_datamodule.clear()
+        _last_datamodule[settings] = build.build_datamodule(config)
+    return _last_datamodule[settings]
