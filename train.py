@@ -39,8 +39,10 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
     build.check_ranks(config, trainer)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     datamodule = build.build_datamodule(config)
+    build.check_data(module, datamodule)
     if checkpoint:
         build.check_network(module, run, checkpoint["state_dict"])
+        build.check_parts(module, run)
         datamodule.start_step = step * config.trainer.accumulate_grad_batches
 
     record = {
@@ -55,6 +57,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
         "versions": versions(),
         "hardware": {**hardware(trainer.strategy.root_device), "ranks": trainer.world_size},
         "data": datamodule.record(),
+        "parts": module.parts_record(),
         "parameters": sum(p.numel() for p in module.parameters()),
     }
     if is_main_process():

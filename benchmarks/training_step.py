@@ -32,7 +32,7 @@ from generative.types import Batch
 from launch import build
 from launch.compose import compose_config
 from launch.record import hardware
-from lightning_modules import MeanFlowRestorer
+from lightning_modules import MaskGIT, MeanFlowRestorer
 
 
 class Stopwatch(Callback):
@@ -48,7 +48,7 @@ class Stopwatch(Callback):
         self.times.append(time.perf_counter())
 
 
-NOT_EVERY_STEP = ("image_grid", "denoising_grid", "generation", "label_accuracy")
+NOT_EVERY_STEP = ("image_grid", "denoising_grid", "decoding_grid", "generation", "label_accuracy")
 
 
 def full_loop(experiment: str, overrides: list[str], steps: int, warmup: int) -> float:
@@ -79,7 +79,9 @@ def prepared(experiment: str, overrides: list[str]) -> tuple[Any, Batch, torch.o
     device = torch.device("cuda" if "trainer=gpu" in overrides else "cpu")
     module = build.build_module(config).to(device)
     datamodule = build.build_datamodule(config)
-    batch = datamodule.batch("train", torch.arange(config.data.global_batch_size), device)
+    if isinstance(module, MaskGIT):
+        datamodule.use_tokenizer(module.tokenizer)
+    batch = datamodule.on_after_batch_transfer(next(iter(datamodule.train_dataloader())).to(device), 0)
     return module, batch, module.optimizer_factory(module.network.parameters())
 
 

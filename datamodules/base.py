@@ -9,14 +9,16 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from datamodules.loader import EvaluationLoader, RawBatch, TrainingLoader
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore
+from datamodules.token_cache import TokenCache, tokenized
 from generative.degradations import Degradation
+from generative.networks.tokenizer import Tokenizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.types import Batch
 
@@ -54,6 +56,8 @@ class ImageDataModule(LightningDataModule, ABC):
     Raises:
         ValueError: If the label factors do not multiply to ``num_classes``.
     """
+
+    name: str  # LightningDataModule's may be None
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.evaluation_seed = evaluation_seed
         self.start_step = 0
+        self._tokens: TokenCache | None = None
 
     @abstractmethod
     def load_splits(self) -> Splits:
@@ -156,6 +161,28 @@ class ImageDataModule(LightningDataModule, ABC):
             return store
         return store.to(self.trainer.strategy.root_device)
 
+    def use_tokenizer(self, tokenizer: Tokenizer, cache_dir: str | None = None) -> None:
+        """Give training batches the tokens of their images from now on, computed once and cached, mirrored ones too.
+
+        Args:
+            tokenizer: The tokenizer.
+            cache_dir: Cache folder, or None for the user's.
+        """
+        trainer = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+
+        def tokens() -> TokenCache:
+            train = self.splits.train
+            return tokenized(train, self.image_size, self.horizontal_flip, tokenizer, device, cache_dir)
+
+        if trainer is None:
+            self._tokens = tokens()
+            return
+        if trainer.local_rank == 0:  # one process of a machine fills the cache, the others read it
+            self._tokens = tokens()
+        trainer.strategy.barrier()
+        self._tokens = (self._tokens or tokens()).to(device)
+
     def train_dataloader(self) -> TrainingLoader:
         """Return the endless stream of raw training batches of this rank, from ``start_step``; Lightning's hook."""
         store = self._training_store()
@@ -213,9 +240,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def _complete(self, raw: RawBatch) -> Batch:
         assert raw.image.dtype == torch.uint8  # the border: 0..255 becomes exactly [-1, 1]
         image = raw.image.float() / 127.5 - 1
-        if raw.training and self.horizontal_flip:
-            image = torch.where(self._randomness(raw, "flip").uniform(1, 1, 1) < 0.5, image.flip(-1), image)
         batch = Batch(image=image, index=raw.index, step=raw.step, labels=raw.labels)
+        flipped = None
+        if raw.training and self.horizontal_flip:
+            flipped = self._randomness(raw, "flip").uniform() < 0.5
+            batch.image = image = torch.where(flipped[:, None, None, None], image.flip(-1), image)
+        if raw.training and self._tokens is not None:
+            batch.tokens = self._tokens.lookup(raw.index, flipped)
         if self.degradation is not None:
             degraded = self.degradation(image, self._randomness(raw, "degradation"), training=raw.training)
             batch.degraded, batch.validity = degraded.image, degraded.validity
@@ -245,3 +276,15 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.label_names:
             settings |= {"label_names": list(self.label_names), "label_factors": list(self.label_factors)}
         return settings | self.splits.record()
+
+
+def datamodule_of(trainer: Trainer) -> ImageDataModule:
+    """Return the data of a fit or test.
+
+    Args:
+        trainer: The trainer, which Lightning's types give no data module.
+
+    Returns:
+        Its data module.
+    """
+    return trainer.datamodule  # type: ignore[attr-defined]

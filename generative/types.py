@@ -22,6 +22,7 @@ class Batch:
         labels: (B, L) multi-hot labels, or None.
         degraded: (B, C, H, W) float images in [-1, 1] that a restorer sees, or None.
         validity: (B, 1, H, W) float map, 1 where the degraded pixel is known exactly, 0 elsewhere, or None.
+        tokens: (B, N) int64 tokens of the images, or None without a tokenizer.
     """
 
     image: Tensor
@@ -30,6 +31,7 @@ class Batch:
     labels: Tensor | None = None
     degraded: Tensor | None = None
     validity: Tensor | None = None
+    tokens: Tensor | None = None
 
     def observed(self) -> tuple[Tensor, Tensor]:
         """Return what a restorer sees.
@@ -58,7 +60,13 @@ class Batch:
             return None if tensor is None else tensor[rows]
 
         return Batch(
-            self.image[rows], self.index[rows], self.step, pick(self.labels), pick(self.degraded), pick(self.validity)
+            self.image[rows],
+            self.index[rows],
+            self.step,
+            pick(self.labels),
+            pick(self.degraded),
+            pick(self.validity),
+            pick(self.tokens),
         )
 
 

@@ -3,7 +3,17 @@
 from lightning_modules.base import GenerativeModule
 from lightning_modules.ddpm import DDPM
 from lightning_modules.label_classifier import LabelClassifierModule
+from lightning_modules.maskgit import MaskGIT
 from lightning_modules.meanflow import MeanFlowRestorer
 from lightning_modules.regression import RegressionRestorer
+from lightning_modules.vqgan import VQGAN
 
-__all__ = ["DDPM", "GenerativeModule", "LabelClassifierModule", "MeanFlowRestorer", "RegressionRestorer"]
+__all__ = [
+    "DDPM",
+    "VQGAN",
+    "GenerativeModule",
+    "LabelClassifierModule",
+    "MaskGIT",
+    "MeanFlowRestorer",
+    "RegressionRestorer",
+]

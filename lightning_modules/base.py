@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning import LightningModule
@@ -17,6 +17,27 @@ from generative.randomness import IndexRandomness, Randomness, StepRandomness, g
 from generative.types import Batch, LossOutput
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class ImageData(Protocol):
+    """What a module may ask of its data.
+
+    Attributes:
+        image_size: Side of the images in pixels.
+        channels: Their channels.
+        num_classes: Length of the labels; 0 without labels.
+        name: Name of the data set.
+    """
+
+    name: str
+    image_size: int
+    channels: int
+    num_classes: int
+
+    def batch(
+        self, split: Literal["train", "val", "test"], indices: Sequence[int], device: torch.device | str = "cpu"
+    ) -> Batch:
+        """Return some images as evaluation sees them."""
 
 
 def check_kind(key: str, part: object, kind: type, options: str) -> None:
@@ -104,6 +125,22 @@ class GenerativeModule(LightningModule, ABC):
         """
         return {}
 
+    def parts_record(self) -> dict[str, Any]:
+        """Identify the trained parts that the module was built from: they must be the same whenever it is built again.
+
+        Returns:
+            ``{"path": ..., "hash": ...}`` by name of the config key.
+        """
+        return {}
+
+    def check_data(self, data: ImageData) -> None:
+        """Check that the data are such as the module can work with; called once, before the first step.
+
+        Args:
+            data: The data, set up.
+        """
+        return
+
     @property
     def progress(self) -> float:
         """Share of the training done, in [0, 1]."""
@@ -153,8 +190,12 @@ class GenerativeModule(LightningModule, ABC):
         """Hand a batch to the callbacks that measure; Lightning's hook."""
         return self.evaluation_step(batch)
 
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimiser moves: the network, and in some paradigms a helper of its training."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimiser and learning-rate schedule, stepped each optimiser step; Lightning's hook."""
-        optimizer = self.optimizer_factory(p for p in self.network.parameters() if p.requires_grad)
+        optimizer = self.optimizer_factory(self.trainable_parameters())
         schedule = LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -16,7 +16,7 @@ from generative.randomness import Randomness
 from generative.samplers.diffusion import DiffusionSampler, State
 from generative.schedules import NoiseSchedule
 from generative.types import Batch, Condition, LossOutput
-from lightning_modules.base import GenerativeModule, check_kind
+from lightning_modules.base import GenerativeModule, ImageData, check_kind
 
 
 class DDPM(GenerativeModule):
@@ -65,6 +65,21 @@ class DDPM(GenerativeModule):
         objective.check(schedule)
         sampler.timesteps(schedule)  # refuses what cannot be sampled before it is trained
         self._assistant = _load_assistant(classifier) if classifier_guidance else None
+
+    def check_data(self, data: ImageData) -> None:
+        """See ``GenerativeModule.check_data``.
+
+        Args:
+            data: The data.
+
+        Raises:
+            ValueError: If sampling is guided by labels that the data do not have.
+        """
+        if self.conditional and self.guidance.scale != 1 and not data.num_classes:
+            raise ValueError(
+                f"guidance.scale={self.guidance.scale:g} needs labels, and the data have none: choose "
+                "module=ddpm_unconditional, or set guidance.scale=1."
+            )
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """See ``GenerativeModule.loss``."""

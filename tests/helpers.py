@@ -32,6 +32,12 @@ TINY_DIFFUSION = [
     "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.denoising_grid.every_n_steps=2",
     "callbacks.generation.num_images=4", "callbacks.generation.inception=null",
 ]  # fmt: skip
+TINY_TOKENIZER = [*SMALL_RUN, "network=autoencoder_tiny", "callbacks.image_grid.num_images=2"]
+TINY_MASKGIT = [
+    *SMALL_RUN, "network=token_transformer_tiny", *TINY_DIT,
+    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.decoding_grid.every_n_steps=2",
+    "callbacks.restoration_distances.inception=null",
+]  # fmt: skip
 TINY_SEEDS = ["callbacks.label_accuracy.num_seeds=2"]
 NETWORK_OF = {
     "ddpm_scenes": [*TINY_DIT, *TINY_SEEDS],
@@ -46,6 +52,10 @@ def tiny(experiment: str) -> list[str]:
     """Return the overrides that make two small steps of an experiment."""
     if experiment == "label_classifier":
         return SMALL_RUN
+    if experiment.startswith(("vqgan", "autoencoder")):
+        return TINY_TOKENIZER
+    if experiment.startswith("maskgit"):
+        return TINY_MASKGIT
     return [*TINY_DIFFUSION, *NETWORK_OF[experiment]] if experiment in NETWORK_OF else TINY
 
 

@@ -78,6 +78,28 @@ def test_diffusion_runs_two_steps(name: str, tmp_path: Path, data_of: dict[str, 
         assert any(row.get("val/loss") for row in csv.DictReader(file))
 
 
+def test_cats_run_from_tokenizer_to_inpainting(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 70, "val": 12}.items():
+        (tmp_path / "cats" / split).mkdir(parents=True)
+        for number in range(count):
+            image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+            image.save(tmp_path / "cats" / split / f"{number}.png")
+    data = [f"data.root={tmp_path / 'cats'}", f"paths.outputs={tmp_path}"]
+    for name in ("vqgan_cats", "autoencoder_cats", "maskgit_cats"):  # the last one finds the first one's tokenizer
+        run = train_here(tmp_path / name / "run", f"experiment={name}", *data)
+        assert_run_folder(run)
+    assert run.record["parts"]["tokenizer"]["path"] == str(
+        tmp_path / "vqgan_cats" / "run" / "checkpoints" / "last.ckpt"
+    )
+
+
+def test_every_experiment_is_run_by_some_test() -> None:
+    known = {*RESTORERS, *DIFFUSION, "label_classifier"}
+    tokens = {f"{kind}_{data}" for kind in ("vqgan", "autoencoder", "maskgit") for data in ("scenes", "cats")}
+    assert set(experiments()) == known | tokens
+
+
 def test_classifier_judges_a_diffusion_run(tmp_path: Path) -> None:
     outputs = f"paths.outputs={tmp_path}"
     classifier = train_here(tmp_path / "label_classifier" / "run", "experiment=label_classifier", outputs)
@@ -97,10 +119,13 @@ def test_classifier_judges_a_diffusion_run(tmp_path: Path) -> None:
     "override",
     [
         f"{group}={option}"
-        for group in ("objective", "sampler", "network", "degradation", "data", "schedule", "guidance")
+        for group in (
+            "objective", "sampler", "network", "degradation", "data", "schedule", "guidance",
+            "bottleneck", "discriminator", "perceptual",
+        )
         for option in groups()[group]
     ],
-)
+)  # fmt: skip
 def test_every_option_composes(override: str) -> None:
     config = compose_config(["experiment=meanflow_dit", override])
     group = override.partition("=")[0]

@@ -1,7 +1,22 @@
-"""Networks: ``network(x_BCHW, times_BT, condition) -> tuple`` with one (B, C, H, W) output per head."""
+"""Networks: of flows and diffusions ``network(x_BCHW, times_BT, condition) -> tuple``; autoencoders and their bottlenecks."""
 
+from generative.networks.autoencoder import Autoencoder
+from generative.networks.bottlenecks import FSQ, GaussianBottleneck, SimVQ, VectorQuantizer
 from generative.networks.dit import DiT
+from generative.networks.patch_discriminator import PatchDiscriminator
+from generative.networks.token_transformer import TokenTransformer
 from generative.networks.unet import UNet
 from generative.networks.unet_first import FirstUNet
 
-__all__ = ["DiT", "FirstUNet", "UNet"]
+__all__ = [
+    "FSQ",
+    "Autoencoder",
+    "DiT",
+    "FirstUNet",
+    "GaussianBottleneck",
+    "PatchDiscriminator",
+    "SimVQ",
+    "TokenTransformer",
+    "UNet",
+    "VectorQuantizer",
+]

@@ -1,7 +1,8 @@
-"""Laws of time: the noise at each timestep, the times a loss is taken at, and the learning rate over the steps."""
+"""Laws of time: noise at each timestep, times a loss is taken at, tokens still masked, learning rate over the steps."""
 
 from generative.schedules.learning_rate import WarmupCosine
+from generative.schedules.masking import MaskSchedule
 from generative.schedules.noise import NoiseSchedule
 from generative.schedules.time_law import TimeLaw, TimePairs
 
-__all__ = ["NoiseSchedule", "TimeLaw", "TimePairs", "WarmupCosine"]
+__all__ = ["MaskSchedule", "NoiseSchedule", "TimeLaw", "TimePairs", "WarmupCosine"]

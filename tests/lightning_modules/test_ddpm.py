@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from helpers import train_here
+from PIL import Image
 from torch import Tensor, nn
 
 from generative.guidance import ClassifierFreeGuidance, LabelDropout
@@ -133,3 +139,27 @@ def test_noise_output_at_zero_terminal_snr_is_refused() -> None:
     config = compose_config(["experiment=ddpm_scenes", "module.output=noise", "objective.loss_space=noise"])
     with pytest.raises(UserError, match=r"module\.output=noise.*zero_terminal_snr"):
         build_module(config)
+
+
+def test_guidance_by_labels_that_the_data_lack_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    for number in range(12):
+        image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    folder = [f"data.root={tmp_path}", "data=image_folder"]
+    with pytest.raises(
+        UserError, match=r"guidance\.scale=3 needs labels.*module=ddpm_unconditional.*guidance\.scale=1"
+    ) as e:
+        train_here(tmp_path / "run", "experiment=ddpm_scenes", *folder)
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(("num_classes", "refused"), [(0, True), (5, False)])
+def test_only_guidance_needs_labels(num_classes: int, refused: bool) -> None:
+    data: Any = SimpleNamespace(num_classes=num_classes)
+    guided = ClassifierFreeGuidance(scale=2.0)
+    for module in (ddpm(), ddpm(conditional=False, guidance=guided)):
+        module.check_data(data)
+    with pytest.raises(ValueError, match="the data have none") if refused else nullcontext():
+        ddpm(guidance=guided).check_data(data)

@@ -1,0 +1,106 @@
+"""The tokens of the training images, computed once, mirrored images too: two bytes a token.
+
+Shape legend: I images, F 1 or 2 (as they are, mirrored), N tokens of an image, B batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from datamodules.cache import Tensors, cache_folder, cached
+from datamodules.store import ImageStore
+from generative.networks.tokenizer import Tokenizer
+
+MAX_CODES = 2**16
+BATCH_SIZE = 250
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """Tokens by image.
+
+    Attributes:
+        tokens: (I, F, N) int16, the bits of unsigned numbers.
+    """
+
+    tokens: Tensor
+
+    def lookup(self, index_B: Tensor, flipped_B: Tensor | None = None) -> Tensor:
+        """Return the tokens of some images.
+
+        Args:
+            index_B: (B,) int64 indices.
+            flipped_B: (B,) bool, which of them are mirrored; None where none is.
+
+        Returns:
+            (B, N) int64 tokens.
+        """
+        view = 0 if flipped_B is None else flipped_B.long()
+        return self.tokens[index_B, view].long() & (MAX_CODES - 1)
+
+    def to(self, device: torch.device | str) -> TokenCache:
+        """Return the cache on a device.
+
+        Args:
+            device: The device of the batches to come.
+
+        Returns:
+            The cache there.
+        """
+        return self if self.tokens.device == torch.device(device) else TokenCache(self.tokens.to(device))
+
+
+def tokenized(
+    store: ImageStore,
+    image_size: int,
+    mirrored: bool,
+    tokenizer: Tokenizer,
+    device: torch.device | str,
+    cache_dir: str | Path | None = None,
+) -> TokenCache:
+    """Tokenize images, or read what an earlier run of the same tokenizer and images has written.
+
+    Images larger than ``image_size`` are tokenized in their centred crop alone; a warning says so.
+
+    Args:
+        store: The images.
+        image_size: Side of the images in pixels.
+        mirrored: Whether to tokenize the mirrored images too.
+        tokenizer: The tokenizer.
+        device: Where it runs.
+        cache_dir: Cache folder, or None for the user's.
+
+    Returns:
+        The tokens, on the CPU.
+
+    Raises:
+        ValueError: If two bytes cannot hold a token.
+    """
+    if tokenizer.num_codes > MAX_CODES:
+        raise ValueError(f"a tokenizer of {tokenizer.num_codes} codes is too large: two bytes hold {MAX_CODES}.")
+    if max(int(store.heights.max()), int(store.widths.max())) > image_size:
+        rank_zero_warn(
+            f"training images larger than data.image_size={image_size} are tokenized in their centred crop alone"
+        )
+    views = 2 if mirrored else 1
+    images = hashlib.blake2b(store.content_hashes().numpy().data, digest_size=8).hexdigest()
+    name = f"{images}-{len(store)}-{image_size}-{tokenizer.hash}-{views}.pt"
+
+    def build() -> Tensors:
+        tokenizer.to(device)
+        parts = []
+        batches = torch.arange(len(store)).split(BATCH_SIZE)
+        for indices in track(batches, description="tokenizing", console=Console(stderr=True), transient=True):
+            image = (store.gather(indices, image_size).float() / 127.5 - 1).to(device)
+            parts.append(torch.stack([tokenizer.encode(view) for view in (image, image.flip(-1))[:views]], dim=1).cpu())
+        return {"tokens": torch.cat(parts).to(torch.int16)}
+
+    return TokenCache(cached(cache_folder(cache_dir) / "tokens" / name, build)["tokens"])

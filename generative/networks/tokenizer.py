@@ -1,0 +1,161 @@
+"""A trained tokenizer, frozen: images to tokens and back, from the checkpoint of a tokenizer run.
+
+Shape legend: B batch, C channels, H/W height and width, G side of the token grid, N = G G tokens.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from generative.inpainting import receptive_radius
+from generative.networks.autoencoder import Autoencoder
+from generative.networks.bottlenecks import FSQ, GaussianBottleneck, SimVQ, VectorQuantizer
+from generative.weights import weights_hash
+
+# A checkpoint may name nothing else to be built: it could otherwise run code.
+PARTS: dict[str, type[nn.Module]] = {
+    f"generative.networks.{part.__name__}": part
+    for part in (Autoencoder, VectorQuantizer, SimVQ, FSQ, GaussianBottleneck)
+}
+
+
+class Tokenizer:
+    """A frozen autoencoder with codes; no module, so that it stays out of its owner's state dict.
+
+    Args:
+        network: The trained autoencoder.
+        path: Where its weights come from, for the record.
+
+    Raises:
+        ValueError: If the autoencoder has no codes.
+
+    Attributes:
+        num_codes: Number of codes K.
+        grid_size: Side G of the token grid.
+        hash: Hash of the weights.
+        dilation: How many tokens around its own patch a token depends on, measured.
+    """
+
+    num_codes: int
+
+    def __init__(self, network: Autoencoder, path: str | Path) -> None:
+        if network.num_codes is None:
+            raise ValueError(
+                f"tokenizer={path} is an autoencoder without codes: train one with bottleneck=vq, simvq or fsq."
+            )
+        self.network = network.eval().requires_grad_(False)
+        self.path = str(path)
+        self.num_codes = network.num_codes
+        self.grid_size = network.grid_size
+        self.hash = weights_hash(network)
+        self.dilation = receptive_radius(network.encode, network.image_size, network.in_channels, network.grid_size)
+
+    def to(self, device: torch.device | str) -> Tokenizer:
+        """Move the network.
+
+        Args:
+            device: The device of the images to come.
+
+        Returns:
+            The tokenizer itself.
+        """
+        self.network.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        """Return the tokens of images.
+
+        Args:
+            image_BCHW: (B, C, H, W) images in [-1, 1].
+
+        Returns:
+            (B, N) int64 tokens in row-major order.
+        """
+        return self.network.tokenize(image_BCHW)
+
+    @torch.no_grad()
+    def decode(self, tokens_BN: Tensor) -> Tensor:
+        """Return the images of tokens.
+
+        Args:
+            tokens_BN: (B, N) int64 tokens in row-major order.
+
+        Returns:
+            (B, C, H, W) images in [-1, 1].
+        """
+        return self.network.detokenize(tokens_BN)
+
+    def check_images(self, image_size: int, channels: int) -> None:
+        """Check that the tokenizer was trained on images of a shape.
+
+        Args:
+            image_size: Side in pixels.
+            channels: Number of channels.
+
+        Raises:
+            ValueError: It was not.
+        """
+        own = (self.network.image_size, self.network.in_channels)
+        if own != (image_size, channels):
+            raise ValueError(
+                f"tokenizer={self.path} was trained on images of {own[0]} pixels and {own[1]} channels, but the data have "
+                f"{image_size} and {channels}: choose the tokenizer's data, or train one on these."
+            )
+
+    def record(self) -> dict[str, Any]:
+        """Identify the tokenizer.
+
+        Returns:
+            Plain values: two with equal hashes give equal tokens.
+        """
+        return {"path": self.path, "hash": self.hash}
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a trained tokenizer; nothing but tensors and plain containers is unpickled.
+
+    Args:
+        path: Checkpoint of a tokenizer run, such as ``experiment=vqgan_scenes``; its averaged weights are used where it
+            has them.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: If the file is missing or is no such checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"tokenizer={path} does not exist.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(_no_tokenizer(path, "it does not load as tensors and plain containers")) from error
+    try:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, so they must not cost a draw
+            network = _build(checkpoint["config"]["network"])
+        average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
+        state = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
+        network.load_state_dict(state | average)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(_no_tokenizer(path, "its config and weights are not those of an autoencoder")) from error
+    if not isinstance(network, Autoencoder):
+        raise ValueError(_no_tokenizer(path, f"it holds a {type(network).__name__}"))
+    return Tokenizer(network, path)
+
+
+def _build(node: Mapping[str, Any]) -> nn.Module:
+    arguments = {
+        key: _build(value) if isinstance(value, Mapping) else value for key, value in node.items() if key != "_target_"
+    }
+    return PARTS[node["_target_"]](**arguments)
+
+
+def _no_tokenizer(path: str | Path, reason: str) -> str:
+    return f"tokenizer={path} is no tokenizer: {reason}; give a run of experiment=vqgan_scenes or one like it."

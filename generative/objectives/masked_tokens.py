@@ -1,0 +1,198 @@
+"""Masked token modelling: guess the codes of randomly masked tokens from the others.
+
+MaskGIT (Chang et al. 2022, arXiv 2202.04200, section 3.2): a ratio r ~ U(0, 1) is drawn, ceil(gamma(r) N) of the N tokens are
+masked, and the loss is the cross-entropy of the masked ones, with label smoothing 0.1. For inpainting the masked tokens can
+be some of a hole's only, so that all that is outside of it is known, as in decoding.
+
+Shape legend: B batch, N tokens, K codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from generative.networks.token_transformer import TokenNetwork
+from generative.randomness import Randomness
+from generative.schedules.masking import MaskSchedule, check_schedule, largest, masked_count
+from generative.types import Condition, LossOutput
+
+
+class MaskRatio(Protocol):
+    """A law of the masked share."""
+
+    def __call__(self, randomness: Randomness) -> Tensor:
+        """Draw (B,) shares in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class GammaRatio:
+    """MaskGIT's law: gamma(r) of a uniform r.
+
+    Attributes:
+        schedule: gamma, or its name.
+    """
+
+    schedule: MaskSchedule | str = "cosine"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, str):
+            check_schedule(self.schedule, "objective.ratio.schedule")
+
+    def __call__(self, randomness: Randomness) -> Tensor:
+        """Draw shares.
+
+        Args:
+            randomness: Source of the draws.
+
+        Returns:
+            (B,) shares in [0, 1].
+        """
+        gamma = MaskSchedule(self.schedule) if isinstance(self.schedule, str) else self.schedule
+        return gamma(randomness.uniform())
+
+
+@dataclass(frozen=True)
+class UniformRatio:
+    """Uniform shares.
+
+    Attributes:
+        low: Smallest share, above 0.
+        high: Largest share, at most 1.
+    """
+
+    low: float = 0.4
+    high: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high <= 1:
+            raise ValueError(
+                f"objective.ratio.low={self.low} and objective.ratio.high={self.high} must be rising shares in (0, 1]."
+            )
+
+    def __call__(self, randomness: Randomness) -> Tensor:
+        """Draw shares.
+
+        Args:
+            randomness: Source of the draws.
+
+        Returns:
+            (B,) shares in [low, high].
+        """
+        return self.low + (self.high - self.low) * randomness.uniform()
+
+
+@dataclass(frozen=True)
+class MaskedTokenObjective:
+    """Cross-entropy of masked tokens.
+
+    Attributes:
+        ratio: Law of the share of the candidates that is masked.
+        loss_on: ``"masked"`` tokens, or ``"all"``.
+        label_smoothing: Share of the target that is spread evenly over all codes, in [0, 1).
+        hole_share: Probability that the candidates of an image are the tokens of its hole and not all tokens.
+    """
+
+    ratio: MaskRatio
+    loss_on: Literal["masked", "all"] = "masked"
+    label_smoothing: float = 0.1
+    hole_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.loss_on not in ("masked", "all"):
+            raise ValueError(f"objective.loss_on={self.loss_on} is unknown: choose masked or all.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"objective.label_smoothing={self.label_smoothing} must lie in [0, 1).")
+        if not 0 <= self.hole_share <= 1:
+            raise ValueError(f"objective.hole_share={self.hole_share} must lie in [0, 1].")
+
+    def __call__(
+        self,
+        network: TokenNetwork,
+        tokens_BN: Tensor,
+        hole_BN: Tensor | None,
+        condition: Condition,
+        randomness: Randomness,
+    ) -> LossOutput:
+        """Return the loss of a batch.
+
+        Args:
+            network: Network of masked tokens.
+            tokens_BN: (B, N) int64 codes.
+            hole_BN: (B, N) bool, true where a token of the hole is; None without holes.
+            condition: Condition of the network.
+            randomness: Source of the masks.
+
+        Returns:
+            The mean over the batch's masked tokens, or over all. The logs are those of the masked tokens: ``accuracy`` of
+            the most likely code, ``cross_entropy`` without smoothing, and ``masked_share`` of all tokens.
+        """
+        masked_BN = self.mask(tokens_BN, hole_BN, randomness)
+        logits_BNK = network(torch.where(masked_BN, network.mask_token, tokens_BN), condition)
+        log_p_BNK = logits_BNK.float().log_softmax(dim=-1)
+        cross_entropy_BN = -log_p_BNK.gather(-1, tokens_BN[..., None])[..., 0]
+        error_BN = cross_entropy_BN
+        if self.label_smoothing:
+            error_BN = torch.lerp(error_BN, -log_p_BNK.mean(dim=-1), self.label_smoothing)
+        loss = error_BN.mean() if self.loss_on == "all" else _mean(error_BN, masked_BN)
+        logs = {
+            "accuracy": _mean((logits_BNK.detach().argmax(dim=-1) == tokens_BN).float(), masked_BN),
+            "cross_entropy": _mean(cross_entropy_BN.detach(), masked_BN),
+            "masked_share": masked_BN.float().mean(),
+        }
+        return LossOutput(loss, logs)
+
+    def mask(self, tokens_BN: Tensor, hole_BN: Tensor | None, randomness: Randomness) -> Tensor:
+        """Draw which tokens are masked: of each row's C candidates max(1, ceil(ratio C)).
+
+        Args:
+            tokens_BN: (B, N) int64 codes.
+            hole_BN: (B, N) bool, true where a token of the hole is; None without holes.
+            randomness: Source of the draws.
+
+        Returns:
+            (B, N) bool map.
+
+        Raises:
+            ValueError: If holes are asked for and there are none.
+        """
+        candidate_BN = torch.ones_like(tokens_BN, dtype=torch.bool)
+        if self.hole_share > 0:
+            if hole_BN is None:
+                raise ValueError(
+                    f"objective.hole_share={self.hole_share} needs images with holes: choose a degradation that makes them, "
+                    "such as degradation=block_mask, or set objective.hole_share=0."
+                )
+            in_hole_B = (randomness.uniform() < self.hole_share) & hole_BN.any(dim=1)
+            candidate_BN = hole_BN | ~in_hole_B[:, None]
+        count_B = masked_count(self.ratio(randomness), candidate_BN.sum(dim=1)).clamp(min=1)
+        return largest(randomness.uniform(tokens_BN.shape[1]).masked_fill(~candidate_BN, -1.0), count_B)
+
+
+def token_accuracy(
+    network: TokenNetwork, tokens_BN: Tensor, ratio: float, condition: Condition, randomness: Randomness
+) -> Tensor:
+    """Return how many randomly masked tokens the most likely code gets right.
+
+    Args:
+        network: Network of masked tokens.
+        tokens_BN: (B, N) int64 codes.
+        ratio: Share of the tokens that is masked, in (0, 1]: ceil(ratio N) of them.
+        condition: Condition of the network.
+        randomness: Source of the masks.
+
+    Returns:
+        (B,) shares of each image's masked tokens.
+    """
+    masked_BN = MaskedTokenObjective(UniformRatio(ratio, ratio)).mask(tokens_BN, None, randomness)
+    logits_BNK = network(torch.where(masked_BN, network.mask_token, tokens_BN), condition)
+    right_BN = (logits_BNK.argmax(dim=-1) == tokens_BN) & masked_BN
+    return right_BN.sum(dim=1) / masked_BN.sum(dim=1)
+
+
+def _mean(value_BN: Tensor, masked_BN: Tensor) -> Tensor:
+    """Mean over the masked tokens of the batch."""
+    return (value_BN * masked_BN).sum() / masked_BN.sum()

@@ -1,0 +1,192 @@
+"""MaskGIT inpainting: a bidirectional transformer fills the tokens of a hole (Chang et al. 2022, arXiv 2202.04200)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from generative.inpainting import composite, gray_patches, token_mask
+from generative.networks.token_transformer import TokenTransformer
+from generative.networks.tokenizer import Tokenizer, load_tokenizer
+from generative.objectives.masked_tokens import MaskedTokenObjective, token_accuracy
+from generative.randomness import Randomness
+from generative.samplers.diffusion import State
+from generative.samplers.masked import MaskedTokenSampler
+from generative.types import Batch, Condition, LossOutput
+from lightning_modules.base import GenerativeModule, ImageData, check_kind
+
+ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which the token accuracy is measured
+NETWORKS = "token_transformer_tiny, token_transformer_small or token_transformer"
+
+
+class MaskGIT(GenerativeModule):
+    """Learns to guess masked tokens and fills holes by guessing a few at a time.
+
+    The tokenizer stays frozen and out of the state dict. In training the images' tokens come from a cache, computed once.
+
+    Args:
+        network: Makes the transformer from ``num_codes`` and ``grid_size``, which are the tokenizer's.
+        tokenizer: Checkpoint of the tokenizer, or None where none was found.
+        objective: Masked-token objective.
+        sampler: How the tokens of a hole are drawn.
+        conditional: Whether the network is told the labels of the data set.
+        dilation: Tokens by which a hole is widened, so that none that saw its fill counts as known; None is the
+            tokenizer's receptive radius, 0 trusts tokens beside the hole.
+        feather: Width in pixels of a ramp outside the hole over which ``sample`` goes from the decoded to the known pixels;
+            0 keeps every known pixel.
+        cache_dir: Cache folder of the tokens, or None for the user's.
+        **kwargs: Arguments of ``GenerativeModule``.
+
+    Raises:
+        ValueError: If there is no tokenizer or a setting is out of its range.
+    """
+
+    network: TokenTransformer
+
+    def __init__(
+        self,
+        network: Callable[..., TokenTransformer],
+        tokenizer: str | None,
+        objective: MaskedTokenObjective,
+        sampler: MaskedTokenSampler,
+        conditional: bool = False,
+        dilation: int | None = None,
+        feather: int = 0,
+        cache_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(network, nn.Module):
+            check_kind("network", network, TokenTransformer, NETWORKS)
+        check_kind("objective", objective, MaskedTokenObjective, "masked_tokens or masked_tokens_first")
+        check_kind("sampler", sampler, MaskedTokenSampler, "maskgit or halton")
+        if tokenizer is None:
+            raise ValueError(
+                "no finished tokenizer of this data was found: train one first, as with python train.py "
+                "experiment=vqgan_scenes (or vqgan_cats), or name one with tokenizer=RUN_DIR."
+            )
+        if dilation is not None and dilation < 0:
+            raise ValueError(f"module.dilation={dilation} must be at least 0, or null for the tokenizer's own.")
+        if feather < 0:
+            raise ValueError(f"module.feather={feather} must be at least 0 pixels.")
+        loaded = load_tokenizer(tokenizer)
+        super().__init__(network(num_codes=loaded.num_codes, grid_size=loaded.grid_size), **kwargs)
+        self._tokenizer = (loaded,)  # in a tuple: a frozen network stays out of the state dict
+        self.objective = objective
+        self.sampler = sampler
+        self.conditional = conditional
+        self.dilation = loaded.dilation if dilation is None else dilation
+        self.feather = feather
+        self.cache_dir = cache_dir
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The frozen tokenizer, on the module's device."""
+        return self._tokenizer[0].to(self.device)
+
+    def check_data(self, data: ImageData) -> None:
+        """See ``GenerativeModule.check_data``.
+
+        Args:
+            data: The data.
+
+        Raises:
+            ValueError: If the tokenizer does not fit the images, or the degradation leaves nothing known to go by.
+        """
+        self.tokenizer.check_images(data.image_size, data.channels)
+        batch = data.batch("val", [0])
+        if batch.validity is None or not batch.validity.flatten(1).any(1).all():
+            raise ValueError(
+                "MaskGIT repairs holes whose surroundings are known: choose degradation=holes, block_mask or brush_mask."
+            )
+
+    def parts_record(self) -> dict[str, Any]:
+        """See ``GenerativeModule.parts_record``."""
+        return {"tokenizer": self._tokenizer[0].record()}
+
+    def setup(self, stage: str) -> None:
+        """Tokenize the training images; Lightning's hook.
+
+        Args:
+            stage: ``fit`` or ``test``.
+        """
+        if stage == "fit":
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            data.use_tokenizer(self._tokenizer[0], self.cache_dir)
+
+    def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
+        """See ``GenerativeModule.loss``; the tokens come with the batch, the tokenizer does not run."""
+        assert batch.tokens is not None, "the data module has no tokenizer"
+        hole = None
+        if self.objective.hole_share > 0 and batch.validity is not None:
+            hole = self._unknown(batch.validity)
+        return self.objective(self.network, batch.tokens, hole, self._condition(batch), randomness)
+
+    def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        """See ``GenerativeModule.sample``: ``decoded``, the tokenizer's picture, and ``sample`` with the known pixels."""
+        degraded, validity = batch.observed()
+        tokens = self.tokenizer.encode(degraded)
+        filled = self.sampler(self.network, tokens, self._unknown(validity), self._condition(batch), randomness)
+        decoded = self.tokenizer.decode(filled)
+        return {"sample": composite(degraded, validity, decoded, self.feather), "decoded": decoded}
+
+    def decoding_states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
+        """Yield what the sampler goes through on its way to ``decoded``.
+
+        Args:
+            batch: See ``sample``.
+            randomness: Source of all draws.
+
+        Yields:
+            After each step the picture with the patches of tokens that are still masked painted grey, and the picture of
+            the step's whole guess.
+        """
+        degraded, validity = batch.observed()
+        tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
+        for state in self.sampler.states(self.network, tokens, unknown, self._condition(batch), randomness):
+            picture = self.tokenizer.decode(state.predicted)
+            yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
+
+    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
+        """See ``GenerativeModule.evaluation_step``.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            Beside the outputs of ``sample`` what bounds them, since they know the clean image: its ``reconstruction``, and
+            the ``composite`` of the known pixels and the reconstruction; and the token accuracy by masked share.
+        """
+        outputs = self.sample(batch, self.evaluation_randomness(batch))
+        degraded, validity = batch.observed()
+        tokens = self.tokenizer.encode(batch.image)
+        reconstruction = self.tokenizer.decode(tokens)
+        outputs["reconstruction"] = reconstruction
+        outputs["composite"] = composite(degraded, validity, reconstruction, self.feather)
+        accuracy = {
+            str(ratio): token_accuracy(
+                self.network, tokens, ratio, self._condition(batch), self.evaluation_randomness(batch, f"mask/{ratio}")
+            )
+            for ratio in ACCURACY_RATIOS
+        }
+        return {"batch": batch, "outputs": outputs, "token_accuracy": accuracy}
+
+    def sampling_record(self) -> dict[str, Any]:
+        """See ``GenerativeModule.sampling_record``."""
+        return {
+            "sampler": repr(self.sampler),
+            "num_steps": self.sampler.num_steps,
+            "num_network_calls": {"sample": self.sampler.num_network_calls},
+            "tokenizer": self._tokenizer[0].record(),
+            "dilation": self.dilation,
+            "feather": self.feather,
+        }
+
+    @torch.no_grad()
+    def _unknown(self, validity_B1HW: Tensor) -> Tensor:
+        return token_mask(validity_B1HW, self._tokenizer[0].grid_size, self.dilation)
+
+    def _condition(self, batch: Batch) -> Condition:
+        return Condition(labels=batch.labels if self.conditional else None)

@@ -1,0 +1,78 @@
+"""The tokenizer: an autoencoder with a quantiser between encoder and decoder (VQGAN, arXiv 2012.09841).
+
+With ``bottleneck=kl`` it is a plain KL autoencoder, whose latents other paradigms can be trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from generative.networks.autoencoder import Autoencoder
+from generative.networks.perceptual import PerceptualLoss
+from generative.objectives.autoencoder import AutoencoderObjective
+from generative.randomness import Randomness
+from generative.types import Batch, LossOutput
+from lightning_modules.base import GenerativeModule, check_kind
+
+
+class VQGAN(GenerativeModule):
+    """Learns to write images as tokens and to read them back.
+
+    The EMA averages the autoencoder alone; codes that are moving averages already, and the discriminator, stay as they are.
+
+    Args:
+        network: The autoencoder.
+        objective: Its losses.
+        discriminator: Makes the patch discriminator, or None for no adversarial loss.
+        perceptual: Perceptual distance, or None. It is frozen and stays out of the state dict.
+        **kwargs: Arguments of ``GenerativeModule``.
+    """
+
+    network: Autoencoder
+
+    def __init__(
+        self,
+        network: Autoencoder,
+        objective: AutoencoderObjective,
+        discriminator: nn.Module | None = None,
+        perceptual: PerceptualLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        check_kind("network", network, Autoencoder, "autoencoder_tiny, autoencoder_small or autoencoder")
+        check_kind("objective", objective, AutoencoderObjective, "autoencoder")
+        self.objective = objective
+        self.discriminator = discriminator
+        self.perceptual = perceptual
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """See ``GenerativeModule.trainable_parameters``: the discriminator's too."""
+        return [*super().trainable_parameters(), *(self.discriminator.parameters() if self.discriminator else ())]
+
+    def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
+        """See ``GenerativeModule.loss``."""
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+        if self.perceptual is not None:
+            perceptual = self.perceptual.to(self.device)
+        return self.objective(self.network, self.discriminator, perceptual, batch.image, self.global_step, randomness)
+
+    def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        """See ``GenerativeModule.sample``: ``reconstruction``, which needs no draw."""
+        return {"reconstruction": self.network(batch.image).image.clamp(-1, 1)}
+
+    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
+        """See ``GenerativeModule.evaluation_step``: the tokens too."""
+        output = self.network(batch.image)
+        return {"batch": batch, "outputs": {"reconstruction": output.image.clamp(-1, 1)}, "tokens": output.tokens}
+
+    def sampling_record(self) -> dict[str, Any]:
+        """See ``GenerativeModule.sampling_record``."""
+        return {
+            "bottleneck": type(self.network.bottleneck).__name__,
+            "num_codes": self.network.num_codes,
+            "num_tokens": self.network.num_tokens,
+            "perceptual": None if self.perceptual is None else self.perceptual.definition(),
+        }

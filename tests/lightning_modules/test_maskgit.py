@@ -1,0 +1,201 @@
+"""MaskGIT as a module: known pixels stay, tokens come from the cache, a run knows its tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from helpers import TINY_MASKGIT, finished, read_json, script, tiny, train_here
+
+from benchmarks.inpainting import mean_colour, opencv
+from datamodules.base import ImageDataModule
+from datamodules.token_cache import TokenCache
+from generative.inpainting import token_mask
+from generative.networks.tokenizer import load_tokenizer
+from generative.types import Batch
+from launch.build import build_datamodule, build_module, load_weights
+from launch.command_line import run_config
+from launch.compose import compose_config
+from launch.errors import UserError
+from launch.run_folder import RunFolder
+from lightning_modules import MaskGIT
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs")
+    train_here(folder / "vqgan_scenes" / "run", "experiment=vqgan_scenes", f"paths.outputs={folder}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(outputs: Path) -> RunFolder:
+    return train_here(outputs / "maskgit_scenes" / "run", "experiment=maskgit_scenes", f"paths.outputs={outputs}")
+
+
+def built(outputs: Path, *overrides: str) -> tuple[MaskGIT, ImageDataModule]:
+    config = compose_config(["experiment=maskgit_scenes", *TINY_MASKGIT, f"paths.outputs={outputs}", *overrides])
+    return build_module(config).eval(), build_datamodule(config)
+
+
+def test_known_pixels_are_bit_exact_and_all_tokens_are_set(outputs: Path) -> None:
+    module, data = built(outputs)
+    batch = data.batch("test", range(10))
+    sample = module.sample(batch, module.evaluation_randomness(batch))
+    known = (batch.validity > 0).expand_as(batch.image)
+    assert torch.equal(sample["sample"][known], batch.image[known])
+    assert not torch.equal(sample["decoded"][known], batch.image[known])
+    assert torch.equal(sample["sample"][~known], sample["decoded"][~known])
+    states = list(module.decoding_states(batch, module.evaluation_randomness(batch)))
+    assert torch.equal(states[-1].image, sample["decoded"])
+    assert torch.equal(states[-1].z, states[-1].image)  # nothing is masked any more
+
+
+def test_the_fill_of_the_hole_does_not_matter(outputs: Path) -> None:
+    module, data = built(outputs)
+    batch = data.batch("test", range(10))
+    expected = module.sample(batch, module.evaluation_randomness(batch))["sample"]
+    batch.degraded = torch.where(batch.validity > 0, batch.degraded, torch.rand_like(batch.degraded) * 2 - 1)
+    assert torch.equal(module.sample(batch, module.evaluation_randomness(batch))["sample"], expected)
+
+
+def test_evaluation_bounds_what_can_be_reached(outputs: Path) -> None:
+    module, data = built(outputs)
+    batch = data.batch("test", range(10))
+    step = module.evaluation_step(batch)
+    assert step["outputs"].keys() == {"sample", "decoded", "reconstruction", "composite"}
+    known = (batch.validity > 0).expand_as(batch.image)
+    assert torch.equal(step["outputs"]["composite"][known], batch.image[known])
+    assert step["token_accuracy"].keys() == {"0.1", "0.3", "0.5", "0.7", "0.9"}
+    assert all(values.shape == (10,) for values in step["token_accuracy"].values())
+
+
+def test_sampling_does_not_depend_on_the_batch(outputs: Path) -> None:
+    module, data = built(outputs)
+    whole, part = data.batch("test", range(10)), data.batch("test", [7, 3])
+    all_samples = module.sample(whole, module.evaluation_randomness(whole))["sample"]
+    some = module.sample(part, module.evaluation_randomness(part))["sample"]
+    torch.testing.assert_close(some, all_samples[[7, 3]], atol=1e-4, rtol=0)
+
+
+def first_training_batch(data: ImageDataModule) -> Batch:
+    return data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+
+
+def test_training_takes_its_tokens_from_the_cache(outputs: Path, tmp_path: Path) -> None:
+    module, data = built(outputs, "data.horizontal_flip=true")
+    tokenizer = module.tokenizer
+    data.use_tokenizer(tokenizer, str(tmp_path))
+    batch = first_training_batch(data)
+    assert torch.equal(batch.tokens, tokenizer.encode(batch.image))  # of mirrored images too
+    mirrored = (batch.image != data.batch("train", batch.index).image).flatten(1).any(1)
+    assert mirrored.any()
+    assert not mirrored.all()
+    assert data._tokens.tokens.shape == (64, 2, 64)
+    assert data._tokens.tokens.element_size() == 2
+    module.tokenizer.network.encoder = None  # were it asked, this would fail
+    assert module.loss(batch, module.evaluation_randomness(batch)).loss.isfinite()
+
+
+def test_a_cached_file_is_used_again(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, data = built(outputs)
+    data.use_tokenizer(module.tokenizer, str(tmp_path))
+    expected = first_training_batch(data).tokens
+    monkeypatch.setattr(module.tokenizer, "encode", None)
+    data.use_tokenizer(module.tokenizer, str(tmp_path))
+    assert torch.equal(first_training_batch(data).tokens, expected)
+
+
+def test_tokens_of_large_codebooks_survive_two_bytes() -> None:
+    tokens = torch.tensor([[[0, 32767, 32768, 65535]]])
+    assert torch.equal(TokenCache(tokens.to(torch.int16)).lookup(torch.tensor([0])), tokens[0])
+
+
+def test_hole_is_widened_by_what_the_encoder_sees(outputs: Path) -> None:
+    module, data = built(outputs)
+    assert module.dilation == module.tokenizer.dilation == 0
+    wider, _ = built(outputs, "module.dilation=1")
+    validity = data.batch("test", range(10)).validity
+    assert torch.equal(wider._unknown(validity), token_mask(validity, 8, 1))
+    assert wider._unknown(validity).sum() > module._unknown(validity).sum()
+
+
+def test_run_leaves_metrics_images_and_its_tokenizer(run: RunFolder, outputs: Path) -> None:
+    content = read_json(run.path / "metrics.json")
+    for output in ("sample", "decoded", "reconstruction", "composite", "degraded"):
+        assert {f"psnr/{output}", f"psnr_hole/{output}", f"ssim/{output}"} <= content["metrics"].keys()
+    assert "token_accuracy/0.5" in content["metrics"]
+    tokenizer = load_tokenizer(outputs / "vqgan_scenes" / "run" / "checkpoints" / "last.ckpt")
+    assert content["record"]["sampling"]["tokenizer"]["hash"] == tokenizer.hash
+    assert run.record["parts"]["tokenizer"] == tokenizer.record()
+    assert {p.name for p in (run.path / "images").iterdir()} >= {"restoration", "decoding", "test", "decoding_test"}
+    names = torch.load(run.checkpoint, weights_only=True)["state_dict"]
+    assert all(name.startswith("network.") and "decoder" not in name for name in names)
+
+
+def test_a_run_keeps_its_tokenizer_and_refuses_another(run: RunFolder, outputs: Path, tmp_path: Path) -> None:
+    other = train_here(tmp_path / "other", "experiment=vqgan_scenes", "seed=1", "trainer.max_steps=1")
+    newer = outputs / "vqgan_scenes" / "newer"  # auto would take this one now
+    shutil.copytree(other.path, newer)
+    try:
+        config = run_config(run)
+        module = build_module(config)
+        load_weights(module, run, run.load_checkpoint(), "ema")
+        config.tokenizer = str(newer)
+        with pytest.raises(UserError, match="has other weights than the tokenizer"):
+            load_weights(build_module(config), run, run.load_checkpoint(), "ema")
+    finally:
+        shutil.rmtree(newer)
+
+
+def test_missing_tokenizer_names_the_command(tmp_path: Path) -> None:
+    output = finished(
+        script("train.py", *(["experiment=maskgit_scenes", *tiny("maskgit_scenes"), f"paths.outputs={tmp_path}"])), 2
+    )
+    assert "python train.py experiment=vqgan_scenes" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("degradation", ["gaussian", "mixed"])
+def test_a_degradation_without_known_pixels_is_refused(outputs: Path, degradation: str) -> None:
+    module, data = built(outputs, f"degradation={degradation}")
+    with pytest.raises(ValueError, match="degradation=holes"):
+        module.check_data(data)
+
+
+def test_labels_reach_the_network(outputs: Path) -> None:
+    module, data = built(outputs, "module=maskgit_labels")
+    for parameter in module.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    batch = data.batch("test", range(4))
+    a = module.sample(batch, module.evaluation_randomness(batch))["decoded"]
+    batch.labels = batch.labels.roll(1, dims=1)
+    assert not torch.equal(module.sample(batch, module.evaluation_randomness(batch))["decoded"], a)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("network=dit_tiny", "choose network=token_transformer"),
+        ("objective=diffusion", "choose objective=masked_tokens"),
+        ("sampler=ddim", "choose sampler=maskgit"),
+        ("module.dilation=-1", "module.dilation=-1"),
+        ("module.feather=-1", "module.feather=-1"),
+        ("tokenizer=/nowhere", "there is no such run folder"),
+    ],
+)
+def test_wrong_parts_are_refused_in_one_sentence(outputs: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_module(compose_config(["experiment=maskgit_scenes", f"paths.outputs={outputs}", override]))
+
+
+def test_baselines_keep_known_pixels(outputs: Path) -> None:
+    _, data = built(outputs)
+    batch = data.batch("test", range(3))
+    known = (batch.validity > 0).expand_as(batch.image)
+    for filled in (mean_colour(batch.degraded, batch.validity), opencv(batch.degraded, batch.validity, cv2.INPAINT_NS)):
+        assert torch.equal(filled[known], batch.image[known])
+        assert (filled - batch.image)[~known].abs().mean() < (batch.degraded - batch.image)[~known].abs().mean() + 0.5
