@@ -8,24 +8,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from generative.weight_files import cache_folder
+
 Tensors = dict[str, Tensor]
-
-
-def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """Return the folder for generated, decoded and downloaded data.
-
-    Args:
-        cache_dir: The folder, or None for ``$TRIPTYCH_CACHE`` or else the user's cache folder of the system.
-
-    Returns:
-        The folder, which need not exist yet.
-    """
-    return Path(cache_dir or os.environ.get("TRIPTYCH_CACHE") or platformdirs.user_cache_dir("triptych"))
+__all__ = ["Tensors", "cache_folder", "cached"]
 
 
 def cached(path: Path, build: Callable[[], Tensors], memory_map: bool = False) -> Tensors:

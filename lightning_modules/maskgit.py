@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.inpainting import composite, gray_patches, token_mask
-from generative.networks.token_transformer import TokenTransformer
+from generative.networks.token_transformer import TokenNetwork, TokenTransformer
 from generative.networks.tokenizer import Tokenizer, load_tokenizer
 from generative.objectives.masked_tokens import MaskedTokenObjective, token_accuracy
+from generative.patch_evidence import InformedNetwork, patch_evidence
 from generative.randomness import Randomness
 from generative.samplers.diffusion import State
 from generative.samplers.masked import MaskedTokenSampler
@@ -28,13 +30,15 @@ class MaskGIT(GenerativeModule):
     The tokenizer stays frozen and out of the state dict. In training the images' tokens come from a cache, computed once.
 
     Args:
-        network: Makes the transformer from ``num_codes`` and ``grid_size``, which are the tokenizer's.
+        network: Makes the transformer from ``num_codes``, ``grid_size`` and ``codebook_KE``, which are the tokenizer's.
         tokenizer: Checkpoint of the tokenizer, or None where none was found.
         objective: Masked-token objective.
         sampler: How the tokens of a hole are drawn.
         conditional: Whether the network is told the labels of the data set.
         dilation: Tokens by which a hole is widened, so that none that saw its fill counts as known; None is the
             tokenizer's receptive radius, 0 trusts tokens beside the hole.
+        pixel_std: Standard deviation of pixels around the patch of their code, by which the known pixels of partly covered
+            patches inform the guess of their token (``generative.patch_evidence``); None leaves them unused.
         feather: Width in pixels of a ramp outside the hole over which ``sample`` goes from the decoded to the known pixels;
             0 keeps every known pixel.
         cache_dir: Cache folder of the tokens, or None for the user's.
@@ -54,6 +58,7 @@ class MaskGIT(GenerativeModule):
         sampler: MaskedTokenSampler,
         conditional: bool = False,
         dilation: int | None = None,
+        pixel_std: float | None = None,
         feather: int = 0,
         cache_dir: str | None = None,
         **kwargs: Any,
@@ -69,15 +74,19 @@ class MaskGIT(GenerativeModule):
             )
         if dilation is not None and dilation < 0:
             raise ValueError(f"module.dilation={dilation} must be at least 0, or null for the tokenizer's own.")
+        if pixel_std is not None and pixel_std <= 0:
+            raise ValueError(f"module.pixel_std={pixel_std} must be above 0, or null to leave known pixels unused.")
         if feather < 0:
             raise ValueError(f"module.feather={feather} must be at least 0 pixels.")
         loaded = load_tokenizer(tokenizer)
-        super().__init__(network(num_codes=loaded.num_codes, grid_size=loaded.grid_size), **kwargs)
+        transformer = network(num_codes=loaded.num_codes, grid_size=loaded.grid_size, codebook_KE=loaded.codebook())
+        super().__init__(transformer, **kwargs)
         self._tokenizer = (loaded,)  # in a tuple: a frozen network stays out of the state dict
         self.objective = objective
         self.sampler = sampler
         self.conditional = conditional
         self.dilation = loaded.dilation if dilation is None else dilation
+        self.pixel_std = pixel_std
         self.feather = feather
         self.cache_dir = cache_dir
 
@@ -125,12 +134,50 @@ class MaskGIT(GenerativeModule):
         return self.objective(self.network, batch.tokens, hole, self._condition(batch), randomness)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """See ``GenerativeModule.sample``: ``decoded``, the tokenizer's picture, and ``sample`` with the known pixels."""
+        """See ``GenerativeModule.sample``: a plausible image, the tokenizer's picture of it, and the mean.
+
+        Args:
+            batch: Batch with degraded images.
+            randomness: Source of all draws.
+
+        Returns:
+            ``decoded``, the tokenizer's picture of the sampled tokens; ``sample``, the same with the known pixels; and
+            ``mean``, about the answer of least squared error: the picture of the expected codes, in one network call.
+        """
         degraded, validity = batch.observed()
-        tokens = self.tokenizer.encode(degraded)
-        filled = self.sampler(self.network, tokens, self._unknown(validity), self._condition(batch), randomness)
+        tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
+        network = self.informed_network(batch)
+        filled = self.sampler(network, tokens, unknown, self._condition(batch), randomness)
         decoded = self.tokenizer.decode(filled)
-        return {"sample": composite(degraded, validity, decoded, self.feather), "decoded": decoded}
+        mean = self._mean(network, tokens, unknown, self._condition(batch))
+        return {
+            "sample": composite(degraded, validity, decoded, self.feather),
+            "mean": composite(degraded, validity, mean, self.feather),
+            "decoded": decoded,
+        }
+
+    def informed_network(self, batch: Batch) -> TokenNetwork:
+        """Return the network that samplers see: it knows the known pixels of partly covered patches.
+
+        Args:
+            batch: Batch with degraded images.
+
+        Returns:
+            The network itself where ``pixel_std`` is None.
+        """
+        if self.pixel_std is None:
+            return self.network
+        degraded, validity = batch.observed()
+        tokenizer = self.tokenizer
+        evidence = patch_evidence(
+            degraded, validity, tokenizer.patches.to(degraded), tokenizer.grid_size, self.pixel_std
+        )
+        return InformedNetwork(self.network, evidence)
+
+    def _mean(self, network: TokenNetwork, tokens_BN: Tensor, unknown_BN: Tensor, condition: Condition) -> Tensor:
+        logits_BNK = network(torch.where(unknown_BN, network.mask_token, tokens_BN), condition)
+        known_BNK = F.one_hot(tokens_BN, self.network.num_codes).float()
+        return self.tokenizer.decode_mean(torch.where(unknown_BN[..., None], logits_BNK.float().softmax(-1), known_BNK))
 
     def decoding_states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         """Yield what the sampler goes through on its way to ``decoded``.
@@ -145,7 +192,9 @@ class MaskGIT(GenerativeModule):
         """
         degraded, validity = batch.observed()
         tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
-        for state in self.sampler.states(self.network, tokens, unknown, self._condition(batch), randomness):
+        for state in self.sampler.states(
+            self.informed_network(batch), tokens, unknown, self._condition(batch), randomness
+        ):
             picture = self.tokenizer.decode(state.predicted)
             yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
 
@@ -178,9 +227,10 @@ class MaskGIT(GenerativeModule):
         return {
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
-            "num_network_calls": {"sample": self.sampler.num_network_calls},
+            "num_network_calls": {"sample": self.sampler.num_network_calls, "mean": 1},
             "tokenizer": self._tokenizer[0].record(),
             "dilation": self.dilation,
+            "pixel_std": self.pixel_std,
             "feather": self.feather,
         }
 

@@ -1,9 +1,10 @@
 """Networks: of flows and diffusions ``network(x_BCHW, times_BT, condition) -> tuple``; autoencoders and their bottlenecks."""
 
 from generative.networks.autoencoder import Autoencoder
-from generative.networks.bottlenecks import FSQ, GaussianBottleneck, SimVQ, VectorQuantizer
+from generative.networks.bottlenecks import GaussianBottleneck
 from generative.networks.dit import DiT
 from generative.networks.patch_discriminator import PatchDiscriminator
+from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
 from generative.networks.token_transformer import TokenTransformer
 from generative.networks.unet import UNet
 from generative.networks.unet_first import FirstUNet

@@ -8,18 +8,18 @@ Shape suffixes: B batch, C channels, H height, W width, L labels.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from generative.weights import NotLoadedError, network_weights, read_checkpoint
+
 FEATURE_SIZE = 512  # width of resnet18 before its last layer
 DEFAULT_INPUT_SIZE = 64  # the published evaluator's
-CHECKPOINT_PREFIX = "network.resnet."  # of a LabelClassifierModule's weights
+CHECKPOINT_PREFIX = "resnet."  # of the weights in a LabelClassifier
 
 
 class LabelClassifier(nn.Module):
@@ -137,9 +137,9 @@ def _read(path: Path) -> Any:
             f"classifier={path} does not exist: train one with python train.py experiment=label_classifier."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(_not_a_classifier(path, "it does not load as tensors and plain containers")) from error
+        return read_checkpoint(path)
+    except NotLoadedError as error:
+        raise ValueError(_not_a_classifier(path, str(error))) from error
 
 
 def _weights(checkpoint: Any) -> dict[str, Tensor] | None:
@@ -148,13 +148,8 @@ def _weights(checkpoint: Any) -> dict[str, Tensor] | None:
         return None
     state = checkpoint.get("model")
     if "state_dict" in checkpoint:
-        average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
-        weights = checkpoint["state_dict"] | {f"network.{name}": value for name, value in average.items()}
-        state = {
-            name.removeprefix(CHECKPOINT_PREFIX): value
-            for name, value in weights.items()
-            if name.startswith(CHECKPOINT_PREFIX)
-        }
+        weights = network_weights(checkpoint)
+        state = {k.removeprefix(CHECKPOINT_PREFIX): v for k, v in weights.items() if k.startswith(CHECKPOINT_PREFIX)}
     if not isinstance(state, dict):
         return None
     dimensions = {name: getattr(state.get(name), "ndim", None) for name in ("conv1.weight", "fc.0.weight")}

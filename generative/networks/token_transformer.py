@@ -5,8 +5,9 @@ blocks' norm is layer norm, as RMSNorm has no fused kernel on the CPU: forward a
 a training step. Labels enter as object tokens, pooled into the embedding and by cross-attention, as in the DiT.
 
 The output layer shares the weights of the token embedding (arXiv 1608.05859), as in MaskGIT: through the softmax every code
-gets a gradient from every masked token, so that also the embeddings of rare codes are trained in a short run. The mask token
-has an embedding and no output, so it cannot be predicted.
+gets a gradient from every masked token, so that also the embeddings of rare codes are trained in a short run. To each learnt
+embedding a linear map of the tokenizer's own code is added: codes that mean nearly the same begin nearly equal and learn
+together. The mask token has an embedding and no output, so it cannot be predicted.
 
 Shape legend: B batch, N tokens of the grid in row-major order, D width, K codes, L labels.
 """
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.networks.attention import make_attention
-from generative.networks.dit import SwiGLU
+from generative.networks.dit import SwiGLU, sincos_positions
 from generative.networks.labels import LabelTokens, ObjectTokens
 from generative.types import Condition
 
@@ -83,6 +84,7 @@ class TokenTransformer(nn.Module):
         mlp_ratio: Parameters of the feed-forward layers, as the width ratio of a plain one.
         dropout: Share of features dropped from the embeddings and the residual branches while training, in [0, 1).
         label_factors: Number of values of each factor of the labels; empty for no labels.
+        codebook_KE: (K, E) codes of the tokenizer, or None where nothing is known of them.
 
     Raises:
         ValueError: If the settings do not fit each other.
@@ -102,16 +104,20 @@ class TokenTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         label_factors: Sequence[int] = (),
+        codebook_KE: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"network.dim={dim} must be a multiple of network.num_heads={num_heads}.")
+        if dim % num_heads or dim % 4:
+            raise ValueError(f"network.dim={dim} must be a multiple of 4 and of network.num_heads={num_heads}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"network.dropout={dropout} must lie in [0, 1).")
         self.num_codes = num_codes
         self.grid_size = grid_size
         labelled = bool(label_factors)
         self.embedding = nn.Embedding(num_codes + 1, dim)
+        self.codebook: Tensor | None
+        self.register_buffer("codebook", None if codebook_KE is None else _standardised(codebook_KE))
+        self.from_code = None if codebook_KE is None else nn.Linear(codebook_KE.shape[1], dim, bias=False)
         self.positions = nn.Parameter(torch.empty(self.num_tokens, dim))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(TokenBlock(dim, num_heads, mlp_ratio, dropout, labelled) for _ in range(depth))
@@ -140,7 +146,8 @@ class TokenTransformer(nn.Module):
         Returns:
             (B, N, K) logits.
         """
-        x_BND = self.embedding(tokens_BN) + self.positions
+        table_KD = self._table()
+        x_BND = F.embedding(tokens_BN, table_KD) + self.positions
         objects = None
         if self.labels is not None:
             objects = self.labels(condition.labels, len(tokens_BN))
@@ -148,7 +155,13 @@ class TokenTransformer(nn.Module):
         x_BND = self.dropout(x_BND)
         for block in self.blocks:
             x_BND = block(x_BND, objects)
-        return F.linear(self.norm(x_BND), self.embedding.weight[: self.num_codes], self.bias)
+        return F.linear(self.norm(x_BND), table_KD[: self.num_codes], self.bias)
+
+    def _table(self) -> Tensor:
+        """(K + 1, D) embeddings of the codes and of the mask token."""
+        if self.from_code is None:
+            return self.embedding.weight
+        return self.embedding.weight + F.pad(self.from_code(self.codebook), (0, 0, 0, 1))
 
     def _initialise(self) -> None:
         """Small normal weights before the residual branches' last layers, which stay zero, as do the labels at first."""
@@ -157,7 +170,18 @@ class TokenTransformer(nn.Module):
                 nn.init.normal_(parameter, std=INIT_STD)
             elif name.endswith("gate_and_value.bias"):
                 nn.init.zeros_(parameter)
-        for table in (self.embedding.weight, self.positions):
-            nn.init.normal_(table, std=INIT_STD)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
+        with torch.no_grad():  # sines: which tokens are neighbours need not be learnt
+            self.positions.copy_(
+                2 * INIT_STD * sincos_positions(self.grid_size, self.grid_size, self.positions.shape[1])
+            )
+        if self.from_code is not None:  # twice the size of what is learnt beside it
+            nn.init.normal_(self.from_code.weight, std=2 * INIT_STD * self.from_code.in_features**-0.5)
         if self.labels is not None:  # pooled labels of unit size would drown the embeddings
             nn.init.zeros_(self.labels.pool.weight)
+
+
+def _standardised(codebook_KE: Tensor) -> Tensor:
+    """Codes of mean 0 and standard deviation 1 in each channel."""
+    spread_E = codebook_KE.std(dim=0).clamp(min=torch.finfo(codebook_KE.dtype).eps)
+    return (codebook_KE - codebook_KE.mean(dim=0)) / spread_E

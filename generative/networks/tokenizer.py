@@ -5,19 +5,22 @@ Shape legend: B batch, C channels, H/W height and width, G side of the token gri
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from generative.inpainting import receptive_radius
 from generative.networks.autoencoder import Autoencoder
-from generative.networks.bottlenecks import FSQ, GaussianBottleneck, SimVQ, VectorQuantizer
-from generative.weights import weights_hash
+from generative.networks.bottlenecks import GaussianBottleneck
+from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
+from generative.weights import NotLoadedError, network_weights, read_checkpoint, weights_hash
 
+PATCH_BATCH = 256  # codes painted at a time
 # A checkpoint may name nothing else to be built: it could otherwise run code.
 PARTS: dict[str, type[nn.Module]] = {
     f"generative.networks.{part.__name__}": part
@@ -92,6 +95,35 @@ class Tokenizer:
         """
         return self.network.detokenize(tokens_BN)
 
+    @torch.no_grad()
+    def codebook(self) -> Tensor:
+        """Return the (K, D) codes."""
+        return self.network.bottleneck.codes(torch.arange(self.num_codes)[None])[0].clone()
+
+    @torch.no_grad()
+    def decode_mean(self, probability_BNK: Tensor) -> Tensor:
+        """Return the images of the expected codes: about the mean of the images of all tokens.
+
+        Args:
+            probability_BNK: (B, N, K) probabilities of the codes of each token.
+
+        Returns:
+            (B, C, H, W) images in [-1, 1].
+        """
+        codes_KD = self.network.bottleneck.codes(torch.arange(self.num_codes, device=probability_BNK.device)[None])[0]
+        z = rearrange(probability_BNK @ codes_KD, "b (h w) d -> b d h w", h=self.grid_size)
+        return self.network.decode(z).clamp(-1, 1)
+
+    @cached_property
+    def patches(self) -> Tensor:
+        """(K, P) patch that the decoder paints for each code, in the middle of a grid of the same code; channels first."""
+        grid = torch.arange(self.num_codes, device=self.network.last_layer.device)[:, None].expand(
+            -1, self.grid_size**2
+        )
+        pictures = torch.cat([self.decode(part) for part in grid.split(PATCH_BATCH)])
+        patches = rearrange(pictures, "k c (h p) (w q) -> k h w (c p q)", h=self.grid_size, w=self.grid_size)
+        return patches[:, self.grid_size // 2, self.grid_size // 2]
+
     def check_images(self, image_size: int, channels: int) -> None:
         """Check that the tokenizer was trained on images of a shape.
 
@@ -132,17 +164,15 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         ValueError: If the file is missing or is no such checkpoint.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(path)
     except FileNotFoundError as error:
         raise ValueError(f"tokenizer={path} does not exist.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(_no_tokenizer(path, "it does not load as tensors and plain containers")) from error
+    except NotLoadedError as error:
+        raise ValueError(_no_tokenizer(path, str(error))) from error
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, so they must not cost a draw
             network = _build(checkpoint["config"]["network"])
-        average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
-        state = {k.removeprefix("network."): v for k, v in checkpoint["state_dict"].items() if k.startswith("network.")}
-        network.load_state_dict(state | average)
+        network.load_state_dict(network_weights(checkpoint))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(_no_tokenizer(path, "its config and weights are not those of an autoencoder")) from error
     if not isinstance(network, Autoencoder):

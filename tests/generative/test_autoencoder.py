@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from generative.networks.autoencoder import Autoencoder
-from generative.networks.bottlenecks import FSQ, GaussianBottleneck, VectorQuantizer
+from generative.networks.bottlenecks import GaussianBottleneck
 from generative.networks.patch_discriminator import PatchDiscriminator
+from generative.networks.quantizers import FSQ, VectorQuantizer
 from generative.objectives.autoencoder import AutoencoderObjective
 from generative.randomness import StepRandomness, generator_for
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from generative.networks.bottlenecks import FSQ, Bottleneck, GaussianBottleneck, SimVQ, VectorQuantizer, rotated
+from generative.networks.bottlenecks import Bottleneck, GaussianBottleneck
+from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer, rotated
 from generative.randomness import IndexRandomness, StepRandomness, generator_for
 
 QUANTIZERS = {

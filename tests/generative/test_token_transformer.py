@@ -117,6 +117,28 @@ def test_fresh_networks_learn_in_the_first_steps() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_codes_that_mean_the_same_begin_nearly_equal() -> None:
+    torch.manual_seed(0)
+    codebook = torch.randn(10, 3) * torch.tensor([1.0, 20.0, 0.1]) + 5
+    codebook[7] = codebook[2]
+    net = TokenTransformer(10, 4, dim=32, depth=1, num_heads=2, codebook_KE=codebook)
+    table = net._table()
+    distance = torch.cdist(table[:10], table[:10]) + 9 * torch.eye(10)
+    assert divmod(int(distance.argmin()), 10) == (2, 7)
+    assert torch.equal(table[10], net.embedding.weight[10])  # the mask token has no code
+    net(tokens(2), Condition()).square().sum().backward()
+    assert net.from_code.weight.grad.any()
+    assert "codebook" in net.state_dict()
+
+
+def test_neighbours_have_similar_positions_at_first() -> None:
+    net = TokenTransformer(10, 8, dim=64, depth=1, num_heads=2)
+    position = net.positions.detach()
+    similarity = F.cosine_similarity(position[27], position, dim=-1).view(8, 8)  # row 3, column 3
+    assert similarity[3, 4] > similarity[3, 7]
+    assert similarity[2, 3] > similarity[6, 3]
+
+
 def test_dropout_acts_in_training_alone() -> None:
     net, batch = transformer(dropout=0.5), tokens()
     assert torch.equal(net(batch, Condition()), net(batch, Condition()))

@@ -46,7 +46,8 @@ def test_known_pixels_are_bit_exact_and_all_tokens_are_set(outputs: Path) -> Non
     batch = data.batch("test", range(10))
     sample = module.sample(batch, module.evaluation_randomness(batch))
     known = (batch.validity > 0).expand_as(batch.image)
-    assert torch.equal(sample["sample"][known], batch.image[known])
+    for output in ("sample", "mean"):
+        assert torch.equal(sample[output][known], batch.image[known])
     assert not torch.equal(sample["decoded"][known], batch.image[known])
     assert torch.equal(sample["sample"][~known], sample["decoded"][~known])
     states = list(module.decoding_states(batch, module.evaluation_randomness(batch)))
@@ -54,19 +55,39 @@ def test_known_pixels_are_bit_exact_and_all_tokens_are_set(outputs: Path) -> Non
     assert torch.equal(states[-1].z, states[-1].image)  # nothing is masked any more
 
 
+def test_mean_of_certain_tokens_is_their_picture(outputs: Path) -> None:
+    module, data = built(outputs)
+    tokens = module.tokenizer.encode(data.batch("test", range(4)).image)
+    certain = torch.nn.functional.one_hot(tokens, module.tokenizer.num_codes).float()
+    torch.testing.assert_close(module.tokenizer.decode_mean(certain), module.tokenizer.decode(tokens))
+    assert module.tokenizer.codebook().shape == (256, 16)
+
+
+def test_known_pixels_of_partly_covered_patches_are_used(outputs: Path) -> None:
+    module, data = built(outputs, "degradation=brush_mask")
+    batch = data.batch("test", range(10))
+    informed = module.sample(batch, module.evaluation_randomness(batch))["mean"]
+    module.pixel_std = None
+    assert module.informed_network(batch) is module.network
+    alone = module.sample(batch, module.evaluation_randomness(batch))["mean"]
+    errors = [(picture - batch.image).square().mean() for picture in (informed, alone)]
+    assert errors[0] < errors[1]
+
+
 def test_the_fill_of_the_hole_does_not_matter(outputs: Path) -> None:
     module, data = built(outputs)
     batch = data.batch("test", range(10))
-    expected = module.sample(batch, module.evaluation_randomness(batch))["sample"]
+    expected = module.sample(batch, module.evaluation_randomness(batch))
     batch.degraded = torch.where(batch.validity > 0, batch.degraded, torch.rand_like(batch.degraded) * 2 - 1)
-    assert torch.equal(module.sample(batch, module.evaluation_randomness(batch))["sample"], expected)
+    again = module.sample(batch, module.evaluation_randomness(batch))
+    assert all(torch.equal(again[output], expected[output]) for output in expected)
 
 
 def test_evaluation_bounds_what_can_be_reached(outputs: Path) -> None:
     module, data = built(outputs)
     batch = data.batch("test", range(10))
     step = module.evaluation_step(batch)
-    assert step["outputs"].keys() == {"sample", "decoded", "reconstruction", "composite"}
+    assert step["outputs"].keys() == {"sample", "mean", "decoded", "reconstruction", "composite"}
     known = (batch.validity > 0).expand_as(batch.image)
     assert torch.equal(step["outputs"]["composite"][known], batch.image[known])
     assert step["token_accuracy"].keys() == {"0.1", "0.3", "0.5", "0.7", "0.9"}
@@ -125,7 +146,7 @@ def test_hole_is_widened_by_what_the_encoder_sees(outputs: Path) -> None:
 
 def test_run_leaves_metrics_images_and_its_tokenizer(run: RunFolder, outputs: Path) -> None:
     content = read_json(run.path / "metrics.json")
-    for output in ("sample", "decoded", "reconstruction", "composite", "degraded"):
+    for output in ("sample", "mean", "decoded", "reconstruction", "composite", "degraded"):
         assert {f"psnr/{output}", f"psnr_hole/{output}", f"ssim/{output}"} <= content["metrics"].keys()
     assert "token_accuracy/0.5" in content["metrics"]
     tokenizer = load_tokenizer(outputs / "vqgan_scenes" / "run" / "checkpoints" / "last.ckpt")
@@ -184,6 +205,7 @@ def test_labels_reach_the_network(outputs: Path) -> None:
         ("sampler=ddim", "choose sampler=maskgit"),
         ("module.dilation=-1", "module.dilation=-1"),
         ("module.feather=-1", "module.feather=-1"),
+        ("module.pixel_std=0", "module.pixel_std=0"),
         ("tokenizer=/nowhere", "there is no such run folder"),
     ],
 )

@@ -32,7 +32,7 @@ def test_the_optimizer_moves_both_players() -> None:
 def test_metrics_and_images_are_kept(run: RunFolder) -> None:
     metrics = read_json(run.path / "metrics.json")["metrics"]
     assert {"psnr/reconstruction", "codebook_usage/codes", "codebook_perplexity/codes"} <= metrics.keys()
-    assert 1 / 512 <= metrics["codebook_usage/codes"] <= 1
+    assert 1 / 256 <= metrics["codebook_usage/codes"] <= 1
     assert list(run.path.glob("images/reconstruction/step=*.png"))
     text = (run.path / "metrics.csv").read_text()
     assert "train/discriminator" in text
@@ -41,7 +41,7 @@ def test_metrics_and_images_are_kept(run: RunFolder) -> None:
 
 def test_tokenizer_loads_as_it_was_evaluated(run: RunFolder) -> None:
     tokenizer = load_tokenizer(run.checkpoint)
-    assert (tokenizer.num_codes, tokenizer.grid_size, tokenizer.dilation) == (512, 8, 0)
+    assert (tokenizer.num_codes, tokenizer.grid_size, tokenizer.dilation) == (256, 8, 0)
     data = build_datamodule(compose_config(OVERRIDES))
     image = data.batch("test", range(10)).image
     error = (tokenizer.decode(tokenizer.encode(image)) - image).square().flatten(1).mean(1)
