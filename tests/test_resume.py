@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import assert_same_state, finished, read_json, script, tiny, train_here
 
-STEPS = 120
+STEPS = 60
 
 
 def arguments(experiment: str, steps: int) -> list[str]:
@@ -63,8 +63,8 @@ def assert_same_run(a: Path, b: Path) -> None:
     [
         ("meanflow_dit", "cpu", STEPS),
         ("meanflow_dit", "ddp_cpu", STEPS),
-        ("vqgan_scenes", "ddp_cpu", 36),  # codes restart and the discriminator begins on the way
-        ("maskgit_scenes", "cpu", 60),
+        ("vqgan_scenes", "ddp_cpu", 18),  # codes restart and the discriminator begins on the way
+        ("maskgit_scenes", "cpu", 30),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(experiment: str, trainer: str, steps: int, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_killed_and_resumed_equals_uninterrupted(experiment: str, trainer: str, 
     if trainer == "ddp_cpu":
         common.remove("trainer.accelerator=cpu")
     if experiment == "vqgan_scenes":
-        common += ["objective.adversarial_start=9", "data.num_train=64"]
+        common += ["objective.adversarial_start=5", "data.num_train=64"]
     if experiment == "maskgit_scenes":
         train_here(tmp_path / "vqgan_scenes" / "run", "experiment=vqgan_scenes", f"paths.outputs={tmp_path}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
