@@ -34,6 +34,10 @@ class ImageData(Protocol):
     channels: int
     num_classes: int
 
+    @property
+    def splits(self) -> Any:
+        """The splits; each has a length."""
+
     def batch(
         self, split: Literal["train", "val", "test"], indices: Sequence[int], device: torch.device | str = "cpu"
     ) -> Batch:

@@ -21,6 +21,7 @@ from generative.types import Batch, Condition, LossOutput
 from lightning_modules.base import GenerativeModule, ImageData, check_kind
 
 ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which the token accuracy is measured
+NUM_CHECKED = 32  # validation images whose known pixels are looked at before the first step
 NETWORKS = "token_transformer_tiny, token_transformer_small or token_transformer"
 
 
@@ -65,7 +66,9 @@ class MaskGIT(GenerativeModule):
     ) -> None:
         if isinstance(network, nn.Module):
             check_kind("network", network, TokenTransformer, NETWORKS)
-        check_kind("objective", objective, MaskedTokenObjective, "masked_tokens or masked_tokens_first")
+        check_kind(
+            "objective", objective, MaskedTokenObjective, "masked_tokens_holes, masked_tokens or masked_tokens_first"
+        )
         check_kind("sampler", sampler, MaskedTokenSampler, "maskgit or halton")
         if tokenizer is None:
             raise ValueError(
@@ -105,7 +108,8 @@ class MaskGIT(GenerativeModule):
             ValueError: If the tokenizer does not fit the images, or the degradation leaves nothing known to go by.
         """
         self.tokenizer.check_images(data.image_size, data.channels)
-        batch = data.batch("val", [0])
+        # More than one image: a mixture of degradations may begin with one that leaves known pixels.
+        batch = data.batch("val", range(min(NUM_CHECKED, len(data.splits.val))))
         if batch.validity is None or not batch.validity.flatten(1).any(1).all():
             raise ValueError(
                 "MaskGIT repairs holes whose surroundings are known: choose degradation=holes, block_mask or brush_mask."

@@ -49,8 +49,8 @@ class Block(nn.Module):
         self.in_conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
         self.out_norm = PixelNorm(channels)
         self.out_conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
-        nn.init.zeros_(self.out_conv.weight)
-        nn.init.zeros_(self.out_conv.bias)  # type: ignore[arg-type]
+        for parameter in self.out_conv.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Transform the features.
@@ -149,7 +149,9 @@ class Autoencoder(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """Weight of the last convolution, at which adversarial losses are balanced."""
-        return self.decoder[-1].weight  # type: ignore[return-value]
+        last = self.decoder[-1]
+        assert isinstance(last, nn.Conv2d)
+        return last.weight
 
     def forward(self, image_BCHW: Tensor, randomness: Randomness | None = None) -> Reconstruction:
         """Encode and decode.

@@ -220,4 +220,4 @@ def test_baselines_keep_known_pixels(outputs: Path) -> None:
     known = (batch.validity > 0).expand_as(batch.image)
     for filled in (mean_colour(batch.degraded, batch.validity), opencv(batch.degraded, batch.validity, cv2.INPAINT_NS)):
         assert torch.equal(filled[known], batch.image[known])
-        assert (filled - batch.image)[~known].abs().mean() < (batch.degraded - batch.image)[~known].abs().mean() + 0.5
+        assert (filled - batch.image)[~known].abs().mean() < (batch.degraded - batch.image)[~known].abs().mean()
