@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.base import ImageDataModule
 from launch import build
 from launch.command_line import run_arguments
+from launch.names import file_name
 from launch.run_folder import RunFolder
 
 DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema"}
-NAME_LENGTH = 150  # characters; file systems take 255
 _last_datamodule: dict[tuple[str, ...], ImageDataModule] = {}
 
 
@@ -60,23 +57,6 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Say what is evaluated, for the record."""
         return {"name": self.name, "overrides": self.overrides, "weights": self.weights}
-
-
-def file_name(parts: Iterable[str]) -> str:
-    """Make a file name of overrides.
-
-    Args:
-        parts: The overrides.
-
-    Returns:
-        A name; one of more than ``NAME_LENGTH`` characters is shortened and told apart by a hash; ``default`` without parts.
-    """
-    text = ",".join(parts)
-    name = re.sub(r"[^\w.=,+~-]+", "_", text) or "default"
-    if len(name) <= NAME_LENGTH:
-        return name
-    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    return f"{name[: NAME_LENGTH - len(digest) - 1]}_{digest}"
 
 
 def read_job(arguments: list[str], usage: str) -> Job:

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from launch.comparison import check_comparable, combinations, run_labels
 from launch.errors import UserError
-from launch.job import NAME_LENGTH, Job, file_name
+from launch.job import Job
+from launch.names import NAME_LENGTH, file_name
 from launch.results import Result, print_table, rows_of, write_csv
 from launch.run_folder import RunFolder, write_json
 
