@@ -1,8 +1,9 @@
-# make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite.
+# make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite;
+# make kills: kill -9 at 20 random moments.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test check clean
+.PHONY: train test kills check clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=meanflow_dit
@@ -10,11 +11,14 @@ train: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+kills: .venv/installed-dev
+	$(BIN)/python -m pytest -s -k killed tests/test_faults.py tests/test_resume.py --kills=20
+
 check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint -q generative lightning_modules datamodules callbacks launch train.py evaluate.py generate.py
+	$(BIN)/pydoclint -q generative lightning_modules datamodules callbacks launch train.py evaluate.py generate.py compare.py export.py
 
 clean:
 	rm -rf .venv *.egg-info

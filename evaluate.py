@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from launch import build
-from launch.comparison import MULTIRUN, compare
+from launch.command_line import MULTIRUN
+from launch.comparison import compare
 from launch.errors import reported
 from launch.evaluation import print_result, run_test
 from launch.job import Job, datamodule_for, read_job

@@ -6,14 +6,19 @@ import sys
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from launch import build
-from launch.command_line import current_run, training_arguments
+from launch.command_line import current_run, keep_config, training_arguments
 from launch.errors import UserError, reported
 from launch.evaluation import print_result, run_test
+from launch.loggers import build_loggers, log_result, logged
 from launch.record import config_hash, git_revision, hardware, now, versions
-from launch.run_folder import RunFolder, is_main_process, write_json
+from launch.run_folder import RunFolder, identity, is_main_process, write_json
+from launch.sweep import end_with_parent, run_job
+from launch.sweep_report import sweep_reported
 
 
 def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
@@ -22,19 +27,19 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
     Args:
         run: The run folder, held for writing.
         config: The composed config.
-        overrides: The overrides that make the run what it is.
+        overrides: What it was composed from.
 
     Raises:
         UserError: The run to resume has nothing left to do.
     """
-    checkpoint = run.load_checkpoint() if config.resume else None
+    path, checkpoint = run.newest_checkpoint(set_aside=True) if config.resume else (None, None)
     step = checkpoint["global_step"] if checkpoint else 0
     if checkpoint and step >= config.trainer.max_steps and run.record.get("finished"):
         raise UserError(f"resume={run.path} has finished at step {step}: set a larger trainer.max_steps to go on.")
 
     torch.set_float32_matmul_precision("high")
     trainer = build.build_trainer(
-        config, run.path, build.build_callbacks(config), build.build_loggers(config, run, step if checkpoint else None)
+        config, run.path, build.build_callbacks(config), build_loggers(config, run, step if checkpoint else None)
     )
     build.check_ranks(config, trainer)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
@@ -47,7 +52,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
 
     record = {
         "name": config.name,
-        "overrides": overrides,
+        "overrides": identity(overrides),
         "seed": config.seed,
         "started": run.record.get("started", now()),
         "finished": False,
@@ -62,36 +67,42 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
     }
     if is_main_process():
         write_json(run.record_path, record)
-    build.log_config(trainer, config)
 
-    failed = True
-    try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=str(run.checkpoint) if checkpoint else None)
+    with logged(trainer.loggers, build.plain_config(config), record):
+        trainer.fit(module, datamodule=datamodule, ckpt_path=path)
         weights = "ema" if config.callbacks.get("ema") else "raw"
         result = run_test(trainer, module, datamodule, config, weights, trainer.global_step)
-        failed = False
-    finally:
-        build.close_loggers(trainer.loggers, failed)
+        log_result(trainer.loggers, result, trainer.global_step)
     if is_main_process():
         write_json(run.path / "metrics.json", result)
+        record["data"] = datamodule.record()  # by now with the damaged images that were met
         write_json(run.record_path, {**record, "finished": True, "ended": now(), "step": trainer.global_step})
         print_result(result["metrics"], run.path)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> None:
-    """Run one job.
+def main(config: DictConfig) -> float | None:
+    """Run once, or run one job of a sweep in a process of its own.
 
     Args:
         config: What Hydra composed.
+
+    Returns:
+        What a search looks at.
     """
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_job(config)
+    end_with_parent()
     with reported():
         run, config, overrides = current_run(config)
         with run.locked():
+            if not config.resume:
+                keep_config(run, config, overrides)
             train(run, config, overrides)
+    return None
 
 
 if __name__ == "__main__":
-    with reported():
-        sys.argv[1:] = training_arguments(sys.argv[1:])
-    main()
+    with reported(), sweep_reported(training_arguments(sys.argv[1:])) as arguments:
+        sys.argv[1:] = arguments
+        main()

@@ -64,9 +64,10 @@ def full_loop(experiment: str, overrides: list[str], steps: int, warmup: int) ->
     with tempfile.TemporaryDirectory() as folder:
         config.paths.run = folder
         watch = Stopwatch()
+        from launch.loggers import build_loggers
         from launch.run_folder import RunFolder
 
-        loggers = build.build_loggers(config, RunFolder(Path(folder)), None)
+        loggers = build_loggers(config, RunFolder(Path(folder)), None)
         trainer = build.build_trainer(config, Path(folder), [*build.build_callbacks(config), watch], loggers)
         trainer.fit(build.build_module(config), datamodule=build.build_datamodule(config))
     return (watch.times[-1] - watch.times[warmup - 1]) / steps

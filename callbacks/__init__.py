@@ -4,13 +4,15 @@ from callbacks.calibration import Calibration
 from callbacks.checkpoint import LastCheckpoint
 from callbacks.classification import Classification
 from callbacks.codebook import Codebook
+from callbacks.damaged_images import DamagedImages
 from callbacks.ema import EMA
 from callbacks.evaluation import Evaluation
 from callbacks.generation import Generation
-from callbacks.guards import NonFiniteGuard, NonFiniteLossError
+from callbacks.guards import NonFiniteGuard, NonFiniteLossError, SpikeError, SpikeGuard
 from callbacks.image_grid import ImageGrid
 from callbacks.label_accuracy import LabelAccuracy
 from callbacks.progress import TrainingProgress
+from callbacks.rank_agreement import RankAgreement, RankDisagreementError
 from callbacks.restoration_distances import RestorationDistances
 from callbacks.steps_grid import DecodingGrid, DenoisingGrid
 from callbacks.throughput import Throughput
@@ -21,6 +23,7 @@ __all__ = [
     "Calibration",
     "Classification",
     "Codebook",
+    "DamagedImages",
     "DecodingGrid",
     "DenoisingGrid",
     "Evaluation",
@@ -30,7 +33,11 @@ __all__ = [
     "LastCheckpoint",
     "NonFiniteGuard",
     "NonFiniteLossError",
+    "RankAgreement",
+    "RankDisagreementError",
     "RestorationDistances",
+    "SpikeError",
+    "SpikeGuard",
     "Throughput",
     "TokenAccuracy",
     "TrainingProgress",

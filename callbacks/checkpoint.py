@@ -1,9 +1,9 @@
-"""Checkpoints: written atomically, plain containers and tensors only, the newest kept as ``checkpoints/last.ckpt``."""
+"""Checkpoints: written atomically, plain containers and tensors only; ``last.ckpt`` and the one before are kept."""
 
 from __future__ import annotations
 
-import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,11 +13,19 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from callbacks.files import WriteError, whole_file
+
 FILE_NAME = "last.ckpt"
+PREVIOUS_NAME = "previous.ckpt"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file, syncs it to disk and renames it, so that a kill leaves the previous file whole."""
+    """Writes to a temporary file, syncs it to disk and renames it; the checkpoint before is kept beside it.
+
+    The order is: write ``.last.ckpt.tmp``, ``last.ckpt`` becomes ``previous.ckpt``, the temporary file becomes
+    ``last.ckpt``. A kill or a loss of power at any moment leaves one of the two whole, and a full disk leaves both.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save a checkpoint.
@@ -28,13 +36,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             storage_options: Not used.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+        before = path.with_name(PREVIOUS_NAME)
+        with whole_file(path, sync=True, size=num_bytes(checkpoint), before=before) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint that holds plain containers and tensors; nothing else is ever unpickled.
@@ -50,25 +54,41 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; its state is saved.
+def num_bytes(content: Any) -> int:
+    """Return about how much room a checkpoint takes.
+
+    Args:
+        content: Plain containers and tensors.
+
+    Returns:
+        Bytes of its tensors.
+    """
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, dict):
+        return sum(map(num_bytes, content.values()))
+    return sum(map(num_bytes, content)) if isinstance(content, list | tuple) else 0
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop. Like ``KeyboardInterrupt``, no ``except Exception`` on the way may swallow it.
 
     Args:
         signal_number: The signal that asked.
-        path: The checkpoint that was written.
-        step: Optimiser step of the checkpoint.
+        message: What was saved, after "Stopped by SIGTERM".
     """
 
-    def __init__(self, signal_number: int, path: Path, step: int) -> None:
-        super().__init__(f"Stopped by {signal.Signals(signal_number).name} at step {step}; saved {path}.")
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(f"Stopped by {signal.Signals(signal_number).name}{message}.")
         self.signal_number = signal_number
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the whole state every n optimiser steps, at the end, and when SIGTERM or Ctrl-C asks the run to stop.
+    """Saves the whole state every n optimiser steps, at the end, and when a signal asks the run to stop.
 
-    A signal is answered at the end of the running step: the state is saved and ``Interrupted`` is raised. A second
-    Ctrl-C ends the process at once; the last periodic checkpoint is whole then too.
+    SIGTERM, SIGINT (Ctrl-C) and SIGUSR2 (a cluster's warning before it ends a job) are answered at the end of the
+    running step, also where they arrive during a validation, a grid or the writing of a checkpoint: the state is saved
+    and ``Interrupted`` is raised. A second Ctrl-C ends the process at once; the last periodic checkpoint is whole then too.
 
     Attributes:
         run_config: Resolved config of the run as plain containers; it is stored in the file.
@@ -105,38 +125,46 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step != self._last_saved:
-            self._last_saved = trainer.global_step
             for logger in trainer.loggers:
                 logger.save()
             trainer.save_checkpoint(self.path(trainer))
+            self._last_saved = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the config, so that the file speaks for itself."""
         checkpoint["config"] = self.run_config
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over SIGTERM and SIGINT for the time of the fit."""
+        """Note the step that a resumed run begins at: its checkpoint is there already."""
         self._last_saved = trainer.global_step
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous_handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals for the time of the steps.
+
+        Not in ``on_fit_start``: Lightning adds handlers of its own after that, which leave a validation unfinished and, with
+        several ranks, send to the other processes from inside the handler.
+        """
+        self._handle_signals(self._on_signal)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A signal during the final test ends it at once: the state is saved already, a resumed run tests again."""
-        path, step = self.path(trainer), trainer.global_step
 
         def stop(number: int, frame: FrameType | None) -> None:
-            raise Interrupted(number, path, step)
+            raise Interrupted(number, f" in the final test; {self.path(trainer)} has the trained weights")
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous_handlers[number] = signal.signal(number, stop)
+        self._handle_signals(stop)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
         self._restore_handlers()
 
+    def _handle_signals(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        for number in STOP_SIGNALS:
+            self._previous_handlers[number] = signal.signal(number, handler)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(number, " at once; what was saved before is whole")
         self._signal = number
 
     def on_train_batch_end(
@@ -146,31 +174,43 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if step % self.every_n_steps == 0:
             self._save(trainer)
-        if self._asked_to_stop(trainer, step):
-            self._save(trainer)
-            raise Interrupted(self._signal or signal.SIGTERM, self.path(trainer), step)
+        if trainer.world_size == 1 or step % self.signal_check_every_n_steps == 0:
+            self._stop_if_asked(trainer)
 
-    def _asked_to_stop(self, trainer: Trainer, step: int) -> bool:
+    def _stop_if_asked(self, trainer: Trainer) -> None:
         asked = self._signal is not None
-        if trainer.world_size == 1:
-            return asked
-        if step % self.signal_check_every_n_steps:
-            return False
-        return trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            self._save(trainer)
+            raise Interrupted(
+                self._signal or signal.SIGTERM, f" at step {trainer.global_step}; saved {self.path(trainer)}"
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the final state."""
+        """Save the final state, answer a signal that came after the last step, and give the signals back."""
         self._save(trainer)
+        self._stop_if_asked(trainer)
+        self._restore_handlers()
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         self._previous_handlers = {}
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
-        self._restore_handlers()
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Give the signals back, and say where a run can go on whose disk took no more."""
         self._restore_handlers()
+        if isinstance(exception, WriteError):
+            path, step = self.path(trainer), self._last_saved
+            is_saved = path.exists() and step >= 0
+            exception.advice = (
+                f" at step {trainer.global_step}; "
+                + (
+                    f"the last good checkpoint is {path} of step {step}: "
+                    if is_saved
+                    else "no checkpoint is there yet: "
+                )
+                + "make room or mend the disk, then "
+                + (f"go on with python train.py resume={trainer.default_root_dir}" if is_saved else "start again")
+            )

@@ -14,6 +14,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.sharding import gathered, local, part_of, release_weights
+
 
 class EMA(Callback):
     """Keeps ema <- decay * ema + (1 - decay) * weight after each optimiser step and evaluates with it.
@@ -21,6 +23,7 @@ class EMA(Callback):
     The decay warms up as min(decay, (1 + n) / (10 + n)) with n the number of updates so far (as in TensorFlow's moving
     averages). Parameters are averaged in float32; buffers are not averaged, the network's own are used. Before the first
     update nothing is swapped. The averages live on the weights' device and in the checkpoint, under this callback's state.
+    Averages of sharded weights are sharded alike, and whole in the checkpoint.
 
     Args:
         decay: Final decay in [0, 1).
@@ -48,7 +51,7 @@ class EMA(Callback):
         parameters = self._parameters(pl_module)
         self._last_step = trainer.global_step
         if self.num_updates:
-            self.average = {name: self.average[name].to(p.device) for name, p in parameters.items()}
+            self.average = {name: part_of(self.average[name].to(p.device), p) for name, p in parameters.items()}
         else:
             self.average = {name: p.detach().float().clone() for name, p in parameters.items()}
 
@@ -62,12 +65,15 @@ class EMA(Callback):
         self._last_step = trainer.global_step
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         parameters = self._parameters(pl_module)
-        weights = [parameters[name].float() for name in self.average]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
+        if all(p.grad is None for p in parameters.values()):  # a guard left the step out
+            return
+        weights = [local(parameters[name]).float() for name in self.average]
+        torch._foreach_lerp_([local(average) for average in self.average.values()], weights, 1 - decay)
         self.num_updates += 1
 
     @torch.no_grad()
     def _exchange(self, module: LightningModule) -> None:
+        release_weights(module.network)  # type: ignore[arg-type]
         for name, parameter in self._parameters(module).items():
             held = parameter.detach().clone()
             parameter.copy_(self.average[name])
@@ -119,7 +125,7 @@ class EMA(Callback):
         """Return the averages; a checkpoint is never written while they are swapped in."""
         if self._swapped:
             raise RuntimeError("A checkpoint must not be written while the EMA weights are swapped in.")
-        return {"num_updates": self.num_updates, "average": self.average}
+        return {"num_updates": self.num_updates, "average": gathered(self.average)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the averages of a checkpoint."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import statistics
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
 
 from callbacks.checkpoint import LastCheckpoint
+from lightning_modules.sharding import local
+
+NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in median absolute deviations
+SMALLEST_SPREAD = 0.1  # of the median: values that hardly vary make no spike of a small change
 
 
 class NonFiniteLossError(RuntimeError):
@@ -71,6 +79,126 @@ class NonFiniteGuard(Callback):
     def _read_note(self, trainer: Trainer) -> None:
         if self._first_bad_step is not None and (step := int(self._first_bad_step)) >= 0:
             raise NonFiniteLossError(_message(trainer, "the loss is not finite", step))
+
+
+class SpikeError(RuntimeError):
+    """The loss or the gradient jumped far above its level."""
+
+
+class SpikeGuard(Callback):
+    """Leaves out steps whose loss or gradient norm is a spike, or stops at the first; before optimiser and EMA see them.
+
+    A value is a spike where it exceeds the median of the last ``window`` steps by more than ``factor`` times their spread:
+    1.48 times the median absolute deviation (the standard deviation, were they normal), but at least a tenth of the
+    median. A step left out has no gradient: weights, the optimiser's moments and the EMA stay as they are, while the step
+    counts and the learning rate goes on. What a forward pass itself changes, such as the statistics of batch norm and
+    codes that are moving averages, is not undone. A level that stays high for more than ``patience`` steps is no spike,
+    but a new level (a discriminator that begins, say): the window begins anew.
+
+    The norm is that before clipping, over all ranks, and the loss their mean, so that all decide alike. Reading the two
+    numbers waits for the device, once a step. A gradient that is not finite stops the run, as a loss does.
+
+    Attributes:
+        num_skipped: Steps left out so far; logged as ``guard/skipped_steps``.
+
+    Args:
+        action: ``skip`` or ``stop``.
+        factor: How many spreads above the median are a spike.
+        window: How many steps make the level; none is judged before.
+        patience: How many steps in a row are left out at most.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    def __init__(
+        self, action: Literal["skip", "stop"] = "skip", factor: float = 30.0, window: int = 100, patience: int = 10
+    ) -> None:
+        if action not in ("skip", "stop"):
+            raise ValueError(
+                f"callbacks.spikes.action={action} must be skip or stop; callbacks.spikes=null leaves it out."
+            )
+        for name, value in (("factor", factor), ("window", window), ("patience", patience)):
+            if value < 1:
+                raise ValueError(f"callbacks.spikes.{name}={value} must be at least 1.")
+        self.action = action
+        self.factor = factor
+        self.window = window
+        self.patience = patience
+        self.num_skipped = 0
+        self._levels: dict[str, list[float]] = {"loss": [], "gradient norm": []}  # of the last steps taken
+        self._num_in_a_row = 0
+        self._loss: Tensor | float = 0.0  # sum over accumulated batches: Lightning divides each by their number
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note the loss."""
+        self._loss = self._loss + loss.detach()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Judge the step."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        values, self._loss = self._read(trainer, self._loss, parameters), 0.0
+        if not all(map(math.isfinite, values.values())):
+            if getattr(trainer.precision_plugin, "scaler", None) is None:  # a loss scaler leaves such steps out itself
+                name = next(name for name, value in values.items() if not math.isfinite(value))
+                raise NonFiniteLossError(_message(trainer, f"the {name} is {values[name]}", trainer.global_step))
+            return
+        spike = next((name for name, value in values.items() if self._is_spike(name, value)), None)
+        if spike is None:
+            self._take(values)
+            return
+        median = statistics.median(self._levels[spike])
+        what = f"the {spike} is {values[spike]:.4g} where the median of the last {self.window} steps is {median:.4g}"
+        if self.action == "stop":
+            raise SpikeError(_message(trainer, what, trainer.global_step))
+        self._num_in_a_row += 1
+        if self._num_in_a_row > self.patience:  # it stays: this is the level now
+            self._levels = {name: [] for name in self._levels}
+            self._take(values)
+            return
+        self.num_skipped += 1
+        rank_zero_warn(f"step {trainer.global_step} is left out: {what}")
+        for parameter in parameters:
+            parameter.grad = None  # optimisers and the EMA pass over what has no gradient
+
+    @staticmethod
+    def _read(trainer: Trainer, loss: Tensor | float, parameters: list[Tensor]) -> dict[str, float]:
+        norm = torch.nn.utils.get_total_norm([local(p.grad) for p in parameters if p.grad is not None])
+        values = torch.stack([torch.as_tensor(loss, device=norm.device).float(), norm.float().square()])
+        if trainer.world_size > 1:
+            values = trainer.strategy.reduce(values, reduce_op="mean")
+        loss_value, square = values.tolist()
+        return {"loss": loss_value, "gradient norm": math.sqrt(square) if square >= 0 else square}
+
+    def _is_spike(self, name: str, value: float) -> bool:
+        level = self._levels[name]
+        if len(level) < self.window:
+            return False
+        median = statistics.median(level)
+        deviation = statistics.median(abs(x - median) for x in level)
+        return value - median > self.factor * max(NORMAL_SPREAD * deviation, SMALLEST_SPREAD * abs(median))
+
+    def _take(self, values: dict[str, float]) -> None:
+        self._num_in_a_row = 0
+        for name, value in values.items():
+            self._levels[name] = [*self._levels[name], value][-self.window :]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log how many steps were left out."""
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log("guard/skipped_steps", float(self.num_skipped), batch_size=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the levels and counters: a resumed run decides as the uninterrupted one."""
+        return {"levels": self._levels, "num_skipped": self.num_skipped, "num_in_a_row": self._num_in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take those of a checkpoint."""
+        self._levels = dict(state_dict["levels"])
+        self.num_skipped = state_dict["num_skipped"]
+        self._num_in_a_row = state_dict["num_in_a_row"]
 
 
 def _message(trainer: Trainer, what: str, step: int) -> str:

@@ -1,4 +1,4 @@
-"""Image grids: what a module restores or generates, as captioned PNG files and in the loggers."""
+"""Image grids: what a module restores or generates, as captioned PNG files, in the loggers and, in test, image by image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from callbacks.rendering import render_grid, write_png
+from callbacks.single_images import write_single_images
 from datamodules.base import datamodule_of
 from datamodules.splits import Split
 from generative.metrics.restoration import psnr
 from generative.types import Batch
+from lightning_modules.sharding import is_sharded
 
 RECONSTRUCTION = "reconstruction"  # the output of an autoencoder
 
@@ -99,19 +101,24 @@ class PeriodicGrid(Callback, ABC):
         self._draw(trainer, module, self.split, self.key)
 
     def _draw(self, trainer: Trainer, module: LightningModule, split: Split, key: str) -> None:
-        if not trainer.is_global_zero:
+        # In a fit sharded weights are gathered by all ranks together: each draws then, and rank 0 keeps the picture.
+        together = not trainer.testing and is_sharded(module.network)  # type: ignore[arg-type]
+        if not (trainer.is_global_zero or together):
             return
         data = datamodule_of(trainer)
         num_images = min(self.num_images, len(getattr(data.splits, split)))
         batch = data.batch(split, range(num_images), module.device)
         step = trained_steps(trainer, module)
-        keep_image(trainer, key, self.grid(trainer, module, batch, split, step), step)
+        image = self.grid(trainer, module, batch, split, step)
+        if trainer.is_global_zero:
+            keep_image(trainer, key, image, step)
 
 
 class ImageGrid(PeriodicGrid):
     """Rows of clean, degraded and restored images with their PSNR, or of data and generated images.
 
-    Without a degradation, an output called ``reconstruction`` is of the very images and gets its PSNR too.
+    Without a degradation, an output called ``reconstruction`` is of the very images and gets its PSNR too. In test the
+    images are kept one by one as well, for comparisons (see ``callbacks.single_images``).
 
     Args:
         num_images: Columns.
@@ -143,7 +150,11 @@ class ImageGrid(PeriodicGrid):
         else:
             images = {"clean": batch.image, "degraded": batch.degraded} | outputs
             measured = images.keys() - {"clean"}
-        notes = {name: [f"{value:.1f} dB" for value in psnr(images[name], batch.image).tolist()] for name in measured}
+        values = {name: psnr(images[name], batch.image).tolist() for name in measured}
+        if split == "test" and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "images" / self.test_key
+            write_single_images(folder, images, batch, values, datamodule_of(trainer).label_names, step)
+        notes = {name: [f"{value:.1f} dB" for value in each] for name, each in values.items()}
         return render_grid(images, f"{title} · PSNR under each image" if notes else title, captions, notes)
 
 

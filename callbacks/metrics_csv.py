@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import csv
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks.files import WriteError, whole_file
 
 FILE_NAME = "metrics.csv"
 FLUSH_SECONDS = 5.0  # the file is also written before each checkpoint, so that a kill loses no row before it
@@ -73,13 +76,10 @@ class MetricsCSV(Logger):
         if not self._changed:
             return
         columns = sorted({name for row in self._rows.values() for name in row})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{FILE_NAME}.tmp")
-        with temporary.open("w", newline="") as file:
+        with whole_file(self.path, "w") as file:
             writer = csv.DictWriter(file, ["step", *columns])
             writer.writeheader()
             writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
-        temporary.replace(self.path)
         self._changed = False
         self._last_write = time.monotonic()
 
@@ -88,6 +88,26 @@ class MetricsCSV(Logger):
         """Write what is left.
 
         Args:
-            status: How the run ended; not used.
+            status: How the run ended; one that failed is not to end with an error of this file instead of its own.
         """
-        self.save()
+        with suppress(*([WriteError] if status == "failed" else [])):
+            self.save()
+
+
+def last_values(folder: Path) -> dict[str, float]:
+    """Read the last value of each scalar of a run.
+
+    Args:
+        folder: Run folder.
+
+    Returns:
+        Values by name, in the order of the names; empty where nothing was logged.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = list(rows[0]) if rows else []
+    found = {name: next((row[name] for row in reversed(rows) if row[name]), None) for name in names if name != "step"}
+    return {name: float(value) for name, value in found.items() if value is not None}

@@ -12,6 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from callbacks.files import whole_file
+
 CELL_SIZE = 96  # px: small images are enlarged to about this height
 MARGIN, GAP = 16, 6  # px
 CAPTION_SIZE, NOTE_SIZE = 15, 12  # px, letter heights
@@ -98,7 +100,5 @@ def write_png(image: Image.Image, path: Path) -> None:
         image: The image.
         path: File to write; its folder is created.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole_file(path) as file:
+        image.save(file, format="PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,10 +13,11 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
+from datamodules.damage import NUM_NAMED, check_policy
 from datamodules.loader import EvaluationLoader, RawBatch, TrainingLoader
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
+from datamodules.source import ImageSource
 from datamodules.splits import Split, Splits
-from datamodules.store import ImageStore
 from datamodules.token_cache import TokenCache, tokenized
 from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
@@ -34,6 +36,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Attributes:
         start_step: First step of the training stream; set it before ``fit`` to the checkpoint's step on resume.
+        damaged_met: Indices of the training images that could not be decoded when they were drawn, and were replaced.
 
     Args:
         name: Name of the data set, for the record.
@@ -52,6 +55,8 @@ class ImageDataModule(LightningDataModule, ABC):
         resident: Whether a training set of up to ``RESIDENT_BYTES`` lies on the training device.
         seed: The run's seed: order, crops, flips and degradations of the training images.
         evaluation_seed: Seed of the degradations in validation and test; the same for all runs that are compared.
+        damaged: ``stop`` or ``skip``: what becomes of image files that cannot be decoded; None for a data set that
+            reads no files of its user.
 
     Raises:
         ValueError: If the label factors do not multiply to ``num_classes``.
@@ -76,8 +81,10 @@ class ImageDataModule(LightningDataModule, ABC):
         resident: bool = True,
         seed: int = 0,
         evaluation_seed: int = 0,
+        damaged: str | None = None,
     ) -> None:
         super().__init__()
+        check_policy(damaged)
         self.name = name
         self.image_size = image_size
         self.channels = channels
@@ -96,6 +103,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.resident = resident
         self.seed = seed
         self.evaluation_seed = evaluation_seed
+        self.damaged = damaged
+        self.damaged_met: set[int] = set()
         self.start_step = 0
         self._tokens: TokenCache | None = None
 
@@ -125,7 +134,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self._check(split, getattr(splits, split))
         return splits
 
-    def _check(self, split: Split, store: ImageStore) -> None:
+    def _check(self, split: Split, store: ImageSource) -> None:
         if len(store) == 0:
             raise ValueError(f"the {split} split of data={self.name} is empty: check data.root and data.num_{split}")
         if store.channels != self.channels:
@@ -135,9 +144,8 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"data.image_size={self.image_size} is larger than an image of data={self.name} "
                 f"({store.shortest_side} pixels): set data.image_size={store.shortest_side} or less"
             )
-        num_classes = 0 if store.labels is None else store.labels.shape[1]
-        if num_classes != self.num_classes:
-            raise ValueError(f"data.num_classes={self.num_classes}, but data={self.name} has {num_classes}")
+        if store.num_classes != self.num_classes:
+            raise ValueError(f"data.num_classes={self.num_classes}, but data={self.name} has {store.num_classes}")
 
     def prepare_data(self) -> None:
         """Fill the caches in one process before the others read them; Lightning's hook."""
@@ -155,7 +163,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
-    def _training_store(self) -> ImageStore:
+    def _training_store(self) -> ImageSource:
         store = self.splits.train
         if self.trainer is None or not self.resident or store.nbytes > RESIDENT_BYTES:
             return store
@@ -187,19 +195,25 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the endless stream of raw training batches of this rank, from ``start_step``; Lightning's hook."""
         store = self._training_store()
         sampler = StepBatchSampler(
-            len(store), self.global_batch_size, self.seed, self.start_step, self._rank, self._world_size
+            len(store),
+            self.global_batch_size,
+            self.seed,
+            self.start_step,
+            self._rank,
+            self._world_size,
+            store.permutation,
         )
 
         def fetch(batch: IndexBatch) -> RawBatch:
             crops = StepRandomness(generator_for(self.seed, "crop", batch.step, self._rank), len(batch.indices))
             return self._fetch("train", store, batch, crops)
 
-        return TrainingLoader(sampler, fetch)
+        return TrainingLoader(sampler, fetch, store.prefetch)
 
     def _evaluation_loader(self, split: Split) -> EvaluationLoader:
-        store: ImageStore = getattr(self.splits, split)
+        store: ImageSource = getattr(self.splits, split)
         sampler = EvaluationSampler(len(store), self.eval_batch_size, self._rank, self._world_size)
-        return EvaluationLoader(sampler, lambda batch: self._fetch(split, store, batch, None))
+        return EvaluationLoader(sampler, lambda batch: self._fetch(split, store, batch, None), store.prefetch)
 
     def val_dataloader(self) -> EvaluationLoader:
         """Return this rank's part of the validation split; Lightning's hook."""
@@ -209,14 +223,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return this rank's part of the test split; Lightning's hook."""
         return self._evaluation_loader("test")
 
-    def _fetch(self, split: Split, store: ImageStore, batch: IndexBatch, crops: Randomness | None) -> RawBatch:
+    def _fetch(self, split: Split, store: ImageSource, batch: IndexBatch, crops: Randomness | None) -> RawBatch:
+        image, index = store.read(batch.indices, self.image_size, crops)
         return RawBatch(
-            image=store.gather(batch.indices, self.image_size, crops),
-            index=batch.indices,
-            labels=None if store.labels is None else store.labels[batch.indices.to(store.labels.device)],
+            image=image,
+            index=index,
+            labels=store.labels_of(index),
             split=split,
             step=batch.step,
             training=crops is not None,
+            damaged=tuple(batch.indices[index != batch.indices].tolist()),
         )
 
     def batch(self, split: Split, indices: Tensor | Sequence[int], device: torch.device | str = "cpu") -> Batch:
@@ -235,7 +251,38 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Complete a raw batch on its device; Lightning's hook. Anything else passes unchanged."""
-        return self._complete(batch) if isinstance(batch, RawBatch) else batch
+        if not isinstance(batch, RawBatch):
+            return batch
+        self._count_damaged(batch.damaged)
+        return self._complete(batch)
+
+    def _count_damaged(self, indices: tuple[int, ...]) -> None:
+        """Count drawn images that were replaced when they are used, not when they are fetched ahead: so the count is
+        a function of the step."""
+        if indices and not self.damaged_met:
+            warnings.warn(
+                f"the image {self.splits.train.name_of(indices[0])} cannot be decoded and is replaced by the next one, as "
+                "all others will be that cannot: data/damaged_images counts them",
+                stacklevel=2,
+            )
+        self.damaged_met.update(indices)
+
+    def damage_record(self) -> dict[str, Any]:
+        """Describe what became of image files that cannot be decoded.
+
+        Returns:
+            The policy, the number of such images so far, left out or replaced, and the names of the first ones; empty
+            for a data set that reads no files of its user.
+        """
+        if self.damaged is None:
+            return {}
+        left_out, met = self.splits.damaged, sorted(self.damaged_met)
+        names = [*left_out[:NUM_NAMED], *(self.splits.train.name_of(index) for index in met[:NUM_NAMED])]
+        return {
+            "damaged": self.damaged,
+            "damaged_images": len(left_out) + len(met),
+            "damaged_first": names[:NUM_NAMED],
+        }
 
     def _complete(self, raw: RawBatch) -> Batch:
         assert raw.image.dtype == torch.uint8  # the border: 0..255 becomes exactly [-1, 1]
@@ -275,7 +322,7 @@ class ImageDataModule(LightningDataModule, ABC):
         }
         if self.label_names:
             settings |= {"label_names": list(self.label_names), "label_factors": list(self.label_factors)}
-        return settings | self.splits.record()
+        return settings | self.splits.record() | self.damage_record()
 
 
 def datamodule_of(trainer: Trainer) -> ImageDataModule:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
+from datamodules.damage import DECODING_ERRORS, left_out
 from datamodules.labels import LABELS, check_label_factors, check_labels, multi_hot, read_json, read_label_sets
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
@@ -27,7 +28,7 @@ from generative.randomness import generator_for
 # the same objects. The same scenes whatever the run's seed.
 SCENES_PER_HELD_OUT = 20
 _SPLIT_SEED = 0
-_VERSION = 1  # raised when decoding changes
+_VERSION = 2  # raised when decoding changes
 _NUM_NAMED = 3  # missing files named in the message
 _DECODE_THREADS = 4
 _FOLDERS = ("images", "iclevr", "")  # of the pictures within the root
@@ -81,15 +82,9 @@ def decode(path: Path, size: int) -> Tensor:
 
     Returns:
         (3, S, S) uint8 pixels, by PIL's bilinear filter, which averages when it reduces.
-
-    Raises:
-        ValueError: If the file cannot be read.
     """
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's errors for damaged files
-        raise ValueError(f"the image {path} cannot be read ({error}): copy or download it again") from error
+    with Image.open(path) as file:
+        image = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -101,14 +96,27 @@ def decode_all(files: list[Path], size: int) -> Tensors:
         size: Side S in pixels.
 
     Returns:
-        ``images``, (N, 3, S, S) uint8, and their (N,) content ``hashes``.
+        ``images``, (N, 3, S, S) uint8, black where a file cannot be decoded; their (N,) content ``hashes``; and the (N,)
+        mask ``readable``.
     """
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    images = torch.zeros(len(files), 3, size, size, dtype=torch.uint8)
+    readable = torch.ones(len(files), dtype=torch.bool)
+
+    def read(file: Path) -> Tensor | None:
+        try:
+            return decode(file, size)
+        except DECODING_ERRORS:
+            return None
+
     with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        decoded = pool.map(lambda file: decode(file, size), files)
-        for image, pixels in zip(images, track(decoded, "Reading images", len(files), transient=True), strict=True):
-            image.copy_(pixels)
-    return {"images": images, "hashes": torch.tensor([content_hash(image) for image in images], dtype=torch.int64)}
+        decoded = pool.map(read, files)
+        for i, pixels in enumerate(track(decoded, "Reading images", len(files), transient=True)):
+            if pixels is None:
+                readable[i] = False
+            else:
+                images[i] = pixels
+    hashes = torch.tensor([content_hash(image) for image in images], dtype=torch.int64)
+    return {"images": images, "hashes": hashes, "readable": readable}
 
 
 class ICLEVRDataModule(ImageDataModule):
@@ -127,6 +135,7 @@ class ICLEVRDataModule(ImageDataModule):
         new_test_json: File of the label sets ``new_test``, where it is not in the root.
         allow_missing: Go on without pictures that ``train.json`` names but that are not there.
         cache_dir: Cache folder, or None for the user's.
+        damaged: What becomes of pictures that cannot be decoded: ``stop`` or ``skip``.
         **settings: See ``ImageDataModule``.
     """
 
@@ -144,9 +153,10 @@ class ICLEVRDataModule(ImageDataModule):
         new_test_json: str | Path | None = None,
         allow_missing: bool = False,
         cache_dir: str | Path | None = None,
+        damaged: str = "stop",
         **settings: Any,
     ) -> None:
-        super().__init__(name, image_size, channels, num_classes, **settings)
+        super().__init__(name, image_size, channels, num_classes, damaged=damaged, **settings)
         self.root = root
         self.images = images
         self.files = dict(zip(_FILES, (objects_json, train_json, test_json, new_test_json), strict=True))
@@ -242,12 +252,15 @@ class ICLEVRDataModule(ImageDataModule):
         names = sorted(there)
         files = [folder / name for name in names]
         tensors = cached(self._cache_path(files), lambda: decode_all(files, self.image_size), memory_map=True)
+        readable = tensors["readable"].tolist()
+        damaged = [str(file) for file, good in zip(files, readable, strict=True) if not good]
+        damaged_names = left_out(damaged, len(files), self.damaged)
         label_rows = multi_hot([labels[name] for name in names], self.label_names)
         images = replace(ImageStore.dense(tensors["images"], label_rows), hashes=tensors["hashes"])
-        row_of = {name: row for row, name in enumerate(names)}
+        row_of = {name: row for row, (name, good) in enumerate(zip(names, readable, strict=True)) if good}
 
         def store(split: Split) -> ImageStore:
-            return images.select(torch.tensor([row_of[name] for name in parts[split] if name in there]).long())
+            return images.select(torch.tensor([row_of[name] for name in parts[split] if name in row_of]).long())
 
         return Splits(
             train=store("train"),
@@ -256,6 +269,7 @@ class ICLEVRDataModule(ImageDataModule):
             source=f"i-CLEVR in {folder}, labels of {self._path('train.json')}",
             drawn=f"whole scenes, one in {SCENES_PER_HELD_OUT} for val and for test, in the permutation of seed "
             f"{_SPLIT_SEED} of the sorted scene names",
+            damaged=damaged_names,
         )
 
     def _cache_path(self, files: list[Path]) -> Path:

@@ -9,21 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
+from datamodules.damage import DECODING_ERRORS, left_out
+from datamodules.decoding import decode
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _VERSION = 1  # raised when decoding changes
-_NUM_NAMED = 3  # unreadable files named in the warning
 _DECODE_THREADS = 8
 
 
@@ -49,34 +47,8 @@ def list_images(folder: Path) -> list[Path]:
     return files
 
 
-def decode(path: Path, channels: int, minimum_side: int, short_side: int | None = None) -> Tensor:
-    """Read an image file.
-
-    Args:
-        path: The file.
-        channels: 1 for grey, 3 for RGB.
-        minimum_side: A smaller image is enlarged until its short side has so many pixels.
-        short_side: Resize every image to this short side, or None to keep sizes.
-
-    Returns:
-        (C, H, W) uint8 pixels.
-    """
-    with Image.open(path) as file:
-        image: Image.Image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16-bit grey, which convert would clip to white
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-        image = image.convert("L" if channels == 1 else "RGB")
-    shortest = min(image.size)
-    wanted = max(minimum_side, short_side or shortest)
-    if wanted != shortest:
-        width, height = (max(wanted, round(side * wanted / shortest)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
-
-
 def decode_all(files: list[Path], channels: int, minimum_side: int, short_side: int | None = None) -> Tensors:
-    """Read image files, leaving out those that cannot be read.
+    """Read image files, leaving out those that cannot be decoded.
 
     Args:
         files: The files.
@@ -92,8 +64,8 @@ def decode_all(files: list[Path], channels: int, minimum_side: int, short_side: 
     def read(path: Path) -> Tensor | None:
         try:
             return decode(path, channels, minimum_side, short_side)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None  # PIL's errors for damaged, truncated and absurdly large files
+        except DECODING_ERRORS:
+            return None
 
     with ThreadPoolExecutor(_DECODE_THREADS) as pool:
         decoded = list(track(pool.map(read, files), "Reading images", total=len(files), transient=True))
@@ -144,6 +116,7 @@ class ImageFolderDataModule(ImageDataModule):
         test_fraction: Share of the training files for test where they have no folder.
         short_side: Resize every image to this short side before cropping, or None to keep sizes.
         cache_dir: Cache folder, or None for the user's.
+        damaged: What becomes of files that cannot be decoded: ``stop`` or ``skip``.
         **settings: See ``ImageDataModule``.
     """
 
@@ -161,9 +134,10 @@ class ImageFolderDataModule(ImageDataModule):
         test_fraction: float = 0.05,
         short_side: int | None = None,
         cache_dir: str | Path | None = None,
+        damaged: str = "stop",
         **settings: Any,
     ) -> None:
-        super().__init__(name, image_size, channels, num_classes, **settings)
+        super().__init__(name, image_size, channels, num_classes, damaged=damaged, **settings)
         self.root = root
         self.roots: dict[Split, str | Path | None] = {"train": train_root, "val": val_root, "test": test_root}
         self.fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
@@ -208,9 +182,14 @@ class ImageFolderDataModule(ImageDataModule):
         files = self._files()
         # One folder may serve two splits, such as validation and test; a file is decoded once.
         distinct = sorted({file for split in files.values() for file in split})
-        tensors = cached(self._cache_path(distinct), lambda: self._decode(distinct), memory_map=True)
+        tensors = cached(
+            self._cache_path(distinct),
+            lambda: decode_all(distinct, self.channels, self.image_size, self.short_side),
+            memory_map=True,
+        )
         readable = tensors["readable"].tolist()
-        _report_unreadable([file for file, good in zip(distinct, readable, strict=True) if not good])
+        damaged = [str(file) for file, good in zip(distinct, readable, strict=True) if not good]
+        damaged_names = left_out(damaged, len(distinct), self.damaged)
         row_of = {file: row for row, file in enumerate(itertools.compress(distinct, readable))}
         images = ImageStore.ragged(
             tensors["flat"], tensors["heights"], tensors["widths"], self.channels, tensors["hashes"]
@@ -232,22 +211,11 @@ class ImageFolderDataModule(ImageDataModule):
                 else f"{split}: {fraction:g} of the training files by name hash"
                 for split, fraction in self.fractions.items()
             ),
+            damaged=damaged_names,
         )
-
-    def _decode(self, files: list[Path]) -> Tensors:
-        tensors = decode_all(files, self.channels, self.image_size, self.short_side)
-        if not tensors["readable"].any():
-            raise ValueError(f"none of the {len(files)} image files can be read, such as {files[0]}: check data.root")
-        return tensors
 
     def _cache_path(self, files: list[Path]) -> Path:
         state = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         settings = (_VERSION, self.channels, self.image_size, self.short_side)
         key = hashlib.blake2b(repr((settings, state)).encode(), digest_size=8).hexdigest()
         return self.cache_dir / f"image_folder-{key}.pt"
-
-
-def _report_unreadable(files: list[Path]) -> None:
-    if files:
-        names = ", ".join(str(file) for file in files[:_NUM_NAMED]) + (", ..." if len(files) > _NUM_NAMED else "")
-        rank_zero_warn(f"image files that cannot be read and are left out: {len(files)} ({names})")

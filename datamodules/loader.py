@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +25,7 @@ class RawBatch:
         split: The split the images are from.
         step: Index of the batch in the training stream.
         training: Whether training draws (by step) or evaluation draws (by index) complete it.
+        damaged: Indices of drawn images that cannot be decoded; ``image``, ``index`` and ``labels`` are those of others.
     """
 
     image: Tensor
@@ -31,6 +34,7 @@ class RawBatch:
     split: Split
     step: int
     training: bool
+    damaged: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> RawBatch:
         """Move the tensors to a device; Lightning calls it.
@@ -45,24 +49,58 @@ class RawBatch:
         return replace(self, image=self.image.to(device), index=self.index.to(device), labels=labels)
 
 
+def fetched(
+    index_batches: Iterable[IndexBatch], fetch: Callable[[IndexBatch], RawBatch], prefetch: int
+) -> Iterator[RawBatch]:
+    """Fetch batches in their order, some of them ahead in threads.
+
+    Args:
+        index_batches: The index batches.
+        fetch: Makes the raw batch of an index batch.
+        prefetch: Batches to fetch ahead; 0 fetches each one when it is asked for.
+
+    Yields:
+        Raw batches. What ``fetch`` raises is raised in the place of its batch.
+    """
+    if prefetch == 0:
+        yield from map(fetch, index_batches)
+        return
+    pool = ThreadPoolExecutor(prefetch, "fetch")
+    ahead: deque[Future[RawBatch]] = deque()
+    try:
+        for batch in index_batches:
+            ahead.append(pool.submit(fetch, batch))
+            if len(ahead) > prefetch:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 class TrainingLoader:
     """The endless training stream.
 
     Neither this nor ``EvaluationLoader`` is a ``DataLoader``: a batch is one index operation in memory, which worker
-    processes would slow down, and Lightning takes any iterable and leaves the sharding of this one alone. (No attribute
-    may be named ``sampler``: Lightning would take the object for a ``DataLoader``.)
+    processes would slow down, or it is decoded in threads, without the global interpreter lock; and Lightning takes any
+    iterable and leaves the sharding of this one alone. (No attribute may be named ``sampler``: Lightning would take the
+    object for a ``DataLoader``.)
 
     Args:
         index_batches: Yields the index batches.
         fetch: Makes the raw batch of an index batch.
+        prefetch: Batches to fetch ahead.
     """
 
-    def __init__(self, index_batches: StepBatchSampler, fetch: Callable[[IndexBatch], RawBatch]) -> None:
+    def __init__(
+        self, index_batches: StepBatchSampler, fetch: Callable[[IndexBatch], RawBatch], prefetch: int = 0
+    ) -> None:
         self.index_batches = index_batches
         self.fetch = fetch
+        self.prefetch = prefetch
 
     def __iter__(self) -> Iterator[RawBatch]:
-        return map(self.fetch, self.index_batches)
+        return fetched(self.index_batches, self.fetch, self.prefetch)
 
 
 class EvaluationLoader:
@@ -71,14 +109,18 @@ class EvaluationLoader:
     Args:
         index_batches: Yields the index batches.
         fetch: Makes the raw batch of an index batch.
+        prefetch: Batches to fetch ahead.
     """
 
-    def __init__(self, index_batches: EvaluationSampler, fetch: Callable[[IndexBatch], RawBatch]) -> None:
+    def __init__(
+        self, index_batches: EvaluationSampler, fetch: Callable[[IndexBatch], RawBatch], prefetch: int = 0
+    ) -> None:
         self.index_batches = index_batches
         self.fetch = fetch
+        self.prefetch = prefetch
 
     def __len__(self) -> int:
         return len(self.index_batches)
 
     def __iter__(self) -> Iterator[RawBatch]:
-        return map(self.fetch, self.index_batches)
+        return fetched(self.index_batches, self.fetch, self.prefetch)

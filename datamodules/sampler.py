@@ -3,7 +3,7 @@ shards without padding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,7 @@ class StepBatchSampler:
         start_step: First step of the iteration.
         rank: Rank of this process.
         world_size: Number of ranks.
+        permutation: Draws the order of an epoch from a generator; by default all orders are equally likely.
 
     Raises:
         ValueError: If there are no images or the ranks do not divide the global batch size.
@@ -52,6 +53,7 @@ class StepBatchSampler:
         start_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        permutation: Callable[[torch.Generator], Tensor] | None = None,
     ) -> None:
         if num_items < 1:
             raise ValueError("the training split has no images: check data.root and data.num_train")
@@ -67,12 +69,12 @@ class StepBatchSampler:
         self.start_step = start_step
         self.rank = rank
         self.batch_size = global_batch_size // world_size
+        self._draw = permutation or (lambda generator: torch.randperm(num_items, generator=generator))
         self._permutations: dict[int, Tensor] = {}
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch not in self._permutations:
-            generator = generator_for(self.seed, "shuffle", step=epoch)
-            self._permutations[epoch] = torch.randperm(self.num_items, generator=generator)
+            self._permutations[epoch] = self._draw(generator_for(self.seed, "shuffle", step=epoch))
         return self._permutations[epoch]
 
     def batch_at(self, step: int) -> IndexBatch:
@@ -87,11 +89,13 @@ class StepBatchSampler:
         start = step * self.global_batch_size + self.rank * self.batch_size
         stop = start + self.batch_size
         first, last = start // self.num_items, (stop - 1) // self.num_items
-        epochs = torch.cat([self._permutation(epoch) for epoch in range(first, last + 1)])
+        parts = [
+            self._permutation(epoch)[max(0, start - epoch * self.num_items) : stop - epoch * self.num_items]
+            for epoch in range(first, last + 1)
+        ]
         # One permutation is kept, for the next step; the earlier ones are not needed again.
         self._permutations = {last: self._permutations[last]}
-        offset = first * self.num_items
-        return IndexBatch(step, epochs[start - offset : stop - offset])
+        return IndexBatch(step, torch.cat(parts))
 
     def __iter__(self) -> Iterator[IndexBatch]:
         step = self.start_step

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from datamodules.store import ImageStore
+from datamodules.source import ImageSource
 
 Split = Literal["train", "val", "test"]
 
@@ -24,14 +24,16 @@ class Splits:
         source: Where the images come from, for the record.
         drawn: How the parts were drawn, in words, for the record.
         num_removed: Training images left out because an evaluation split holds the same pixels.
+        damaged: Names of the image files that were left out because they cannot be decoded.
     """
 
-    train: ImageStore
-    val: ImageStore
-    test: ImageStore
+    train: ImageSource
+    val: ImageSource
+    test: ImageSource
     source: str
     drawn: str
     num_removed: int = 0
+    damaged: tuple[str, ...] = ()
 
     def without_leaks(self) -> Splits:
         """Leave out the training images that are, pixel for pixel, in the validation or test split.
@@ -39,9 +41,7 @@ class Splits:
         Returns:
             Splits whose training images are in no other split; all stores have hashes.
         """
-        train, val, test = (
-            replace(store, hashes=store.content_hashes()) for store in (self.train, self.val, self.test)
-        )
+        train, val, test = (store.hashed() for store in (self.train, self.val, self.test))
         leaked = torch.isin(train.content_hashes(), torch.cat([val.content_hashes(), test.content_hashes()]))
         return replace(self, train=train.select(~leaked), val=val, test=test, num_removed=int(leaked.sum()))
 
@@ -80,5 +80,5 @@ class Splits:
         }
 
 
-def _first(store: ImageStore, limit: int | None) -> ImageStore:
+def _first(store: ImageSource, limit: int | None) -> ImageSource:
     return store if limit is None else store.select(torch.arange(min(limit, len(store))))

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from datamodules.source import ImageSource
 from generative.randomness import Randomness
 
 
 @dataclass(frozen=True)
-class ImageStore:
+class ImageStore(ImageSource):
     """uint8 images in one flat buffer, each stored as C x H x W.
 
     Attributes:
@@ -94,6 +95,20 @@ class ImageStore:
         """Length in pixels of the shortest side of any image."""
         return int(torch.minimum(self.heights, self.widths).min())
 
+    @property
+    def longest_side(self) -> int:
+        """Length in pixels of the longest side of any image."""
+        return int(torch.maximum(self.heights, self.widths).max())
+
+    @property
+    def num_classes(self) -> int:
+        """Length L of the labels; 0 without labels."""
+        return 0 if self.labels is None else self.labels.shape[1]
+
+    def labels_of(self, indices_B: Tensor) -> Tensor | None:
+        """See ``ImageSource.labels_of``."""
+        return None if self.labels is None else self.labels[indices_B.to(self.labels.device)]
+
     def to(self, device: torch.device | str) -> ImageStore:
         """Return the store with its images on a device.
 
@@ -151,6 +166,10 @@ class ImageStore:
         if self.hashes is not None:
             return self.hashes
         return torch.tensor([content_hash(self.image(i)) for i in range(len(self))], dtype=torch.int64)
+
+    def hashed(self) -> ImageStore:
+        """See ``ImageSource.hashed``."""
+        return replace(self, hashes=self.content_hashes())
 
     def gather(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> Tensor:
         """Cut a square from each of some images, by one index operation over the whole batch.

@@ -6,6 +6,7 @@ Shape legend: I images, F 1 or 2 (as they are, mirrored), N tokens of an image, 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,15 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.cache import Tensors, cache_folder, cached
-from datamodules.store import ImageStore
+from datamodules.source import ImageSource
 from generative.networks.tokenizer import Tokenizer
 
 MAX_CODES = 2**16
 BATCH_SIZE = 250
+
+
+class TokenCacheError(ValueError):
+    """The tokens cannot be kept; the message says in one sentence why, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,14 @@ class TokenCache:
 
 
 def tokenized(
-    store: ImageStore,
+    store: ImageSource,
     image_size: int,
     mirrored: bool,
     tokenizer: Tokenizer,
     device: torch.device | str,
     cache_dir: str | Path | None = None,
 ) -> TokenCache:
-    """Tokenize images, or read what an earlier run of the same tokenizer and images has written.
+    """Tokenize images, or read what an earlier run of the same tokenizer and images has written; memory holds them all.
 
     Images larger than ``image_size`` are tokenized in their centred crop alone; a warning says so.
 
@@ -82,11 +87,11 @@ def tokenized(
         The tokens, on the CPU.
 
     Raises:
-        ValueError: If two bytes cannot hold a token.
+        TokenCacheError: If two bytes cannot hold a token, or memory cannot hold all of them.
     """
     if tokenizer.num_codes > MAX_CODES:
-        raise ValueError(f"a tokenizer of {tokenizer.num_codes} codes is too large: two bytes hold {MAX_CODES}.")
-    if max(int(store.heights.max()), int(store.widths.max())) > image_size:
+        raise TokenCacheError(f"a tokenizer of {tokenizer.num_codes} codes is too large: two bytes hold {MAX_CODES}.")
+    if store.longest_side is None or store.longest_side > image_size:
         rank_zero_warn(
             f"training images larger than data.image_size={image_size} are tokenized in their centred crop alone"
         )
@@ -100,7 +105,20 @@ def tokenized(
         batches = torch.arange(len(store)).split(BATCH_SIZE)
         for indices in track(batches, description="tokenizing", console=Console(stderr=True), transient=True):
             image = (store.gather(indices, image_size).float() / 127.5 - 1).to(device)
-            parts.append(torch.stack([tokenizer.encode(view) for view in (image, image.flip(-1))[:views]], dim=1).cpu())
-        return {"tokens": torch.cat(parts).to(torch.int16)}
+            encoded = torch.stack([tokenizer.encode(view) for view in (image, image.flip(-1))[:views]], dim=1)
+            parts.append(encoded.to(torch.int16).cpu())
+            if len(parts) == 1:
+                _check_memory(len(store), 2 * parts[0][0].numel())
+        return {"tokens": torch.cat(parts)}
 
     return TokenCache(cached(cache_folder(cache_dir) / "tokens" / name, build)["tokens"])
+
+
+def _check_memory(num_images: int, bytes_per_image: int) -> None:
+    """Say at once that the tokens of so many images are too many, before hours are spent on them."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 2 * num_images * bytes_per_image > memory:  # twice: while the parts are put together
+        raise TokenCacheError(
+            f"the tokens of {num_images} training images take {num_images * bytes_per_image / 1e9:.3g} GB, more than half "
+            f"of this machine's memory: set data.num_train={memory // (2 * bytes_per_image)} or less"
+        )

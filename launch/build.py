@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
-from callbacks.metrics_csv import MetricsCSV
 from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
 from generative.randomness import generator_for
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
-from lightning_modules import GenerativeModule
+from lightning_modules import FullyShardedStrategy, GenerativeModule
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
@@ -97,24 +96,6 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         if isinstance(callback, LastCheckpoint):
             callback.run_config = plain_config(config)
     return callbacks
-
-
-def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -> list[Logger]:
-    """Build the loggers; the CSV record is always kept.
-
-    Args:
-        config: The composed config.
-        run: The run folder.
-        resume_step: Step of the checkpoint that the run goes on from, or None.
-
-    Returns:
-        Loggers, the CSV record first.
-    """
-    loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
-    if config.get("logger"):
-        with as_user_error():
-            loggers.append(instantiate(config.logger, _convert_="all"))
-    return loggers
 
 
 def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], loggers: list[Logger] | bool) -> Trainer:
@@ -218,40 +199,21 @@ def check_data(module: GenerativeModule, datamodule: ImageDataModule) -> None:
 
 
 def check_ranks(config: DictConfig, trainer: Trainer) -> None:
-    """Check that the ranks divide the batch.
+    """Check that the ranks divide the batch, and that a network that is to be sharded can be.
 
     Args:
         config: The composed config.
         trainer: The trainer, which knows the number of ranks.
 
     Raises:
-        UserError: They do not.
+        UserError: They do not, or it cannot.
     """
+    paradigm: Any = get_class(config.module._target_)
+    reason = paradigm.not_shardable
+    if isinstance(trainer.strategy, FullyShardedStrategy) and reason:
+        raise UserError(f"trainer=fsdp cannot train {config.module._target_}: {reason}; use trainer=ddp.")
     size, ranks = config.data.global_batch_size, trainer.world_size
     if size % ranks:
         raise UserError(
             f"data.global_batch_size={size} is not divisible by the {ranks} ranks: use a multiple of {ranks}."
         )
-
-
-def close_loggers(loggers: list[Logger], failed: bool) -> None:
-    """End the loggers' own processes, so that a mirror is complete also after a failure.
-
-    Args:
-        loggers: The loggers.
-        failed: Whether the run ended with an error.
-    """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=int(failed))
-
-
-def log_config(trainer: Trainer, config: DictConfig) -> None:
-    """Hand the resolved config to the loggers.
-
-    Args:
-        trainer: The trainer.
-        config: The composed config.
-    """
-    for logger in trainer.loggers:
-        logger.log_hyperparams(plain_config(config))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, read_write
+from hydra.core.override_parser.types import QuotedString
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from launch.compose import (
     apply_overrides,
@@ -18,9 +19,13 @@ from launch.compose import (
     help_text,
     parse,
     register_resolvers,
+    values_of,
 )
 from launch.errors import UserError
-from launch.run_folder import RunFolder, identity, newest_unfinished
+from launch.names import tell_swept
+from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
+
+MULTIRUN = {"-m", "--multirun"}
 
 
 def _take(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
@@ -43,9 +48,10 @@ def training_arguments(arguments: list[str]) -> list[str]:
     if {"-h", "--help"} & set(arguments):
         print(help_text())  # noqa: T201
         sys.exit(0)
-    if any(a.startswith("-") for a in arguments if a not in ("-m", "--multirun")):
+    if any(a.startswith("-") for a in arguments if a not in MULTIRUN):
         return arguments  # Hydra's own flags, such as --cfg
-    if {"-m", "--multirun"} & set(arguments):
+    if MULTIRUN & set(arguments):
+        check_multirun([a for a in arguments if a not in MULTIRUN])
         return arguments
     resume, overrides = _take(arguments, "resume")
     if resume == "auto":
@@ -61,6 +67,46 @@ def training_arguments(arguments: list[str]) -> list[str]:
     return overrides
 
 
+def check_multirun(arguments: list[str]) -> None:
+    """Check the command line of a sweep before its first job, every value of every override, and note what it varies.
+
+    Args:
+        arguments: The arguments without ``-m``; some with several values.
+
+    Raises:
+        UserError: A value is wrong, or ``resume=`` is given.
+    """
+    if _take(arguments, "resume")[0] is not None:
+        raise UserError(
+            "leave out resume= with -m: a sweep that is started again skips what is done and resumes the rest."
+        )
+    _require_experiment(arguments)
+    choices = [values for argument in arguments if (values := values_of(argument))]
+    first = [values[0] for values in choices]
+    space = compose_config(first, with_hydra=True).hydra.sweeper.get("params") or {}
+    tell_swept([*(argument.partition("=")[0] for argument in arguments if len(values_of(argument)) != 1), *space])
+    for position, values in enumerate(choices):
+        for value in values if position == 0 else values[1:]:
+            job = [*first[:position], value, *first[position + 1 :]]
+            compose_config(job)
+            check_types(job)
+
+
+def sweep_config(arguments: list[str]) -> DictConfig | None:
+    """Return how a command line's sweep runs.
+
+    Args:
+        arguments: Checked arguments of ``train.py``.
+
+    Returns:
+        The ``hydra`` node, with ``sweep.dir`` and ``sweeper``; None for a single run.
+    """
+    if not MULTIRUN & set(arguments):
+        return None
+    choices = [values_of(argument) for argument in arguments if not argument.startswith("-")]
+    return compose_config([values[0] for values in choices if values], with_hydra=True).hydra
+
+
 def _require_experiment(overrides: list[str]) -> None:
     if _take(overrides, "experiment")[0] is None:
         raise UserError(f"say what to train with experiment=NAME: choose one of {', '.join(experiments())}.")
@@ -73,7 +119,8 @@ def _unfinished(overrides: list[str]) -> RunFolder | None:
     name = _take(overrides, "name")[0] or _take(overrides, "experiment")[0]
     if folder is None:
         return newest_unfinished(Path(config.paths.outputs) / str(name), overrides)
-    run = RunFolder(Path(folder).resolve())
+    value = parse(f"hydra.run.dir={folder}")[1]
+    run = RunFolder(Path(value.text if isinstance(value, QuotedString) else str(value)).resolve())
     record = run.record
     same = record.get("overrides") == identity(overrides)
     return run if same and run.checkpoint.exists() and not record.get("finished") else None
@@ -88,7 +135,7 @@ def _resume_arguments(folder: str, overrides: list[str]) -> list[str]:
     result = own + overrides
     compose_config(result)
     check_types(result)
-    return [*result, f"resume='{run.path}'", f"hydra.run.dir='{run.path}'", "hydra.output_subdir=null"]
+    return [*result, f"resume='{run.path}'", f"hydra.run.dir='{run.path}'"]
 
 
 def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
@@ -110,7 +157,31 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
         config = apply_overrides(run_config(run), recorded, new)
         config.resume = str(run.path)
         overrides = recorded + new
-    return run, config, identity(overrides)
+    return run, config, overrides
+
+
+def keep_config(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
+    """Write what a new run is composed of to its folder, in Hydra's layout.
+
+    Args:
+        run: The run folder, held for writing.
+        config: The composed config.
+        overrides: What it was composed from.
+
+    Raises:
+        UserError: The folder holds a run that got somewhere.
+    """
+    if not is_main_process():
+        return
+    if run.checkpoint.exists():
+        raise UserError(
+            f"{run.path} holds a run already: go on with it with resume={run.path}, or choose another folder with "
+            "hydra.run.dir=DIR."
+        )
+    folder = run.path / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
 
 
 def _prepare_child_processes(overrides: list[str], run: RunFolder) -> None:

@@ -22,12 +22,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from launch.errors import UserError, one_line
-from launch.job import Job, file_name, read_job
+from launch.compose import values_of
+from launch.errors import UserError
+from launch.job import Job, read_job
+from launch.names import file_name
 from launch.results import Result, print_table, write_csv
 from launch.run_folder import RunFolder
 
-MULTIRUN = {"-m", "--multirun"}
 SEEDS = ("module.evaluation_seed", "evaluation_seed")  # choices of these keys are averaged over
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -49,15 +50,17 @@ def _values(argument: str) -> list[str]:
     # The folders of a multirun have = and , in their names.
     if argument.startswith("-") or key == "name" or (key == "run" and Path(value).expanduser().exists()):
         return [argument]
+    if key != "run":
+        if values := values_of(argument):
+            return values
+        raise UserError(f"'{argument}' is a space to search, not a list of values: write key=value,value.")
     try:
         override = OverridesParser.create().parse_override(argument)
         if not override.is_sweep_override():
             return [argument]
-        if key != "run":
-            return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
         return [f"run={run.text if isinstance(run, QuotedString) else run}" for run in override.sweep_iterator()]
     except HydraException as error:
-        remedy = "write run=\"'FOLDER','FOLDER'\" where a name has = or , in it" if key == "run" else one_line(error)
+        remedy = "write run=\"'FOLDER','FOLDER'\" where a name has = or , in it"
         raise UserError(f"'{argument}' is not of the form key=value,value: {remedy}") from error
 
 

@@ -18,16 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, near_matches, one_line
+from launch.names import job_folder
 from launch.run_folder import trained_classifier, trained_tokenizer
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
 def register_resolvers() -> None:
-    """Make ``${sum:a,b}``, ``${run_id:}``, ``${folder_id:path}`` and ``${trained_...:...}`` available in configs."""
+    """Make ``${sum:a,b}``, ``${run_id:}``, ``${folder_id:path}``, ``${job_folder:...}``, ``${trained_...:...}`` available."""
     OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("folder_id", _folder_id, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("trained_classifier", trained_classifier, replace=True)
     OmegaConf.register_new_resolver("trained_tokenizer", trained_tokenizer, replace=True)
 
@@ -96,6 +98,10 @@ def _explain(error: Exception, overrides: list[str]) -> str:
     )
     if missing:
         group, name = missing.groups()
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            return (
+                f"{group}={name} is not installed: pip install 'triptych[sweeps]' brings the launchers and the search."
+            )
         return f"{group}={name} does not exist: {near_matches(name, groups().get(group, []))}"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Could not (?:append|delete)[^']*'([^']+)'", text
@@ -141,6 +147,29 @@ def parse(override: str) -> tuple[str, Any]:
     except HydraException as error:
         raise UserError(f"'{override}' is not of the form key=value: {one_line(error)}") from error
     return parsed.key_or_group, parsed.value()
+
+
+def values_of(argument: str) -> list[str]:
+    """Write out the values that an argument of a multirun has.
+
+    Args:
+        argument: An override, such as ``seed=1,2`` or ``seed=range(3)``.
+
+    Returns:
+        An override for each value; none for a space that only a search draws from, such as ``interval(0,1)``.
+
+    Raises:
+        UserError: The override is malformed.
+    """
+    try:
+        override = OverridesParser.create().parse_override(argument)
+        if not override.is_sweep_override():
+            return [argument]
+        if not override.is_discrete_sweep():
+            return []
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except HydraException as error:
+        raise UserError(f"'{argument}' is not of the form key=value,value: {one_line(error)}") from error
 
 
 def check_types(overrides: list[str]) -> None:

@@ -8,13 +8,19 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.checkpoint import Interrupted
+from callbacks.checkpoint import STOP_SIGNALS, Interrupted
 from callbacks.errors import SetupError
-from callbacks.guards import NonFiniteLossError
+from callbacks.files import NO_ROOM, WriteError
+from callbacks.guards import NonFiniteLossError, SpikeError
+from callbacks.rank_agreement import RankDisagreementError
+from datamodules.damage import DamagedImageError
+from datamodules.shard_files import ShardError
+from datamodules.token_cache import TokenCacheError
 from generative.weight_files import WeightsError
 
 EXIT_USER_ERROR = 2
@@ -23,6 +29,10 @@ EXIT_RUN_FAILED = 3
 
 class UserError(Exception):
     """Bad config, data or files; the message names the key or file and the remedy in one sentence."""
+
+
+class JobFailedError(Exception):
+    """A job of a sweep ended with an error; the others go on."""
 
 
 def near_matches(word: str, options: Iterable[str]) -> str:
@@ -91,9 +101,19 @@ def exit_code(error: BaseException) -> int | None:
     """
     if isinstance(error, Interrupted):
         return 128 + error.signal_number
-    if isinstance(error, NonFiniteLossError):
+    failures = (
+        NonFiniteLossError, SpikeError, RankDisagreementError, WriteError, JobFailedError, DamagedImageError, ShardError,
+    )  # fmt: skip
+    if isinstance(error, failures) or (isinstance(error, OSError) and error.errno in NO_ROOM):
         return EXIT_RUN_FAILED
-    expected = (UserError, SetupError, WeightsError, ConfigCompositionException, OverrideParseException)
+    expected = (
+        UserError,
+        SetupError,
+        WeightsError,
+        TokenCacheError,
+        ConfigCompositionException,
+        OverrideParseException,
+    )
     return EXIT_USER_ERROR if isinstance(error, expected) else None
 
 
@@ -101,20 +121,28 @@ def exit_code(error: BaseException) -> int | None:
 def reported() -> Iterator[None]:
     """Print expected errors as one line and exit with their code; let the others through with their traceback.
 
+    A signal that asks for a stop while no step is running, such as while data are read, is one of them; during the steps
+    ``LastCheckpoint`` answers it.
+
     Yields:
         Nothing.
 
     Raises:
-        Exception: What is not expected.
+        BaseException: What is not expected.
     """
+    handlers = {number: signal.signal(number, _stop) for number in STOP_SIGNALS}
     try:
         yield
-    except KeyboardInterrupt:
-        print("Stopped before there was anything to save.", file=sys.stderr)  # noqa: T201
-        sys.exit(128 + signal.SIGINT)
-    except Exception as error:
+    except BaseException as error:
         code = exit_code(error)
         if code is None:
             raise
         print(f"error: {one_line(error)}" if code == EXIT_USER_ERROR else one_line(error), file=sys.stderr)  # noqa: T201
         sys.exit(code)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number, " while no training step was running; what was saved before is whole")

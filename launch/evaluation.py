@@ -15,6 +15,7 @@ from rich.table import Table
 from datamodules.base import ImageDataModule
 from launch.build import plain_config
 from launch.record import hardware, now
+from launch.sampling_time import sampling_timed
 from lightning_modules import GenerativeModule
 
 
@@ -48,7 +49,9 @@ def run_test(
         ``{"metrics": {name: value}, "record": {...}}``: the content of ``metrics.json``.
     """
     begin = time.perf_counter()
-    trainer.test(module, datamodule=datamodule, verbose=False)
+    with sampling_timed(module) as times:
+        trainer.test(module, datamodule=datamodule, verbose=False)
+    sampling = module.sampling_record()
     metrics: dict[str, float] = {}
     measured: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -59,7 +62,7 @@ def run_test(
         **measured,
         "weights": weights,
         "step": step,
-        "sampling": module.sampling_record(),
+        "sampling": sampling | times.record(sampling.get("num_network_calls", {})),
         "seed": config.seed,
         "evaluation_seed": module.evaluation_seed,
         "data": datamodule.record(),

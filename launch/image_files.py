@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
+
+from callbacks.files import whole_file
 
 
 def write_image(image_CHW: Tensor, path: Path) -> None:
@@ -17,7 +20,5 @@ def write_image(image_CHW: Tensor, path: Path) -> None:
         path: File to write; its folder is created.
     """
     pixels = ((image_CHW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    to_pil_image(pixels).save(temporary, quality=95)
-    temporary.replace(path)
+    with whole_file(path) as file:
+        to_pil_image(pixels).save(file, format=Image.registered_extensions()[path.suffix.lower()], quality=95)

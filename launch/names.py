@@ -1,12 +1,15 @@
-"""File names made of overrides."""
+"""Names of files and jobs, made of overrides."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 
 NAME_LENGTH = 150  # characters; file systems take 255
+NOT_IN_NAMES = ("sweep", "paths.outputs", "search")
+SWEPT_VARIABLE = "TRIPTYCH_SWEPT"  # keys in which the jobs of a sweep differ; inherited by the processes of its jobs
 
 
 def file_name(parts: Iterable[str]) -> str:
@@ -24,3 +27,41 @@ def file_name(parts: Iterable[str]) -> str:
         return name
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return f"{name[: NAME_LENGTH - len(digest) - 1]}_{digest}"
+
+
+def tell_swept(keys: Iterable[str]) -> None:
+    """Keep the keys in which the jobs of a sweep differ, for this process and those that it starts.
+
+    Args:
+        keys: The keys.
+    """
+    os.environ[SWEPT_VARIABLE] = " ".join(keys)
+
+
+def swept_and_fixed(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Part a job's overrides into those in which it differs from the other jobs of its sweep and those that all have.
+
+    Args:
+        overrides: The job's overrides.
+
+    Returns:
+        Both, without what says nothing of a job.
+    """
+    keys = os.environ.get(SWEPT_VARIABLE, "").split()
+    kept = [override for override in overrides if override.partition("=")[0] not in NOT_IN_NAMES]
+    swept = [override for override in kept if override.partition("=")[0] in keys]
+    return swept, [override for override in kept if override not in swept]
+
+
+def job_folder(number: int, overrides: Iterable[str]) -> str:
+    """Name the folder of a job: its number, then what is its own, so that a shortened name still tells it apart.
+
+    Args:
+        number: Its number in the sweep.
+        overrides: Its overrides.
+
+    Returns:
+        Such as ``3_seed=2,network=dit_small``.
+    """
+    swept, fixed = swept_and_fixed(overrides)
+    return file_name([f"{number}_{','.join(swept + fixed)}"])

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.files import whole_file
 from launch.evaluation import TABLES, output_order
 
 
@@ -107,9 +108,7 @@ def write_csv(results: list[Result], seeds: tuple[str, ...], path: Path) -> None
     varying, metrics = _varying(rows), _metrics(rows)
     has_deviations = any(row.deviations for row in rows)
     columns = [*metrics, *(f"{metric}_seed_std" for metric in metrics if has_deviations)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="") as file:
+    with whole_file(path, "w") as file:
         writer = csv.writer(file)
         writer.writerow(["run", "folder", *varying, "overrides", "output", "num_seeds", *columns])
         for row in rows:
@@ -118,16 +117,16 @@ def write_csv(results: list[Result], seeds: tuple[str, ...], path: Path) -> None
             choices = [row.choices.get(key, "") for key in varying]
             cells = [values.get(column, "") for column in columns]
             writer.writerow([row.run, row.path, *choices, fixed, row.output, row.num_seeds, *cells])
-    temporary.replace(path)
 
 
-def print_table(results: list[Result], seeds: tuple[str, ...], path: Path) -> None:
+def print_table(results: list[Result], seeds: tuple[str, ...], path: Path, title: str = "comparison") -> None:
     """Print the results and where they are written; a terminal shows as many metrics as it has room for.
 
     Args:
         results: The evaluations.
         seeds: Keys whose values are averaged over.
         path: Where all of them are written.
+        title: Title of the table.
     """
     rows = rows_of(results, seeds)
     columns: dict[str, list[str]] = {}
@@ -151,13 +150,13 @@ def print_table(results: list[Result], seeds: tuple[str, ...], path: Path) -> No
         columns[metric] = cells
     if not console.is_terminal:
         console = Console(width=width)
-    table = Table(title="comparison", caption=f"{hidden} more metrics in the file" if hidden else None)
+    table = Table(title=title, caption=f"{hidden} more metrics in the file" if hidden else None)
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number < num_labels else "right", no_wrap=True)
     for cells_of_row in zip(*columns.values(), strict=True):
         table.add_row(*cells_of_row)
     console.print(table)
-    console.print(f"comparison: {path}", soft_wrap=True, highlight=False)
+    console.print(f"{title}: {path}", soft_wrap=True, highlight=False)
 
 
 def _width(name: str, cells: list[str]) -> int:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import FILE_NAME as CHECKPOINT_NAME
+from callbacks.checkpoint import PREVIOUS_NAME
+from callbacks.files import whole_file
+from generative.weights import DamagedFileError, NotLoadedError, read_checkpoint
 from launch.errors import UserError
 
 
@@ -26,15 +29,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         path: File to write.
         content: Plain values.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
-    temporary.replace(path)
+    with whole_file(path, "w") as file:
+        file.write(json.dumps(content, indent=2, sort_keys=False) + "\n")
 
 
 def is_main_process() -> bool:
-    """Say whether this process is rank 0 (Lightning starts the others with their rank in the environment)."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    """Say whether this process is rank 0: Lightning, or SLURM, starts the others with their rank in the environment."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,14 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / "checkpoints" / CHECKPOINT_NAME
+        """The newest checkpoint: ``last.ckpt``, or the one before where a kill left no other."""
+        last, previous = self._checkpoints
+        return previous if previous.exists() and not last.exists() else last
+
+    @property
+    def _checkpoints(self) -> tuple[Path, Path]:
+        folder = self.path / "checkpoints"
+        return folder / CHECKPOINT_NAME, folder / PREVIOUS_NAME
 
     @property
     def record_path(self) -> Path:
@@ -74,10 +81,14 @@ class RunFolder:
             The folder.
 
         Raises:
-            UserError: There is no such folder, or no config or checkpoint in it.
+            UserError: There is no such folder, no config or checkpoint in it, or the checkpoint is not the newest.
         """
         folder = Path(path).expanduser()
         if folder.suffix == ".ckpt" and folder.is_file():
+            if folder.name == PREVIOUS_NAME:
+                raise UserError(
+                    f"{key}={path} is kept for the case that {CHECKPOINT_NAME} is damaged: name the run folder instead."
+                )
             folder = folder.parent.parent
         if not folder.is_dir():
             raise UserError(f"{key}={path}: there is no such run folder.")
@@ -102,21 +113,48 @@ class RunFolder:
         return yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text()) or []
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """Load the checkpoint on the CPU, tensors and plain containers only.
+        """Load the newest whole checkpoint on the CPU; see ``newest_checkpoint``.
 
         Returns:
             The checkpoint.
+        """
+        return self.newest_checkpoint()[1]
+
+    def newest_checkpoint(self, set_aside: bool = False) -> tuple[Path, dict[str, Any]]:
+        """Load the newest whole checkpoint on the CPU, tensors and plain containers only.
+
+        A damaged ``last.ckpt`` is passed over with a warning for the one before. A file that is whole but holds something
+        else is refused: it is no accident.
+
+        Args:
+            set_aside: Whether the run goes on from it, so that a damaged file is renamed to ``last.ckpt.damaged``; the
+                next checkpoint would else make it the one before.
+
+        Returns:
+            The file that was loaded, and its content.
 
         Raises:
-            UserError: The file is damaged, or would run code when loaded.
+            UserError: No file is whole, or the newest would run code when loaded or is no checkpoint of a run.
         """
+        last, previous = self._checkpoints
+        fault = "it is missing"
+        if last.exists():
+            try:
+                return last, _read(last)
+            except DamagedFileError as error:
+                fault = str(error)
         try:
-            return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:
+            checkpoint = _read(previous)
+        except (DamagedFileError, FileNotFoundError) as error:
             raise UserError(
-                f"{self.checkpoint} is refused: it is damaged or holds more than tensors and plain containers, and such a "
-                "file could run code when loaded; use a checkpoint that train.py wrote."
+                f"{last} is refused: {fault}; no whole {PREVIOUS_NAME} is beside it, so start the run again."
             ) from error
+        rank_zero_warn(
+            f"{last} is passed over: {fault}; {previous} of step {checkpoint['global_step']} is used instead"
+        )
+        if set_aside and last.exists() and is_main_process():
+            last.replace(last.with_name(f"{CHECKPOINT_NAME}.damaged"))
+        return previous, checkpoint
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -149,6 +187,18 @@ class RunFolder:
                 return False
         except UserError:
             return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = read_checkpoint(path)
+    except DamagedFileError:
+        raise
+    except NotLoadedError as error:
+        raise UserError(f"{path} is refused: {error}; use a checkpoint that train.py wrote.") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
+        raise UserError(f"{path} is refused: it is no checkpoint of a run; use a checkpoint that train.py wrote.")
+    return checkpoint
 
 
 def identity(overrides: list[str]) -> list[str]:

@@ -6,11 +6,13 @@ from lightning_modules.label_classifier import LabelClassifierModule
 from lightning_modules.maskgit import MaskGIT
 from lightning_modules.meanflow import MeanFlowRestorer
 from lightning_modules.regression import RegressionRestorer
+from lightning_modules.sharding import FullyShardedStrategy
 from lightning_modules.vqgan import VQGAN
 
 __all__ = [
     "DDPM",
     "VQGAN",
+    "FullyShardedStrategy",
     "GenerativeModule",
     "LabelClassifierModule",
     "MaskGIT",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.distributed as dist
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.types import Batch, LossOutput
+from lightning_modules.sharding import MESH_AXIS, gather_weights, release_weights, shard
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -72,8 +74,12 @@ class GenerativeModule(LightningModule, ABC):
         evaluation_seed: Seed of the draws in validation, test and grids; the same for all runs that are compared.
 
     Attributes:
+        not_shardable: Why the paradigm cannot train with ``trainer=fsdp``, or None where it can.
         trained_steps: Optimiser steps behind weights that were loaded from a checkpoint.
+        draw_seed: Seed of the last training step's draws, for those who check that ranks draw differently.
     """
+
+    not_shardable: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -92,6 +98,7 @@ class GenerativeModule(LightningModule, ABC):
         self.seed = seed
         self.evaluation_seed = evaluation_seed
         self.trained_steps = 0
+        self.draw_seed = 0
         self._drops_out = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
 
     @abstractmethod
@@ -167,13 +174,41 @@ class GenerativeModule(LightningModule, ABC):
         if self._drops_out:  # dropout knows no generator of its own: it draws from the global one
             torch.manual_seed(generator_for(self.seed, "dropout", batch.step, self.global_rank).initial_seed())
         generator = generator_for(self.seed, "objective", batch.step, self.global_rank, self.device)
+        self.draw_seed = generator.initial_seed()
         output = self.loss(batch, StepRandomness(generator, len(batch.image)))
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.global_step + 1) % interval == 0:  # the steps at which the trainer writes
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
             logs = {"loss": output.loss.detach(), **output.logs, "learning_rate": torch.tensor(rate)}
-            self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch.image))
+            means = {f"train/{name}": value for name, value in logs.items()}
+            means["step"] = torch.tensor(float(self.global_step + 1))  # Lightning's own count is one behind the grids'
+            self.log_dict(
+                means, batch_size=len(batch.image), sync_dist=True
+            )  # of the whole batch, not of rank 0's part
         return output.loss
+
+    def configure_model(self) -> None:
+        """Shard the network where the trainer does; Lightning's hook, also called again before a test."""
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh[MESH_AXIS])
+
+    def on_validation_start(self) -> None:
+        """Evaluate the same network on every rank; Lightning's hook, behind those of the callbacks.
+
+        Buffers that learn by no gradient, as the statistics of batch norm, are each rank's own after a training step;
+        those of rank 0 are the ones in the checkpoint.
+        """
+        gather_weights(self.network)
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def on_validation_end(self) -> None:
+        """Go back to this rank's part of the weights; Lightning's hook."""
+        release_weights(self.network)
+
+    on_test_start = on_validation_start
+    on_test_end = on_validation_end
 
     def evaluation_step(self, batch: Batch) -> dict[str, Any]:
         """Make what the callbacks measure in validation and test; the outputs of ``sample`` unless overridden.
@@ -189,6 +224,10 @@ class GenerativeModule(LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Hand a batch to the callbacks that measure; Lightning's hook."""
         return self.evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Let the loggers count validation by the optimiser steps behind the weights; Lightning's hook."""
+        self.log("step", float(self.global_step))
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Hand a batch to the callbacks that measure; Lightning's hook."""

@@ -5,7 +5,7 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ class LabelClassifierModule(GenerativeModule):
     """
 
     network: LabelClassifier
+    not_shardable: ClassVar[str | None] = "its loss calls a part of the network alone, and the network is small"
 
     def __init__(self, network: LabelClassifier, max_shift: int = 0, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)

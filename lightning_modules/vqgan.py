@@ -6,7 +6,7 @@ With ``bottleneck=kl`` it is a plain KL autoencoder, whose latents other paradig
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -32,6 +32,9 @@ class VQGAN(GenerativeModule):
     """
 
     network: Autoencoder
+    not_shardable: ClassVar[str | None] = (
+        "its adaptive weight needs the gradient of a whole layer, and its discriminator is trained beside the network"
+    )
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ def script(name: str, *arguments: str, **kwargs: Any) -> subprocess.Popen:
     )
 
 
-def finished(process: subprocess.Popen, code: int = 0, timeout: float = 240) -> str:
+def finished(process: subprocess.Popen, code: int = 0, timeout: float = 400) -> str:
     """Wait for a script and return what it printed."""
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == code, output

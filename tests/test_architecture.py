@@ -9,11 +9,11 @@ from helpers import ROOT
 
 LIGHTNING_SIDE = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 ABOVE = {
-    "generative": {"lightning_modules", "datamodules", "callbacks", "launch", "train", "evaluate", "generate"},
-    "lightning_modules": {"datamodules", "callbacks", "launch", "train", "evaluate", "generate"},
-    "datamodules": {"lightning_modules", "callbacks", "launch", "train", "evaluate", "generate"},
-    "callbacks": {"launch", "train", "evaluate", "generate"},
-    "launch": {"train", "evaluate", "generate"},
+    "generative": {"lightning_modules", "datamodules", "callbacks", "launch", "train", "evaluate", "generate", "export"},
+    "lightning_modules": {"datamodules", "callbacks", "launch", "train", "evaluate", "generate", "export"},
+    "datamodules": {"lightning_modules", "callbacks", "launch", "train", "evaluate", "generate", "export"},
+    "callbacks": {"launch", "train", "evaluate", "generate", "export"},
+    "launch": {"train", "evaluate", "generate", "export"},
 }
 
 

@@ -347,6 +347,19 @@ def test_a_truncated_checkpoint_is_refused(run: RunFolder, tmp_path: Path) -> No
         evaluate.main([f"run={other.path}"])
 
 
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(run: RunFolder, tmp_path: Path) -> None:
+    other = copied(run, tmp_path / "run")
+    shutil.copy(other.checkpoint, other.checkpoint.with_name("previous.ckpt"))
+    other.checkpoint.write_bytes(other.checkpoint.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"previous\.ckpt of step \d+ is used instead"):
+        evaluate.main([f"run={other.path}"])
+    (tmp_path / "in").mkdir()
+    Image.new("L", (32, 32)).save(tmp_path / "in" / "a.png")
+    with pytest.warns(UserWarning, match=r"previous\.ckpt of step \d+ is used instead"):
+        generate.main([f"run={other.path}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"])
+    assert (tmp_path / "out" / "a.png").exists()
+
+
 def test_a_finished_run_needs_more_steps_to_go_on(run: RunFolder) -> None:
     output = finished(script("train.py", f"resume={run.path}"), code=2)
     assert "set a larger trainer.max_steps" in output

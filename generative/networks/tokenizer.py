@@ -5,6 +5,7 @@ Shape legend: B batch, C channels, H/W height and width, G side of the token gri
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from generative.exported import SUFFIX, read_network
 from generative.inpainting import receptive_radius
 from generative.networks.autoencoder import Autoencoder
 from generative.networks.bottlenecks import GaussianBottleneck
@@ -21,6 +23,7 @@ from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
 from generative.weights import NotLoadedError, network_weights, read_checkpoint, weights_hash
 
 PATCH_BATCH = 256  # codes painted at a time
+NOT_ALIKE = "its config and weights are not those of an autoencoder"
 # A checkpoint may name nothing else to be built: it could otherwise run code.
 PARTS: dict[str, type[nn.Module]] = {
     f"generative.networks.{part.__name__}": part
@@ -154,8 +157,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a trained tokenizer; nothing but tensors and plain containers is unpickled.
 
     Args:
-        path: Checkpoint of a tokenizer run, such as ``experiment=vqgan_scenes``; its averaged weights are used where it
-            has them.
+        path: Checkpoint of a tokenizer run, such as ``experiment=vqgan_scenes``, whose averaged weights are used where it
+            has them; or the ``model.safetensors`` of an exported one.
 
     Returns:
         The tokenizer.
@@ -163,6 +166,31 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
         ValueError: If the file is missing or is no such checkpoint.
     """
+    config, weights = read_tokenizer(path)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, so they must not cost a draw
+            network = _build(config)
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
+    if not isinstance(network, Autoencoder):
+        raise ValueError(_no_tokenizer(path, f"it holds a {type(network).__name__}"))
+    return Tokenizer(network, path)
+
+
+def read_tokenizer(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """Read what a tokenizer is built from; see ``load_tokenizer``.
+
+    Args:
+        path: Checkpoint of a run, or ``model.safetensors`` of an export.
+
+    Returns:
+        The config of its network, and the weights by the network's own names.
+    """
+    return _read_exported(Path(path)) if Path(path).suffix == SUFFIX else _read_run(path)
+
+
+def _read_run(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     try:
         checkpoint = read_checkpoint(path)
     except FileNotFoundError as error:
@@ -170,14 +198,17 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     except NotLoadedError as error:
         raise ValueError(_no_tokenizer(path, str(error))) from error
     try:
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, so they must not cost a draw
-            network = _build(checkpoint["config"]["network"])
-        network.load_state_dict(network_weights(checkpoint))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(_no_tokenizer(path, "its config and weights are not those of an autoencoder")) from error
-    if not isinstance(network, Autoencoder):
-        raise ValueError(_no_tokenizer(path, f"it holds a {type(network).__name__}"))
-    return Tokenizer(network, path)
+        return checkpoint["config"]["network"], network_weights(checkpoint)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
+
+
+def _read_exported(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    weights, metadata = read_network(path)
+    try:
+        return json.loads(metadata["network"]), weights
+    except (KeyError, ValueError) as error:
+        raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
 
 
 def _build(node: Mapping[str, Any]) -> nn.Module:

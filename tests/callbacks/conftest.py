@@ -55,6 +55,7 @@ class FakeRestorer(LightningModule):
 class FakeData(LightningDataModule):
     """Images in [-0.6, 0.6] that are half hidden."""
 
+    label_names = ()
     splits = SimpleNamespace(train=range(40 * BATCH_SIZE), val=range(SPLIT_SIZE), test=range(SPLIT_SIZE))
 
     def batch(self, split: str, indices: Any, device: Any = "cpu") -> Batch:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback, Trainer
+from PIL import Image
 
-from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from callbacks.checkpoint import STOP_SIGNALS, AtomicCheckpointIO, Interrupted, LastCheckpoint, num_bytes
+from callbacks.files import WriteError, whole_file
+from callbacks.metrics_csv import MetricsCSV
+from callbacks.rendering import write_png
+from launch.errors import exit_code
+from launch.run_folder import RunFolder, write_json
 
 
 class Unpicklable:
@@ -40,3 +53,116 @@ def test_a_file_that_would_run_code_is_never_unpickled(tmp_path: Path) -> None:
 def test_bad_interval_names_the_key() -> None:
     with pytest.raises(ValueError, match="callbacks.checkpoint.every_n_steps"):
         LastCheckpoint(every_n_steps=0)
+
+
+def test_at_every_moment_of_a_write_a_whole_checkpoint_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder as a kill would leave it before each call that changes what is on the disk."""
+    io, run, moments = AtomicCheckpointIO(), RunFolder(tmp_path / "run"), []
+    for step in (1, 2):
+        io.save_checkpoint({"global_step": step, "state_dict": {}}, run.path / "checkpoints" / "last.ckpt")
+
+    def noting(original: Callable) -> Callable:
+        def call(*args: object) -> object:
+            moments.append(RunFolder(tmp_path / f"moment{len(moments)}"))
+            shutil.copytree(run.path, moments[-1].path)
+            return original(*args)
+
+        return call
+
+    monkeypatch.setattr(Path, "replace", noting(Path.replace))
+    monkeypatch.setattr(os, "fsync", noting(os.fsync))
+    io.save_checkpoint({"global_step": 3, "state_dict": {}}, run.path / "checkpoints" / "last.ckpt")
+    monkeypatch.undo()
+    assert [moment.load_checkpoint()["global_step"] for moment in moments] == [2, 2, 2, 3]
+    assert run.load_checkpoint()["global_step"] == 3
+    assert [moment.checkpoint.name for moment in moments] == ["last.ckpt", "last.ckpt", "previous.ckpt", "last.ckpt"]
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """The system's own limit on the size of a file: a write beyond it fails half-way, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_fails_half_way_keeps_the_file_and_says_why(tmp_path: Path, file_limit) -> None:
+    io, path = AtomicCheckpointIO(), tmp_path / "checkpoints" / "last.ckpt"
+    io.save_checkpoint({"x": torch.ones(3)}, path)
+    file_limit(50_000)
+    with pytest.raises(WriteError, match=r"last\.ckpt could not be written: File too large"):
+        io.save_checkpoint({"x": torch.zeros(100_000)}, path)
+    assert torch.equal(io.load_checkpoint(path)["x"], torch.ones(3))
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_no_room_is_said_in_megabytes(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WriteError, match=r"No space left on device \([\d.]+ MB of the 12\.0 MB needed are free\)"),
+        whole_file(tmp_path / "last.ckpt", size=num_bytes({"x": [torch.zeros(3_000_000)], "y": 1})),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_cannot_save_says_where_it_can_go_on(restorer, data, make_trainer, tmp_path, file_limit) -> None:
+    class Fill(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+            if trainer.global_step == 5:
+                file_limit(1000)
+
+    options = {"val_check_interval": None, "plugins": [AtomicCheckpointIO()]}
+    trainer = make_trainer(Fill(), LastCheckpoint(every_n_steps=3), **options)
+    with pytest.raises(WriteError) as error:
+        trainer.fit(restorer, data)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert f"at step 6; the last good checkpoint is {path} of step 3" in str(error.value)
+    assert f"resume={tmp_path}" in str(error.value)
+    assert torch.load(path, weights_only=True)["global_step"] == 3
+    assert exit_code(error.value) == 3
+
+
+@pytest.mark.parametrize("write", ["json", "csv", "png"])
+def test_other_files_say_it_too(write: str, tmp_path: Path, file_limit) -> None:
+    path, log = tmp_path / f"a.{write}", MetricsCSV(str(tmp_path))
+    log.log_metrics({f"metric{i}": i for i in range(3000)}, 1)
+    log.log_metrics({f"metric{i}": i for i in range(3000)}, 2)
+    writers = {
+        "json": lambda: write_json(path, {"x": list(range(10_000))}),
+        "png": lambda: write_png(Image.effect_noise((200, 200), 50), path),
+        "csv": log.save,
+    }
+    file_limit(5000)
+    with pytest.raises(WriteError, match="could not be written: File too large"):
+        writers[write]()
+    log.finalize("failed")  # a run that has failed ends with its own error
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "moment", ["on_validation_batch_end", "on_save_checkpoint", "on_train_batch_start", "on_train_end"]
+)
+def test_a_signal_is_answered_at_the_end_of_the_step(
+    moment: str, number: int, restorer, data, make_trainer, tmp_path: Path
+) -> None:
+    class Stop(Callback):
+        sent = False
+
+    def send(self: Stop, trainer: Trainer, *args: object) -> None:
+        if trainer.global_step >= 5 and not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), number)
+
+    setattr(Stop, moment, send)
+    before = [signal.getsignal(n) for n in STOP_SIGNALS]
+    trainer = make_trainer(Stop(), LastCheckpoint(every_n_steps=5))
+    with pytest.raises(Interrupted, match=f"Stopped by {signal.Signals(number).name} at step .*; saved") as error:
+        trainer.fit(restorer, data)
+    step = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert step == {"on_save_checkpoint": 5, "on_train_end": 10}.get(moment, 6)
+    assert f"at step {step};" in str(error.value)
+    assert exit_code(error.value) == 128 + number
+    assert [signal.getsignal(n) for n in STOP_SIGNALS] == before

@@ -20,6 +20,7 @@ def module_with(value: float) -> SimpleNamespace:
 
 def step(ema: EMA, module: SimpleNamespace, number: int, value: float) -> None:
     nn.init.constant_(module.network.weight, value)
+    module.network.weight.grad = torch.zeros_like(module.network.weight)
     ema.on_train_batch_end(SimpleNamespace(global_step=number), module, None, None, 0)
 
 
@@ -43,6 +44,13 @@ def test_accumulated_batches_do_not_update() -> None:
     step(ema, module, 1, 5.0)
     step(ema, module, 1, 7.0)
     assert ema.num_updates == 1
+
+
+def test_a_step_without_gradients_is_no_update() -> None:
+    ema, module = EMA(0.9), module_with(1.0)
+    ema.on_fit_start(SimpleNamespace(global_step=0), module)
+    ema.on_train_batch_end(SimpleNamespace(global_step=1), module, None, None, 0)
+    assert ema.num_updates == 0
 
 
 def test_swap_and_back_also_after_an_exception() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_an_interrupted_write_leaves_the_previous_file(tmp_path, monkeypatch) ->
     before = path.read_bytes()
 
     def interrupted(image: Image.Image, file, **options) -> None:
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", interrupted)
@@ -92,7 +93,16 @@ def test_grids_of_a_fit_and_a_test(restorer, data, make_trainer, tmp_path) -> No
     trainer.test(restorer, data, verbose=False)
     names = {path.name for path in (tmp_path / "images" / "restoration").iterdir()}
     assert names == {f"step={step:08d}.png" for step in (2, 4, 8, 10)}
-    assert [path.name for path in (tmp_path / "images" / "test").iterdir()] == ["step=00000010.png"]
+    folder = tmp_path / "images" / "test"
+    assert {path.name for path in folder.iterdir()} == {
+        "step=00000010.png", "images.json", "clean", "degraded", "sample", "mean",
+    }  # fmt: skip
+    listed = json.loads((folder / "images.json").read_text())
+    assert (listed["index"], listed["step"], listed["labels"]) == ([0, 1, 2], 10, None)
+    assert listed["psnr"]["mean"] == pytest.approx([26.02] * 3, abs=0.01)
+    clean = data.batch("test", [2]).image[0, 0]
+    with Image.open(folder / "clean" / "000002.png") as image:
+        assert np.array_equal(np.asarray(image), ((clean + 1) * 127.5).round().numpy())
     assert swaps == ["in", "out"] * 5
     assert in_training
     assert not restorer.frozen.training  # its own mode, although the module trains

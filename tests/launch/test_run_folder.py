@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from callbacks.checkpoint import AtomicCheckpointIO
+from generative.networks.label_classifier import load_label_classifier
+from generative.networks.tokenizer import load_tokenizer
 from launch.compose import apply_overrides, compose_config, parse
 from launch.errors import UserError
 from launch.run_folder import RunFolder, identity, newest_unfinished, trained_classifier, write_json
@@ -96,3 +103,107 @@ def test_auto_classifier_is_the_newest_finished_one_of_the_data(tmp_path: Path) 
     assert trained_classifier(None, str(tmp_path), "scenes", 32) is None
     with pytest.raises(UserError, match="classifier=.*no such run folder"):
         trained_classifier(str(tmp_path / "none"), "", "scenes", 32)
+
+
+def with_checkpoints(folder: Path, *steps: int) -> RunFolder:
+    run = RunFolder(folder)
+    for step in steps:
+        state = {"weight": torch.full((1000,), float(step))}
+        AtomicCheckpointIO().save_checkpoint(
+            {"global_step": step, "state_dict": state}, run.path / "checkpoints/last.ckpt"
+        )
+    return run
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "it is empty": lambda path: os.truncate(path, 0),
+    "it is cut off": lambda path: os.truncate(path, path.stat().st_size - 100),
+    "its part .* has other bytes than its checksum says": flip_a_bit,
+    "it is no file of torch.save": lambda path: path.write_bytes(b"\0" * 4000),
+    "it is missing": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(fault: str, tmp_path: Path) -> None:
+    run = with_checkpoints(tmp_path, 5, 10)
+    last, previous = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "checkpoints" / "previous.ckpt"
+    DAMAGES[fault](last)
+    with pytest.warns(UserWarning, match=f"{last} is passed over: {fault}.*{previous} of step 5 is used instead"):
+        path, checkpoint = run.newest_checkpoint()
+    assert (path, checkpoint["global_step"]) == (previous, 5)
+    with pytest.warns(UserWarning, match="passed over"):
+        run.newest_checkpoint(set_aside=True)
+    with_checkpoints(tmp_path, 10)  # the resumed run's next checkpoint
+    os.truncate(last, 100)
+    with pytest.warns(UserWarning, match="passed over"):
+        assert run.load_checkpoint()["global_step"] == 5  # and never the damaged one
+
+
+def test_without_one_before_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
+    run = with_checkpoints(tmp_path, 5)
+    os.truncate(run.checkpoint, 100)
+    with pytest.raises(UserError, match=r"last\.ckpt is refused: it is cut off.* no whole previous\.ckpt is beside it"):
+        run.load_checkpoint()
+
+
+class Attack:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.marker,))
+
+
+def plain_pickle(content: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def old_layout(content: object, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("write", [torch.save, old_layout, plain_pickle])
+def test_a_file_that_would_run_code_is_refused_and_not_passed_over(write: Callable, tmp_path: Path) -> None:
+    run = with_checkpoints(tmp_path, 5, 10)
+    marker = tmp_path / "ran"
+    write({"state_dict": {}, "global_step": Attack(marker)}, run.checkpoint)
+    with pytest.raises(UserError, match=r"last\.ckpt is refused: .* could run code"):
+        run.load_checkpoint()
+    with pytest.raises(UserError, match="could run code"):  # as train.py resume= reads it
+        run.newest_checkpoint(set_aside=True)
+    run.checkpoint.unlink()
+    write({"state_dict": {}, "global_step": Attack(marker)}, tmp_path / "checkpoints" / "previous.ckpt")
+    with pytest.raises(UserError, match=r"previous\.ckpt is refused: .* could run code"):
+        run.load_checkpoint()
+    assert not marker.exists()
+
+
+def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = with_checkpoints(tmp_path, 5, 10)
+    torch.save({"weight": torch.ones(3)}, run.checkpoint)
+    with pytest.raises(UserError, match="it is no checkpoint of a run"):
+        run.load_checkpoint()
+
+
+def test_the_one_before_is_no_run(tmp_path: Path) -> None:
+    run = with_checkpoints(tmp_path, 5, 10)
+    with pytest.raises(UserError, match=r"previous\.ckpt is kept for the case"):
+        RunFolder.existing(run.path / "checkpoints" / "previous.ckpt", "run")
+
+
+@pytest.mark.parametrize("write", [torch.save, old_layout, plain_pickle])
+@pytest.mark.parametrize("load", [load_tokenizer, load_label_classifier])
+def test_no_key_that_names_a_file_runs_what_is_in_it(load: Callable, write: Callable, tmp_path: Path) -> None:
+    """tokenizer=FILE and classifier=FILE; perceptual and Inception weights are tested beside their networks."""
+    file, marker = tmp_path / "bad.ckpt", tmp_path / "ran"
+    write({"state_dict": {}, "model": Attack(marker)}, file)
+    with pytest.raises(ValueError, match=r"bad\.ckpt is no .*: .* could run code"):
+        load(file)
+    assert not marker.exists()

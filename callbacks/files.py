@@ -1,0 +1,113 @@
+"""Files that appear whole or not at all, and one sentence where the disk does not take them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+MEGABYTE = 1_000_000  # bytes
+
+
+class WriteError(RuntimeError):
+    """A file of a run could not be written; whatever was there before is untouched.
+
+    Args:
+        message: Which file and why.
+
+    Attributes:
+        advice: How to go on, where the one who caught it knows.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.advice = ""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}{self.advice}."
+
+
+@contextmanager
+def whole_file(
+    path: Path, mode: str = "wb", sync: bool = False, size: int | None = None, before: Path | None = None
+) -> Iterator[IO[Any]]:
+    """Open a temporary file beside a path and move it into place once it is complete.
+
+    Args:
+        path: File to write; its folder is created.
+        mode: ``wb``, or ``w`` for UTF-8 text whose line ends are kept as written.
+        sync: Whether the content and the move must be on the disk before this returns.
+        size: About how many bytes will be written, for the message where there is no room.
+        before: What the file that is there is renamed to; None: it is replaced.
+
+    Yields:
+        The open temporary file.
+
+    Raises:
+        WriteError: The disk is full or does not take the file; the temporary file is removed.
+        BaseException: What was raised while writing, if it was not the disk.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    text = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open(mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if before is not None and path.exists():
+            path.replace(before)
+        temporary.replace(path)
+        if sync:
+            sync_folder(path.parent)
+    except BaseException as error:
+        _remove(temporary)
+        cause = _disk_error(error)
+        if cause is None:
+            raise
+        raise WriteError(_message(path, cause, size)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk.
+
+    Args:
+        folder: The folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # the disk is not writable: the message about the file itself says so
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """Return the error of the disk behind an exception; ``torch.save`` hides it behind one of its own."""
+    while isinstance(error, Exception):
+        if isinstance(error, OSError):
+            return error
+        if (cause := error.__cause__ or error.__context__) is None:
+            return None
+        error = cause
+    return None
+
+
+def _message(path: Path, error: OSError, size: int | None) -> str:
+    reason = f"{path} could not be written: {error.strerror or error}"
+    if error.errno not in NO_ROOM:
+        return reason
+    needed = f" of the {size / MEGABYTE:.1f} MB needed" if size else ""
+    return f"{reason} ({shutil.disk_usage(path.parent).free / MEGABYTE:.1f} MB{needed} are free)"

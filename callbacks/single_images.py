@@ -1,0 +1,72 @@
+"""Single test images in a folder: ``<output>/<index>.png`` pixel for pixel, and ``images.json``, which says what they are.
+
+Images of the same name are of the same case in all runs on the same data and degradation, so that runs can be laid side by
+side after the fact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from callbacks.files import whole_file
+from callbacks.rendering import write_png
+from generative.types import Batch
+
+LIST_NAME = "images.json"
+
+
+def write_single_images(
+    folder: Path,
+    images: Mapping[str, Tensor],
+    batch: Batch,
+    psnr: Mapping[str, Sequence[float]],
+    label_names: Sequence[str],
+    step: int,
+) -> None:
+    """Write images one by one, and last the list of them.
+
+    Args:
+        folder: Folder of the images.
+        images: (N, C, H, W) images in [-1, 1], grey or RGB, by name of the output.
+        batch: The N cases behind them.
+        psnr: PSNR in dB of each image, by name of those outputs that are of the very images.
+        label_names: Names of the labels, or none.
+        step: Optimiser steps behind the weights.
+    """
+    indices = batch.index.tolist()
+    for name, image_NCHW in images.items():
+        for index, image_CHW in zip(indices, image_NCHW, strict=True):
+            bytes_HWC = ((image_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+            pixels = bytes_HWC.squeeze(-1) if bytes_HWC.shape[-1] == 1 else bytes_HWC
+            write_png(Image.fromarray(pixels), path_of(folder, name, index))
+    labels = None
+    if batch.labels is not None and label_names:
+        labels = [[label_names[i] for i in row.nonzero().flatten().tolist()] for row in batch.labels > 0]
+    content = {
+        "step": step,
+        "index": indices,
+        "outputs": list(images),
+        "psnr": {name: [round(value, 3) for value in values] for name, values in psnr.items()},
+        "labels": labels,
+    }
+    with whole_file(folder / LIST_NAME, "w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+
+
+def path_of(folder: Path, output: str, index: int) -> Path:
+    """Return the file of an image.
+
+    Args:
+        folder: Folder of the images.
+        output: Name of the output.
+        index: Index of the image in its split.
+
+    Returns:
+        The path.
+    """
+    return folder / output / f"{index:06d}.png"

@@ -1,0 +1,77 @@
+"""What becomes of image files that cannot be decoded: the run stops, or goes on without them and counts them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
+
+POLICIES = ("stop", "skip")
+NUM_NAMED = 3  # damaged files named in messages and records
+
+# Pillow has no common error for empty, truncated, mislabelled, corrupt and absurdly large files.
+DECODING_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class DamagedImageError(ValueError):
+    """An image cannot be decoded and ``data.damaged=stop``; the message names it and the remedy in one sentence."""
+
+
+def check_policy(damaged: str | None) -> None:
+    """Check the config key ``data.damaged``.
+
+    Args:
+        damaged: Its value; None for a data set that reads no files of its user.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if damaged is not None and damaged not in POLICIES:
+        raise ValueError(f"data.damaged={damaged} is unknown: choose {' or '.join(POLICIES)}")
+
+
+def named(names: Sequence[str]) -> str:
+    """Name some files.
+
+    Args:
+        names: All of them.
+
+    Returns:
+        The first ones, and how many more there are.
+    """
+    more = len(names) - NUM_NAMED
+    return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def left_out(damaged: Sequence[str], total: int, policy: str | None) -> tuple[str, ...]:
+    """Leave out images that were found damaged before training, or stop.
+
+    Args:
+        damaged: Names of the damaged images.
+        total: Number of images looked at.
+        policy: ``data.damaged``.
+
+    Returns:
+        The names, which a warning has counted.
+
+    Raises:
+        DamagedImageError: If there are any and the policy is to stop.
+        ValueError: If nothing else is left.
+    """
+    if not damaged:
+        return ()
+    if policy == "stop":
+        raise DamagedImageError(
+            f"{len(damaged)} of {total} images cannot be decoded ({named(damaged)}): replace them, or set "
+            "data.damaged=skip to leave them out and count them"
+        )
+    if len(damaged) == total:
+        raise ValueError(f"none of the {total} image files can be decoded ({named(damaged)}): check the data's paths")
+    rank_zero_warn(f"{len(damaged)} of {total} images cannot be decoded and are left out ({named(damaged)})")
+    return tuple(damaged)

@@ -1,0 +1,143 @@
+"""What the images of a split are to the loaders, wherever they lie.
+
+Shape suffixes: N images of the split, M of a part of it, B batch, C channels, S side of the square crop, L labels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from generative.randomness import Randomness
+
+
+class ImageSource(ABC):
+    """The images of a split, by index: in memory (``ImageStore``) or in tar shards (``ShardStore``).
+
+    Attributes:
+        channels: Number of channels C of every image.
+        hashes: (N,) int64 content hashes where they are known already, or None.
+        prefetch: Batches that the loaders fetch ahead; 0 where a batch is one index operation in memory.
+    """
+
+    channels: int
+    hashes: Tensor | None
+    prefetch: int = 0
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Size of the images in bytes, as they are stored."""
+
+    @property
+    @abstractmethod
+    def shortest_side(self) -> int:
+        """Length in pixels of the shortest side of any image."""
+
+    @property
+    @abstractmethod
+    def longest_side(self) -> int | None:
+        """Length in pixels of the longest side of any image; None where that shows only when they are read."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Length L of the labels; 0 without labels."""
+
+    @abstractmethod
+    def labels_of(self, indices_B: Tensor) -> Tensor | None:
+        """Return the labels of some images.
+
+        Args:
+            indices_B: (B,) int64 indices of the images.
+
+        Returns:
+            (B, L) float multi-hot labels, or None for images without labels.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> ImageSource:
+        """Return the source with its images on a device, where they can lie there.
+
+        Args:
+            device: The device.
+
+        Returns:
+            A source of the same images.
+        """
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> ImageSource:
+        """Return a source of some of the images; nothing is copied.
+
+        Args:
+            rows: (M,) int64 indices, or an (N,) mask.
+
+        Returns:
+            A source of M images.
+        """
+
+    @abstractmethod
+    def content_hashes(self) -> Tensor:
+        """Return a hash of each image, for finding identical ones.
+
+        Returns:
+            (N,) int64 hashes.
+        """
+
+    @abstractmethod
+    def hashed(self) -> ImageSource:
+        """Return the same source with its hashes known."""
+
+    @abstractmethod
+    def gather(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> Tensor:
+        """Cut a square from each of some images.
+
+        Args:
+            indices_B: (B,) int64 indices of the images.
+            size: Side S of the square in pixels; at most ``shortest_side``.
+            randomness: Source of the crops' places, or None for centred crops.
+
+        Returns:
+            (B, C, S, S) uint8 images on the source's device.
+        """
+
+    def read(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> tuple[Tensor, Tensor]:
+        """Cut squares, and say which images they are of where damaged ones are replaced.
+
+        Args:
+            indices_B: See ``gather``.
+            size: See ``gather``.
+            randomness: See ``gather``.
+
+        Returns:
+            The images of ``gather``, and the (B,) indices of what they show.
+        """
+        return self.gather(indices_B, size, randomness), indices_B
+
+    def permutation(self, generator: torch.Generator) -> Tensor:
+        """Draw an order of an epoch.
+
+        Args:
+            generator: Source of the draw.
+
+        Returns:
+            (N,) int64 permutation of the indices.
+        """
+        return torch.randperm(len(self), generator=generator)
+
+    def name_of(self, index: int) -> str:
+        """Return what messages call an image.
+
+        Args:
+            index: Index of the image.
+
+        Returns:
+            Its name.
+        """
+        return f"number {index}"

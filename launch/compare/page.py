@@ -1,0 +1,217 @@
+"""The page and the CSV file: everything that was read, laid out in one HTML file that needs no other."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from callbacks.files import whole_file
+from launch.compare import charts
+from launch.compare.metrics import LEADING, ordered
+from launch.compare.pictures import sheets_of
+from launch.compare.reading import Found, LeftOut, Measured
+from launch.compare.rows import Row, Table
+from launch.compare.series import cost_charts, validation_charts
+from launch.compare.tables import case_grids, main_grid, whole_grid
+from launch.compare.trainings import (
+    COST_HEADINGS,
+    costs_of,
+    count,
+    hardware_text,
+    settings_table,
+    training_choices,
+    training_text,
+    trainings_of,
+)
+from launch.evaluation import output_order
+from launch.record import now
+from launch.sampling_time import DEFINITION as TIMING
+
+HERE = Path(__file__).parent
+PICTURE_SIZE = 96  # px: small images are enlarged to about this side, by whole pixels
+OPEN_CASES = ("Label accuracy", "Label accuracy assisted")
+
+
+@dataclass(frozen=True)
+class _Panels:
+    """Charts of a kind with what explains their lines."""
+
+    items: list[tuple[charts.Chart, Markup]]
+    legend: list[tuple[Markup, str]]
+
+    @classmethod
+    def of(cls, drawn: Sequence[charts.Chart]) -> _Panels | None:
+        if not drawn:
+            return None
+        items = [(chart, Markup(charts.render(chart))) for chart in drawn]
+        keys = charts.legend([line for chart in drawn for line in chart.lines])
+        return cls(items, [(Markup(key), label) for key, label in keys])
+
+
+def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], options: dict[str, Any]) -> str:
+    """Write the page.
+
+    Args:
+        found: What was read.
+        tables: What can be compared.
+        left_out: What is in no table.
+        options: ``title``, ``command`` and the chosen ``metrics``.
+
+    Returns:
+        HTML.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    rows = [row for table in tables for row in table.rows]
+    trainings = trainings_of(rows)
+    with_metrics = [table for table in tables if table.metrics]
+    chosen = options["metrics"]
+    sheets = [{**vars(sheet), "scale": _picture_size(sheet.size)} for sheet in sheets_of(tables)]
+    return environment.get_template("page.html.j2").render(
+        title=options["title"],
+        style=Markup((HERE / "page.css").read_text()),
+        script=Markup((HERE / "page.js").read_text()),
+        summary=_summary(found, rows),
+        legend=[
+            {"name": r.name, "choices": training_choices(r, trainings), "color": r.color, "text": training_text(r)}
+            for r in trainings.values()
+        ],
+        alarms=_alarms(left_out),
+        alarm_kind="alarm" if any(each.state in ("failed", "unfinished") for each in left_out) else "note",
+        shown_last=_shown_last(left_out),
+        tables=[_section(table, with_metrics[:number], chosen) for number, table in enumerate(with_metrics)],
+        sheets=sheets,
+        costs={
+            "headings": COST_HEADINGS,
+            "numeric": (0, 1, 2, 3),
+            "rows": [
+                {"name": r.name, "choices": training_choices(r, trainings), "color": r.color, "cells": costs_of(r)}
+                for r in trainings.values()
+            ],
+        },
+        timing=TIMING if any(e.record.get("sampling", {}).get("seconds_per_image") for e in found.measured) else "",
+        folders=[str(run.path) for run in found.runs],
+        settings=settings_table(list(trainings.values()), trainings),
+        left_out=left_out,
+        definitions=_definitions(found.measured),
+        made=f"Made {datetime.fromisoformat(now()):%d %B %Y, %H:%M} UTC",
+        command=options["command"],
+    )
+
+
+def _picture_size(size: int) -> int:
+    return max(1, round(PICTURE_SIZE / size)) * size if size else PICTURE_SIZE
+
+
+def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> dict[str, Any]:
+    shown = {row.color for each in earlier for row in each.rows}  # the curves of their training stand above
+    fresh = Table(table.conditions, [row for row in table.rows if row.color not in shown])
+    cases = case_grids(table)
+    rows = table.rows
+    unknown = [row.label for row in rows if all(row.sampling("seconds_per_image", o) is None for o in row.own_outputs)]
+    hardware = sorted({hardware_text(entry.record.get("hardware", {})) for row in rows for entry in row.entries})
+    return {
+        "title": table.title,
+        "why": _why(table, earlier[0] if earlier else table),
+        "merged": list(dict.fromkeys(key for row in rows for key in row.merged)),
+        "grid": main_grid(table, chosen),
+        "whole": whole_grid(table),
+        "cases": cases,
+        "open_cases": [name for name in cases if name in OPEN_CASES],
+        "case_caption": "Mean over the seeds ± standard deviation; with one seed, ± is over the evaluation's own draws.",
+        "by_calls": _Panels.of(cost_charts(table, "num_network_calls", chosen)),
+        "by_seconds": _Panels.of(cost_charts(table, "seconds_per_image", chosen)),
+        "training": _Panels.of(validation_charts(fresh, chosen)),
+        "hardware": f"Measured on {'; '.join(hardware)}. Times of different machines cannot be compared.",
+        "no_seconds": ""
+        if len(unknown) == 0
+        else "these runs"
+        if len(unknown) == len(rows)
+        else ", ".join(unknown[:6]),
+    }
+
+
+def _why(table: Table, first: Table) -> str:
+    conditions = table.conditions
+    text = f"Data fingerprint {conditions['fingerprint']}."
+    if table is first:
+        seeds = {entry.evaluation_seed[1] for row in table.rows for entry in row.entries}
+        varied = len(seeds) > 1 and len({tuple(row.evaluation_seeds) for row in table.rows}) > 1
+        return text + (" Rows are of different evaluation seeds, whose degradations differ." if varied else "")
+    names = {"data": "data", "size": "image size", "fingerprint": "images", "degradation": "degradation",
+             "images": "number of images", "weights": "weights"}  # fmt: skip
+    different = [name for key, name in names.items() if conditions[key] != first.conditions[key]]
+    return f"{text} Not comparable with the first table: {', '.join(different)} differ{'s' if len(different) == 1 else ''}."
+
+
+def _summary(found: Found, rows: Sequence[Row]) -> str:
+    names = {entry.name for entry in found.measured}
+    trained = len({entry.run.path for entry in found.measured})
+    return (
+        f"{count(trained, 'run')} of {count(len(names), 'experiment')}, {count(len(found.measured), 'evaluation')} "
+        f"in {count(len(rows), 'row')}; values are means over seeds."
+    )
+
+
+def _alarms(left_out: Sequence[LeftOut]) -> str:
+    counts = {state: sum(each.state == state for each in left_out) for state in ("failed", "unfinished", "running")}
+    parts = [f"{count(number, 'run')} {state}" for state, number in counts.items() if number]
+    return f"Not in the tables: {', '.join(parts)}." if parts else ""
+
+
+def _shown_last(left_out: Sequence[LeftOut]) -> set[str]:
+    """Choose of the last logged values those of the leading metrics."""
+    names = {name for each in left_out for name in each.last}
+    return {name for name in names if name.partition("/")[0] in ("train", "loss", *LEADING[:3], "label_accuracy")}
+
+
+def _definitions(measured: Iterable[Measured]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in measured:
+        for part in entry.record.values():
+            if isinstance(part, dict) and isinstance(part.get("definitions"), dict):
+                found |= {str(key): str(text) for key, text in part["definitions"].items()}
+    return found
+
+
+def write_rows(tables: Sequence[Table], path: Path) -> None:
+    """Write the rows as CSV, whole or not at all: one for each row and output, with means, deviations and costs.
+
+    Args:
+        tables: The tables.
+        path: File to write; its folder is created.
+    """
+    rows = [(number, table, row) for number, table in enumerate(tables, start=1) for row in table.rows]
+    keys = list(dict.fromkeys(key for _, _, row in rows for key in row.choices))
+    metrics = ordered({name.partition("/")[0] for _, table, _ in rows for name in table.metrics})
+    conditions = ("data", "size", "fingerprint", "degradation_name", "images", "weights")
+    head = ["table", *conditions, "run", *keys, "output", "num_training_seeds", "num_evaluations", "parameters", "steps",
+            "num_network_calls", "seconds_per_image", *metrics, *(f"{metric}_seed_std" for metric in metrics)]  # fmt: skip
+    with whole_file(path, "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        for number, table, row in rows:
+            outputs = {name.partition("/")[2] for entry in row.entries for name in entry.metrics}
+            for output in sorted(outputs, key=output_order):
+                first = row.entries[0]
+                costs = [row.sampling(kind, output) for kind in ("num_network_calls", "seconds_per_image")]
+                means = [row.mean(f"{metric}/{output}") for metric in metrics]
+                deviations = [_seed_deviation(row, f"{metric}/{output}") for metric in metrics]
+                cells = [
+                    number, *(table.conditions[key] for key in conditions), row.name,
+                    *(row.choices.get(key, "") for key in keys), output, len(row.training_seeds), len(row.entries),
+                    first.run_record.get("parameters"), first.record.get("step"), *costs, *means, *deviations,
+                ]  # fmt: skip
+                writer.writerow(["" if cell is None else cell for cell in cells])
+
+
+def _seed_deviation(row: Row, metric: str) -> float | None:
+    return row.deviation(metric) if len(row.entries) > 1 else None

@@ -1,0 +1,208 @@
+"""Images of the same inputs under each other: a column for each test image, a row for each output of each run."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from callbacks.single_images import LIST_NAME, path_of
+from launch.compare.reading import Measured, read_json
+from launch.compare.rows import Row, Table
+
+INPUTS = ("clean", "data", "degraded")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image, ready to be put into a page.
+
+    Attributes:
+        source: ``data:`` address of the file.
+        note: Text under it.
+    """
+
+    source: str
+    note: str = ""
+
+
+@dataclass
+class PictureRow:
+    """Images of one kind.
+
+    Attributes:
+        name: Whose they are.
+        output: Which output.
+        color: Number of the row's colour, or None for inputs.
+        cells: The image of each column; None where there is none.
+        choices: What tells the row from others of the name.
+        detail: More about them.
+        is_minor: Whether it is shown only when asked for.
+    """
+
+    name: str
+    output: str
+    color: int | None
+    cells: list[Cell | None]
+    choices: dict[str, str] = field(default_factory=dict)
+    detail: str = ""
+    is_minor: bool = False
+
+
+@dataclass
+class Block:
+    """Outputs for inputs of one degradation.
+
+    Attributes:
+        title: The conditions.
+        rows: Inputs, then outputs.
+    """
+
+    title: str
+    rows: list[PictureRow] = field(default_factory=list)
+
+
+@dataclass
+class Sheet:
+    """Everything of one data set.
+
+    Attributes:
+        title: The data set.
+        columns: Indices of the test images.
+        captions: What stands above the columns.
+        size: Side of the images in pixels.
+        clean: The images themselves.
+        blocks: Outputs, by degradation.
+        grids: For rows without single images their captioned grid, by label.
+    """
+
+    title: str
+    columns: list[int]
+    captions: list[str]
+    size: int
+    clean: PictureRow | None = None
+    blocks: list[Block] = field(default_factory=list)
+    grids: dict[str, Cell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The single images of an evaluation."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    def cells(self, output: str, columns: list[int]) -> list[Cell | None]:
+        psnr = dict(zip(self.content["index"], self.content["psnr"].get(output, []), strict=False))
+        cells: list[Cell | None] = []
+        for index in columns:
+            path = path_of(self.folder, output, index)
+            note = f"{psnr[index]:.1f} dB" if index in psnr else ""
+            is_there = index in self.content["index"] and path.exists()
+            cells.append(Cell(embedded(path), note) if is_there else None)
+        return cells
+
+
+def embedded(path: Path) -> str:
+    """Write an image file as an address that holds it.
+
+    Args:
+        path: A PNG file.
+
+    Returns:
+        ``data:image/png;base64,...``.
+    """
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def sheets_of(tables: list[Table]) -> list[Sheet]:
+    """Lay out the images of all rows.
+
+    Args:
+        tables: The tables.
+
+    Returns:
+        A sheet for each data set whose runs kept images.
+    """
+    data: dict[tuple[Any, Any, Any], list[Table]] = {}
+    for table in tables:
+        conditions = table.conditions
+        data.setdefault((conditions["data"], conditions["size"], conditions["fingerprint"]), []).append(table)
+    sheets = (_sheet(name, size or 0, members) for (name, size, _), members in data.items())
+    return [sheet for sheet in sheets if sheet.blocks or sheet.grids]
+
+
+def _sheet(name: str, size: int, tables: list[Table]) -> Sheet:
+    found = {id(row): _images_of(row) for table in tables for row in table.rows}
+    lists = [images.content for _, images in found.values() if images]
+    columns = sorted({index for content in lists for index in content["index"]})
+    labels = {i: words for c in lists if c["labels"] for i, words in zip(c["index"], c["labels"], strict=True)}
+    captions = [", ".join(labels[i]) if labels.get(i) else f"test {i}" for i in columns]
+    sheet = Sheet(f"{name} {size}x{size}", columns, captions, size)
+    shown = {row.color for table in tables for row in table.rows if found[id(row)][1]}
+    for table in tables:
+        block, outputs = Block(table.title), []
+        for row in table.rows:
+            entry, images = found[id(row)]
+            if images is not None:
+                _take_inputs(sheet, block, images)
+                outputs += _outputs(row, entry, images, columns)
+            elif row.color not in shown and (grid := _newest_grid(entry.folder)):
+                sheet.grids[row.label] = Cell(embedded(grid))
+        order = list(dict.fromkeys(each.output for each in outputs))
+        block.rows += sorted(_without_repeats(outputs), key=lambda each: (each.is_minor, order.index(each.output)))
+        if outputs:
+            sheet.blocks.append(block)
+    return sheet
+
+
+def _outputs(row: Row, entry: Measured, images: _Images, columns: list[int]) -> list[PictureRow]:
+    detail = f"seed {entry.seed}" if len(row.training_seeds) > 1 else ""
+    return [
+        PictureRow(
+            row.name,
+            output,
+            row.color,
+            images.cells(output, columns),
+            row.shown,
+            detail,
+            output not in row.own_outputs,
+        )
+        for output in images.content["outputs"]
+        if output not in INPUTS
+    ]
+
+
+def _without_repeats(rows: list[PictureRow]) -> list[PictureRow]:
+    """Join rows of the same images: the choices that differ do not bear on them."""
+    kept: dict[str, PictureRow] = {}
+    for row in rows:
+        first = kept.setdefault(str((row.name, row.output, row.cells)), row)
+        first.choices = {key: value for key, value in first.choices.items() if row.choices.get(key) == value}
+    return list(kept.values())
+
+
+def _take_inputs(sheet: Sheet, block: Block, images: _Images) -> None:
+    """Show inputs once: clean images on the sheet, degraded ones in their block."""
+    outputs = images.content["outputs"]
+    if sheet.clean is None and {"clean", "data"} & set(outputs):
+        clean = "clean" if "clean" in outputs else "data"
+        sheet.clean = PictureRow("test images", clean, None, images.cells(clean, sheet.columns))
+    if "degraded" in outputs and not block.rows:
+        block.rows.append(PictureRow("degraded", "degraded", None, images.cells("degraded", sheet.columns)))
+
+
+def _images_of(row: Row) -> tuple[Measured, _Images | None]:
+    """Return the single images of the row's first seed that has some."""
+    entries = sorted(row.entries, key=lambda entry: (entry.seed, str(entry.evaluation_seed)))
+    for entry in entries:
+        folder = entry.folder / "images" / "test"
+        if (folder / LIST_NAME).exists():
+            return entry, _Images(folder, read_json(folder / LIST_NAME))
+    return entries[0], None
+
+
+def _newest_grid(folder: Path) -> Path | None:
+    grids = sorted((folder / "images" / "test").glob("step=*.png"))
+    return grids[-1] if grids else None

@@ -1,0 +1,292 @@
+"""Reads run folders: what they measured, and which of them have nothing to show and why."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from callbacks.metrics_csv import last_values
+from launch.command_line import run_config
+from launch.compare.settings import Settings, settings_of
+from launch.compose import apply_overrides
+from launch.errors import UserError, as_user_error, one_line
+from launch.run_folder import RunFolder
+from launch.sweep import LOG_NAME, RECORD_NAME, SweepJob
+
+MARKS = ("run.json", ".hydra/config.yaml", RECORD_NAME, LOG_NAME)  # a folder with one of these is a run's
+REASON_LENGTH = 300  # characters of an error message
+_ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")  # how the log of a run that failed ends
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One evaluation of one run: that of the end of its training, or a later one.
+
+    Attributes:
+        run: The run.
+        folder: Folder of ``metrics.json`` and ``images``: the run's, or one in its ``evaluations``.
+        name: Name of the run, which is its experiment's unless it was given one.
+        trained: Settings of the training.
+        settings: Settings of the evaluation: those of the training with its overrides.
+        metrics: Values by ``<metric>/<output>``.
+        record: How they were measured.
+        run_record: Content of ``run.json``.
+    """
+
+    run: RunFolder
+    folder: Path
+    name: str
+    trained: Settings
+    settings: Settings
+    metrics: dict[str, float]
+    record: dict[str, Any]
+    run_record: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the training."""
+        return int(self.run_record.get("seed", self.record.get("seed", 0)))
+
+    @property
+    def evaluation_seed(self) -> tuple[Any, Any]:
+        """The seeds of the module's and of the data's draws in evaluation."""
+        return self.record.get("evaluation_seed"), self.record.get("data", {}).get("evaluation_seed")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run folder, or an evaluation, that is in no table.
+
+    Attributes:
+        folder: Its path.
+        name: Name of the run.
+        state: ``running``, ``unfinished``, ``failed``, ``no metrics`` or ``not used``.
+        step: The last logged optimiser step, or None.
+        max_steps: Optimiser steps that it was to make, or None.
+        reason: What is known about the cause, and what helps.
+        last: Its last validation metrics, by name.
+    """
+
+    folder: Path
+    name: str
+    state: str
+    step: int | None
+    max_steps: int | None
+    reason: str
+    last: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Found:
+    """What the run folders hold.
+
+    Attributes:
+        runs: All run folders.
+        measured: The evaluations.
+        left_out: What cannot be shown.
+    """
+
+    runs: list[RunFolder] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def run_folders(patterns: str) -> list[Path]:
+    """Find run folders.
+
+    Args:
+        patterns: A folder or a glob pattern, or several with commas between them; ``**`` is any depth. Of a folder that is
+            none of a run, those below it are taken.
+
+    Returns:
+        The folders, sorted.
+
+    Raises:
+        UserError: There is none.
+    """
+    whole = Path(patterns).expanduser()
+    found: set[Path] = set()
+    for pattern in [str(whole)] if whole.exists() else patterns.split(","):
+        matches = [Path(match) for match in glob.glob(str(Path(pattern.strip()).expanduser()), recursive=True)]  # noqa: PTH207 - also absolute ones
+        folders = {path for path in matches if path.is_dir()} | {path.parent for path in matches if path.name in MARKS}
+        runs = {path for path in folders if _is_run(path)}
+        if not runs:
+            runs = {path for folder in folders for path in folder.rglob("*") if path.is_dir() and _is_run(path)}
+        if not runs:
+            raise UserError(
+                f"runs={pattern}: no run folder matches; name folders that train.py wrote, as in runs='outputs/**'."
+            )
+        found |= {path.resolve() for path in runs}
+    return sorted(found)
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / mark).is_file() for mark in MARKS)
+
+
+def read_runs(patterns: str) -> Found:
+    """Read everything that matches.
+
+    Args:
+        patterns: See ``run_folders``.
+
+    Returns:
+        Evaluations, and what is left out.
+
+    Raises:
+        BrokenFileError: A record cannot be read.
+    """
+    found = Found()
+    for path in run_folders(patterns):
+        run = RunFolder(path)
+        found.runs.append(run)
+        record = read_json(run.record_path) if run.record_path.exists() else {}
+        if not record.get("finished") or not (path / "metrics.json").exists():
+            found.left_out.append(_unfinished(run, record))
+        for folder in _evaluations(path):
+            try:
+                with as_user_error():
+                    measured = _measured(run, folder, record)
+                found.measured.append(measured)
+                if not measured.metrics:
+                    reason = (
+                        "it measured nothing, for want of a label classifier or Inception; only its images are shown"
+                    )
+                    found.left_out.append(LeftOut(folder, measured.name, "no metrics", None, None, reason))
+            except BrokenFileError:
+                raise
+            except (UserError, KeyError) as error:
+                reason = f"its settings cannot be read: {one_line(error)}"
+                found.left_out.append(LeftOut(folder, _name(run, record), "not used", None, None, reason))
+    return found
+
+
+def _evaluations(path: Path) -> list[Path]:
+    return [
+        file.parent
+        for file in [path / "metrics.json", *sorted(path.glob("evaluations/*/metrics.json"))]
+        if file.exists()
+    ]
+
+
+def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measured:
+    content = read_json(folder / "metrics.json")
+    record = content["record"]
+    config, parts = run_config(run), run_record.get("parts", {})
+    trained = settings_of(config, parts)
+    overrides = [] if folder == run.path else record.get("overrides", [])
+    settings = settings_of(apply_overrides(config, run.overrides(), overrides), parts) if overrides else trained
+    return Measured(run, folder, _name(run, run_record), trained, settings, content["metrics"], record, run_record)
+
+
+class BrokenFileError(UserError):
+    """A record cannot be read; the message names the file."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a record.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        BrokenFileError: It is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise BrokenFileError(
+            f"{path} cannot be read ({one_line(error)}): evaluate the run again, or leave it out of runs=."
+        ) from error
+    if not isinstance(content, dict) or (path.name == "metrics.json" and not {"metrics", "record"} <= content.keys()):
+        raise BrokenFileError(f"{path} is not what Triptych writes: evaluate the run again, or leave it out of runs=.")
+    return content
+
+
+def _name(run: RunFolder, record: dict[str, Any]) -> str:
+    return str(record.get("name", run.path.parent.name))
+
+
+def _unfinished(run: RunFolder, record: dict[str, Any]) -> LeftOut:
+    job = SweepJob(0, run, [])
+    if (run.path / ".lock").exists() and run.is_locked():
+        state, reason = "running", "a process writes it now"
+    elif record.get("finished"):
+        state, reason = "unfinished", f"it has no metrics.json: python evaluate.py run={run.path}"
+    elif job.failed if job.record_path.exists() else _ERROR.match(job.reason):
+        state, reason = "failed", job.reason[:REASON_LENGTH]
+    else:
+        state = "unfinished"
+        go_on = f"python train.py resume={run.path} goes on" if run.checkpoint.exists() else "it has no checkpoint"
+        reason = f"it stopped before its end; {go_on}"
+    logged = last_values(run.path).items()
+    last = {name.removeprefix("val/"): value for name, value in logged if name.startswith(("val/", "train/loss"))}
+    return LeftOut(run.path, _name(run, record), state, last_step(run.path), _max_steps(run), reason, last)
+
+
+def _max_steps(run: RunFolder) -> int | None:
+    return run.config().trainer.max_steps if (run.path / ".hydra" / "config.yaml").exists() else None
+
+
+def last_step(folder: Path) -> int | None:
+    """Return the last step that a run logged.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Optimiser steps, or None where nothing was logged.
+    """
+    return max((int(float(row["step"])) for row in scalars(folder) if row.get("step")), default=None)
+
+
+def scalars(folder: Path) -> Iterator[dict[str, str]]:
+    """Read the rows of ``metrics.csv``.
+
+    Args:
+        folder: The run folder.
+
+    Yields:
+        Values by name, as written; nothing where there is no file.
+    """
+    path = folder / "metrics.csv"
+    if path.exists():
+        with path.open(newline="") as file:
+            yield from csv.DictReader(file)
+
+
+def validation_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    """Read a validation metric over the training.
+
+    Args:
+        folder: The run folder.
+        metric: ``<metric>/<output>``.
+
+    Returns:
+        Optimiser steps and values.
+    """
+    rows = ((row.get("step"), row.get(f"val/{metric}")) for row in scalars(folder))
+    curve = ((int(float(step)), float(value)) for step, value in rows if step and value)
+    return [(step, value) for step, value in curve if math.isfinite(value)]
+
+
+def newest_first(measured: Sequence[Measured]) -> list[Measured]:
+    """Sort evaluations by their time.
+
+    Args:
+        measured: Evaluations.
+
+    Returns:
+        The newest one first.
+    """
+    return sorted(measured, key=lambda each: str(each.record.get("time", "")), reverse=True)

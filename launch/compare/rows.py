@@ -1,0 +1,300 @@
+"""Evaluations sorted into tables of what can be compared, and averaged over seeds into rows.
+
+A table is of the same images with the same degradation and the same kind of weights; a row is of the same settings. The
+spread of a row is that over its training seeds; with one training seed, that over its evaluation seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from launch.compare.reading import LeftOut, Measured, newest_first
+from launch.compare.settings import ABSENT, TARGET, distinguishing, value_at
+from launch.errors import UserError, near_matches
+
+# Whose number of images is the table's, and what these are.
+COUNTED = {"evaluation": "test images", "classification": "classified images", "generation": "generated images"}
+
+
+@dataclass
+class Row:
+    """Evaluations of the same settings, over seeds.
+
+    Attributes:
+        name: Name of the runs.
+        choices: What tells the row from others of the name, by key.
+        entries: The evaluations.
+        color: Number of the row's colour: rows of the same weights have the same.
+        merged: Keys with several values that were averaged over, as ``by`` asked.
+        shown: Those of the choices that the page shows: not those that most rows of the name share.
+    """
+
+    name: str
+    choices: dict[str, str]
+    entries: list[Measured]
+    color: int = 0
+    merged: list[str] = field(default_factory=list)
+    shown: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The row in words."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.shown.items() if value != ABSENT)])
+
+    @property
+    def own_outputs(self) -> list[str]:
+        """Outputs that the paradigm makes in use, not the bounds of evaluation."""
+        sampling = self.entries[0].record.get("sampling", {})
+        return list(sampling.get("num_network_calls", {})) or ["reconstruction"]
+
+    @property
+    def training_seeds(self) -> list[int]:
+        """The training seeds."""
+        return sorted({entry.seed for entry in self.entries})
+
+    @property
+    def evaluation_seeds(self) -> list[Any]:
+        """The seeds of evaluation."""
+        return sorted({entry.evaluation_seed for entry in self.entries}, key=str)
+
+    def values(self, metric: str) -> list[list[float]]:
+        """Return the values of a metric.
+
+        Args:
+            metric: ``<metric>/<output>``.
+
+        Returns:
+            Values of the evaluation seeds by training seed.
+        """
+        by_seed: dict[int, list[float]] = {}
+        for entry in self.entries:
+            if metric in entry.metrics:
+                by_seed.setdefault(entry.seed, []).append(entry.metrics[metric])
+        return list(by_seed.values())
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean over the seeds.
+
+        Args:
+            metric: ``<metric>/<output>``.
+
+        Returns:
+            The mean over training seeds of the mean over evaluation seeds, or None where it was not measured.
+        """
+        values = self.values(metric)
+        return statistics.fmean(map(statistics.fmean, values)) if values else None
+
+    def deviation(self, metric: str) -> float | None:
+        """Return the spread.
+
+        Args:
+            metric: ``<metric>/<output>``.
+
+        Returns:
+            Sample standard deviation over the training seeds, with one of them over the evaluation seeds; else what the
+            evaluation itself recorded as ``<metric>_std``; None where there is none.
+        """
+        values = self.values(metric)
+        several = [statistics.fmean(each) for each in values] if len(values) > 1 else values[0] if values else []
+        if len(several) > 1:
+            return statistics.stdev(several)
+        kind, _, output = metric.partition("/")
+        return self.mean(f"{kind}_std/{output}") if not kind.endswith("_std") else None
+
+    def sampling(self, kind: str, output: str) -> float | None:
+        """Return what a sample costs.
+
+        Args:
+            kind: ``num_network_calls`` or ``seconds_per_image``.
+            output: The output.
+
+        Returns:
+            Median over the entries, or None where it was not recorded.
+        """
+        found = [e.record.get("sampling", {}).get(kind, {}).get(output) for e in self.entries]
+        values = [float(value) for value in found if value is not None]
+        return statistics.median(values) if values else None
+
+
+@dataclass
+class Table:
+    """Rows that can be compared.
+
+    Attributes:
+        conditions: What they have in common, by its name.
+        rows: The rows.
+    """
+
+    conditions: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def title(self) -> str:
+        """The conditions in words."""
+        c = self.conditions
+        parts = [f"{c['data']} {c['size']}x{c['size']}", c["degradation_name"], c["images"], f"{c['weights']} weights"]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def metrics(self) -> set[str]:
+        """Everything that was measured, as ``<metric>/<output>``."""
+        return {name for row in self.rows for entry in row.entries for name in entry.metrics}
+
+
+def conditions_of(entry: Measured) -> dict[str, Any]:
+    """Say what an evaluation was made on.
+
+    Args:
+        entry: The evaluation.
+
+    Returns:
+        Data, degradation, number of images and weights.
+    """
+    record = entry.record
+    data, degradation = record.get("data", {}), record.get("degradation")
+    counts = {what: record.get(key, {}).get("num_images") for key, what in COUNTED.items()}
+    draws = record.get("label_accuracy", {}).get("num_seeds")
+    label_sets = f"{draws} draws of each label set" if draws else ""
+    return {
+        "data": data.get("name", "data"),
+        "size": data.get("image_size"),
+        "fingerprint": data.get("fingerprint"),
+        "degradation": _in_evaluation(degradation),
+        "degradation_name": _degradation_name(degradation),
+        "images": next((f"{count:,} {what}" for what, count in counts.items() if count), label_sets),
+        "weights": "EMA" if record.get("weights") == "ema" else "raw",
+    }
+
+
+def _in_evaluation(value: Any) -> Any:
+    """Return the settings of a degradation that matter in evaluation: of a range for training only its counterpart."""
+    if isinstance(value, dict):
+        if value.keys() == {"train", "evaluation"}:
+            return value["evaluation"]
+        return {key: _in_evaluation(child) for key, child in value.items()}
+    return value
+
+
+def _degradation_name(degradation: dict[str, Any] | None) -> str:
+    if not degradation:
+        return ""
+    steps = degradation.get("steps") or {}
+    return " or ".join(steps) if str(degradation.get(TARGET, "")).endswith("Mixture") else ", ".join(steps)
+
+
+def tables_of(measured: Sequence[Measured], by: Sequence[str]) -> tuple[list[Table], list[LeftOut]]:
+    """Sort evaluations into tables and rows.
+
+    Args:
+        measured: The evaluations.
+        by: Config keys that tell rows of a name apart, or none for those in which they differ.
+
+    Returns:
+        The tables, the one with most rows first, and repeated evaluations, which count once.
+    """
+    measured, repeated = _without_repeated(measured)
+    _check_keys(measured, by)
+    choices, merged = _choices(measured, by)
+    groups: dict[str, list[int]] = {}
+    for number, entry in enumerate(measured):
+        groups.setdefault(str(conditions_of(entry)), []).append(number)
+    tables = []
+    for numbers in groups.values():
+        rows: dict[tuple[Any, ...], Row] = {}
+        for number in numbers:
+            entry = measured[number]
+            key = (entry.name, *choices[number].items())
+            row = rows.setdefault(key, Row(entry.name, choices[number], [], merged=merged.get(entry.name, [])))
+            row.entries.append(entry)
+        sorted_rows = sorted(rows.values(), key=lambda row: (row.name, [natural(v) for v in row.choices.values()]))
+        tables.append(Table(conditions_of(measured[numbers[0]]), sorted_rows))
+        _shorten(sorted_rows)
+    tables.sort(key=lambda table: (-len({row.name for row in table.rows}), -len(table.rows)))
+    _color([row for table in tables for row in table.rows])
+    return tables, repeated
+
+
+def _shorten(rows: Sequence[Row]) -> None:
+    """Choose what to show: a value that more than half of the rows of a name have goes without saying."""
+    for row in rows:
+        same = [other for other in rows if other.name == row.name]
+        for key, value in row.choices.items():
+            if 2 * sum(other.choices[key] == value for other in same) <= len(same):
+                row.shown[key] = value
+    for row in rows:  # where a row would have nothing left, what others show tells it
+        told = {key for other in rows if other.name == row.name for key in other.shown}
+        if not row.shown and len(told) == 1:
+            row.shown = {key: row.choices[key] for key in told}
+
+
+def natural(text: str) -> tuple[float, str]:
+    """Return the key by which values are sorted: numbers by size, before words.
+
+    Args:
+        text: A value.
+
+    Returns:
+        A key for ``sorted``.
+    """
+    try:
+        return float(text), ""
+    except ValueError:
+        return float("inf"), text
+
+
+def _without_repeated(measured: Sequence[Measured]) -> tuple[list[Measured], list[LeftOut]]:
+    """Keep the newest of those evaluations that are of the same settings, seeds and conditions."""
+    kept: dict[str, Measured] = {}
+    repeated = []
+    for entry in newest_first(measured):
+        key = str((entry.name, entry.settings, entry.seed, entry.evaluation_seed, conditions_of(entry)))
+        if key in kept:
+            reason = f"the same settings and seeds were evaluated later: {kept[key].folder}"
+            repeated.append(LeftOut(entry.folder, entry.name, "not used", entry.record.get("step"), None, reason))
+        else:
+            kept[key] = entry
+    return [entry for entry in measured if any(entry is other for other in kept.values())], repeated
+
+
+def _check_keys(measured: Sequence[Measured], by: Sequence[str]) -> None:
+    known = {".".join(parts[:n]) for e in measured for parts in [k.split(".") for k in e.settings] for n in range(1, 9)}
+    for key in by:
+        if key not in known and key not in ("name", "experiment"):
+            raise UserError(f"by={key} is no config key of these runs: {near_matches(key, known)}")
+
+
+def _choices(measured: Sequence[Measured], by: Sequence[str]) -> tuple[list[dict[str, str]], dict[str, list[str]]]:
+    """Return what tells each evaluation from others of its name, and by name the keys that are averaged over."""
+    names = {entry.name: [e.settings for e in measured if e.name == entry.name] for entry in measured}
+    merged: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
+    for name, several in names.items():
+        different = distinguishing(several)
+        if by:
+            keys[name] = [key for key in by if key not in ("name", "experiment")]
+            under = tuple(f"{key}." for key in keys[name])
+            merged[name] = [k for k in different if k not in keys[name] and not k.startswith(under)]
+        else:
+            keys[name] = different
+    several = [entry.settings for entry in measured]
+    found = [
+        {key: value_at(e.settings, key, several if by else names[e.name]) for key in keys[e.name]} for e in measured
+    ]
+    return found, merged
+
+
+def _color(rows: Sequence[Row]) -> None:
+    """Give rows that share runs a colour, each such set another one."""
+    sets: list[tuple[set[Any], list[Row]]] = []
+    for row in rows:
+        runs = {entry.run.path for entry in row.entries}
+        joined = [pair for pair in sets if pair[0] & runs]
+        sets = [pair for pair in sets if not pair[0] & runs]
+        sets.append((set.union(runs, *(pair[0] for pair in joined)), [*itertools.chain(*(p[1] for p in joined)), row]))
+    for number, (_, members) in enumerate(sorted(sets, key=lambda pair: rows.index(pair[1][0]))):
+        for row in members:
+            row.color = number

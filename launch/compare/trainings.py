@@ -1,0 +1,181 @@
+"""What was trained: size, cost, and the settings in which the trainings differ."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from launch.compare.reading import Measured
+from launch.compare.rows import Row
+from launch.compare.settings import ABSENT, TARGET, distinguishing, value_at
+
+COST_HEADINGS = ("parameters", "steps", "images seen", "time", "seeds", "sampling", "hardware", "revision")
+BATCH_KEYS = ("data.global_batch_size", "trainer.accumulate_grad_batches")
+
+
+def count(number: int, thing: str) -> str:
+    """Write a number of things.
+
+    Args:
+        number: How many.
+        thing: What, in the singular.
+
+    Returns:
+        Words.
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def trainings_of(rows: Sequence[Row]) -> dict[int, Row]:
+    """Join the rows of the same weights.
+
+    Args:
+        rows: Rows.
+
+    Returns:
+        By colour one row with the entries of all: what was trained, however it was evaluated.
+    """
+    found: dict[int, Row] = {}
+    for row in sorted(rows, key=lambda row: row.color):
+        known = found.setdefault(row.color, Row(row.name, {}, [], row.color))
+        known.entries.extend(row.entries)
+    return found
+
+
+def _runs(row: Row) -> list[Measured]:
+    """Return one entry for each run of a row."""
+    return list({entry.run.path: entry for entry in row.entries}.values())
+
+
+def training_text(row: Row) -> str:
+    """Describe a training in a few words.
+
+    Args:
+        row: One of ``trainings_of``.
+
+    Returns:
+        Its size, steps and seeds.
+    """
+    runs = _runs(row)
+    parameters = runs[0].run_record.get("parameters")
+    seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
+    size = [f"{parameters / 1e6:.1f} M parameters"] if parameters else []
+    return ", ".join([*size, f"{runs[0].record.get('step', 0):,} steps", seeds])
+
+
+def training_choices(row: Row, trainings: dict[int, Row]) -> dict[str, str]:
+    """Return what tells a training from others of its name.
+
+    Args:
+        row: One of ``trainings_of``.
+        trainings: All of them.
+
+    Returns:
+        Values by key.
+    """
+    same = [each.entries[0].trained for each in trainings.values() if each.name == row.name]
+    return {key: value_at(row.entries[0].trained, key, same) for key in distinguishing(same)}
+
+
+def hardware_text(record: dict[str, Any]) -> str:
+    """Name a machine.
+
+    Args:
+        record: What ``launch.record.hardware`` returned.
+
+    Returns:
+        Its accelerator, else its processor.
+    """
+    if record.get("accelerator"):
+        return f"{record.get('accelerators', 1)} x {record['accelerator']}"
+    return f"{record.get('processor', 'unknown')}, {count(record.get('threads', 1), 'thread')}"
+
+
+def costs_of(row: Row) -> list[str]:
+    """Say what a training took.
+
+    Args:
+        row: One of ``trainings_of``.
+
+    Returns:
+        A cell for each of ``COST_HEADINGS``.
+    """
+    runs = _runs(row)
+    first = runs[0]
+    steps = first.record.get("step") or 0
+    images = steps * math.prod(int(first.trained.get(key, 1)) for key in BATCH_KEYS)
+    seconds = [s for s in (_seconds(entry.run_record) for entry in runs) if s is not None]
+    parameters = first.run_record.get("parameters")
+    sampling = [entry.record.get("sampling", {}) for entry in row.entries]
+    samplers = sorted({str(each["sampler"]).partition("(")[0] for each in sampling if "sampler" in each})
+    calls = sorted({int(n) for each in sampling for n in each.get("num_network_calls", {}).values()})
+    revisions = sorted({_revision(entry.run_record.get("git_revision")) for entry in runs})
+    return [
+        f"{parameters:,}" if parameters else "",
+        f"{steps:,}",
+        f"{images:,}",
+        _duration(statistics.fmean(seconds)) if seconds else "",
+        ", ".join(map(str, row.training_seeds)),
+        " ".join([*samplers, *([f"{'/'.join(map(str, calls))} calls"] if calls else [])]),
+        hardware_text(first.run_record.get("hardware", {})),
+        ", ".join(revisions),
+    ]
+
+
+def _seconds(record: dict[str, Any]) -> float | None:
+    """Return the wall time of a run, with its tests; of a resumed one it is not known."""
+    if record.get("resumed_at_steps") or "ended" not in record:
+        return None
+    return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def _revision(revision: str | None) -> str:
+    if not revision:
+        return "unknown"
+    commit, _, modified = revision.partition("-")
+    return commit[:8] + (" (modified)" if modified else "")
+
+
+def settings_table(trainings: Sequence[Row], by_color: dict[int, Row]) -> dict[str, Any]:
+    """Sort settings.
+
+    Args:
+        trainings: What was trained.
+        by_color: The same by colour.
+
+    Returns:
+        Columns; the keys in which the trainings differ, those that one kind of run has alone, and the common ones.
+    """
+    several = [{_object_key(k): _class_name(k, v) for k, v in row.entries[0].trained.items()} for row in trainings]
+    keys = list(dict.fromkeys(key for settings in several for key in settings))
+    present = {key: [settings.get(key) for settings in several] for key in keys}
+    holders = {
+        key: [row.name for row, value in zip(trainings, values, strict=True) if value is not None]
+        for key, values in present.items()
+    }
+    shared, single, common = [], [], []
+    for key, values in present.items():
+        if len(set(values)) == 1:
+            common.append((key, values[0]))
+        elif len(set(holders[key])) > 1 or len({row.name for row in trainings}) == 1:
+            shared.append((key, [ABSENT if value is None else value for value in values]))
+        else:
+            single.append((key, holders[key][0], ", ".join(dict.fromkeys(v for v in values if v is not None))))
+    columns = [{"name": r.name, "choices": training_choices(r, by_color), "color": r.color} for r in trainings]
+    return {"columns": columns, "shared": shared, "single": single, "common": common}
+
+
+def _object_key(key: str) -> str:
+    return key.removesuffix(f".{TARGET}")
+
+
+def _class_name(key: str, value: str) -> str:
+    return value.rpartition(".")[2] if key.endswith(TARGET) else value

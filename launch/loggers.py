@@ -1,0 +1,259 @@
+"""Where a run is logged beside its own files: Weights & Biases or TensorBoard, begun and ended with the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+from rich.console import Console
+
+from callbacks.checkpoint import Interrupted
+from callbacks.metrics_csv import MetricsCSV
+from launch.errors import UserError, as_user_error, exit_code, one_line
+from launch.evaluation import output_order
+from launch.run_folder import RunFolder, write_json
+
+STEP = "trainer/global_step"  # Lightning's name of the optimiser step
+RECORD_NAME = "wandb.json"
+SWEEPS = "sweeps"  # outputs/sweeps/<sweep>/<job>/
+ID_BYTES = 6
+
+
+class WandbRun(WandbLogger):
+    """A run of Weights & Biases that is one with its run folder.
+
+    Its id is drawn once and kept in the folder's ``wandb.json``, so that a resumed run goes on as the same one, also in a
+    folder that was moved. Begun at the first use, on rank 0 only. What is null is taken from the folder and the config:
+    see ``conf/logger/wandb.yaml``.
+
+    Args:
+        folder: The run folder; files go to its ``wandb/``.
+        project: Project.
+        entity: User or team, or None for the login's own.
+        name: Name that is shown, or None for the experiment and the folder's name.
+        id: Id of the run, or None for the folder's own.
+        group: Group of runs, or None for the sweep that the run is a job of.
+        job_type: Kind of run.
+        tags: Tags.
+        offline: Write files only; ``wandb sync`` uploads them.
+        **kwargs: More arguments of ``wandb.init``.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        project: str,
+        entity: str | None = None,
+        name: str | None = None,
+        id: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: list[str] | None = None,
+        offline: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(project=project, save_dir=folder, offline=offline)
+        if offline:  # W&B would still send its own usage figures; it reads this when it is imported or begins
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        self.folder = Path(folder)
+        record = _read(self.folder / RECORD_NAME)
+        self.record: dict[str, Any] = {
+            "id": record.get("id") or id or secrets.token_hex(ID_BYTES),
+            "project": project,
+            "entity": entity or record.get("entity"),
+            "name": name or f"{job_type} {self.folder.name}",
+            "group": group or (self.folder.parent.name if self.folder.parent.parent.name == SWEEPS else None),
+            "url": record.get("url"),
+        }
+        self._init_arguments = {"job_type": job_type, "tags": tags, **kwargs}
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run, begun at the first use."""
+        if self._experiment is None:
+            self._experiment = self._begin()
+        return self._experiment
+
+    def _begin(self) -> Any:
+        import wandb
+
+        write_json(self.folder / RECORD_NAME, self.record)  # before the run exists anywhere, so that none is lost
+        shown = {key: value for key, value in self.record.items() if key != "url"}
+        mode: Any = "offline" if self._offline else None  # None: as WANDB_MODE says, or online
+        try:
+            run = wandb.init(dir=str(self.folder), resume="allow", mode=mode, **shown, **self._init_arguments)
+        except wandb.errors.Error as error:
+            raise UserError(_unreachable(error)) from error
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        if not run.offline:
+            self.record |= {"entity": run.entity, "url": run.url}
+            write_json(self.folder / RECORD_NAME, self.record)
+        return run
+
+    def check_login(self) -> None:
+        """Find out before anything is trained whether the server can be used; never asks for a key.
+
+        Raises:
+            UserError: There is no login, or the server does not answer.
+        """
+        import wandb
+
+        if self._offline or wandb.setup().settings.mode != "online":
+            return
+        terminal = sys.stdin
+        try:
+            with Path(os.devnull).open() as sys.stdin:  # on a terminal wandb.login would ask
+                wandb.login()
+        except wandb.errors.Error as error:
+            raise UserError(_unreachable(error)) from error
+        finally:
+            sys.stdin = terminal
+
+    @rank_zero_only
+    def log_result(self, result: dict[str, Any], step: int) -> None:
+        """Log what the final test measured: in the summary, and as one table with a row per output.
+
+        Args:
+            result: The content of ``metrics.json``.
+            step: Optimiser step.
+        """
+        metrics = result["metrics"]
+        split = [name.split("/", 1) for name in metrics]
+        columns = list(dict.fromkeys(metric for metric, _ in split))
+        outputs = sorted({output for _, output in split}, key=output_order)
+        rows = [[output, *(metrics.get(f"{metric}/{output}") for metric in columns)] for output in outputs]
+        with self._staging():
+            self.log_table("test/table", ["output", *columns], rows, step=step)
+        self.experiment.summary.update({f"test/{name}": value for name, value in metrics.items()})
+        self.experiment.config.update({"test_record": result["record"]}, allow_val_change=True)
+
+    @contextmanager
+    def _staging(self) -> Iterator[None]:
+        # W&B stages tables in the user's home: the files of an offline run would not all be in its folder
+        key, previous = "WANDB_DATA_DIR", os.environ.get("WANDB_DATA_DIR")
+        if previous or not self.experiment.offline:
+            yield
+            return
+        os.environ[key] = str(self.folder / "wandb")
+        try:
+            yield
+        finally:
+            del os.environ[key]
+
+    @rank_zero_only
+    def finish(self, error: BaseException | None) -> None:
+        """End the run, where one has begun.
+
+        Args:
+            error: What ended it early; a run that was asked to stop by SIGTERM is marked as preempted.
+        """
+        if self._experiment is None:
+            return
+        if isinstance(error, Interrupted) and error.signal_number == signal.SIGTERM:
+            self.experiment.mark_preempting()
+        self.experiment.finish(exit_code=_code_of(error))
+        self._experiment = None
+        if len(list((self.folder / "wandb").glob("offline-run-*"))) > 1:  # W&B names the last one only
+            command = f"wandb sync {shlex.quote(str(self.folder))}/wandb/offline-run-*"
+            Console(stderr=True).print(
+                f"W&B: all parts of this run are uploaded, in order, by {command}", soft_wrap=True
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        raise ValueError(
+            f"{path} is damaged: remove it, and name the run to go on with by +logger.id=ID, the end of the names in wandb/."
+        ) from None
+
+
+def _unreachable(error: Exception) -> str:
+    return (
+        f"logger=wandb cannot use the W&B server ({one_line(error).rstrip('.')}): log in with wandb login, or keep the run on "
+        "this machine with logger.offline=true and upload it later with wandb sync."
+    )
+
+
+def _code_of(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else exit_code(error) or 1
+
+
+def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -> list[Logger]:
+    """Build the loggers; the CSV record is always kept.
+
+    Args:
+        config: The composed config.
+        run: The run folder.
+        resume_step: Step of the checkpoint that the run goes on from, or None.
+
+    Returns:
+        Loggers, the CSV record first.
+    """
+    loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
+    if config.get("logger"):
+        with as_user_error():
+            loggers.append(instantiate(config.logger, _convert_="all"))
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            rank_zero_only(logger.check_login)()
+    return loggers
+
+
+@contextmanager
+def logged(loggers: list[Logger], config: dict[str, Any], record: dict[str, Any]) -> Iterator[None]:
+    """Hand the config to the loggers, and end their runs however the block ends, with the exit code that the process gets.
+
+    Args:
+        loggers: The loggers.
+        config: The resolved config.
+        record: The content of ``run.json``.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        BaseException: What the block raises.
+    """
+    runs = [logger for logger in loggers if isinstance(logger, WandbRun)]
+    try:
+        for logger in loggers:
+            logger.log_hyperparams(config | {"run": record} if logger in runs else config)
+        yield
+    except BaseException as error:
+        for logger in runs:
+            logger.finish(error)
+        raise
+    for logger in runs:
+        logger.finish(None)
+
+
+def log_result(loggers: list[Logger], result: dict[str, Any], step: int) -> None:
+    """Hand the final result to the loggers that show more of it than scalars.
+
+    Args:
+        loggers: The loggers.
+        result: The content of ``metrics.json``.
+        step: Optimiser step.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.log_result(result, step)

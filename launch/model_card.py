@@ -1,0 +1,260 @@
+"""The model card of an export: a README.md whose head the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from generative.networks.tokenizer import Tokenizer
+from launch.evaluation import TABLES, output_order
+from launch.run_folder import RunFolder
+from lightning_modules import GenerativeModule
+
+RESTORE = """degraded, validity = torch.zeros({shape}), torch.ones({mask})  # in [-1, 1]; 1 where a pixel is exact
+batch = Batch(image=degraded, index=torch.arange(4), degraded=degraded, validity=validity)
+images = model.sample(batch, model.evaluation_randomness(batch))["sample"]"""
+MEAN = RESTORE.replace('"sample"]', '"mean"]')
+FILL = RESTORE.replace("torch.ones({mask})", "(torch.rand({mask}) > 0.3).float()").replace(
+    "exact", "known, 0 in the hole"
+)
+DRAW = """batch = Batch(image=torch.zeros({shape}), index=torch.arange(4){labels})
+images = model.sample(batch, model.evaluation_randomness(batch))["sample"]  # in [-1, 1]; other indices, other images"""
+ENCODE = """images = torch.zeros({shape})  # in [-1, 1]
+reconstruction = model.network(images).image"""
+JUDGE = """images = torch.zeros({shape})  # in [-1, 1]
+probabilities = model.network(images).sigmoid()"""
+
+
+@dataclass(frozen=True)
+class Paradigm:
+    """What a card says about a kind of module.
+
+    Attributes:
+        title: What it is.
+        task: The hub's name of the task.
+        use: What it is meant for.
+        limits: What it cannot do.
+        code: How it is used, after it was loaded.
+    """
+
+    title: str
+    task: str
+    use: str
+    limits: str
+    code: str
+
+
+PARADIGMS = {
+    "MeanFlowRestorer": Paradigm(
+        "MeanFlow restorer: a DiT that restores degraded images in one step or several (arXiv 2505.13447)",
+        "image-to-image",
+        "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error, "
+        "`sample` one plausible image.",
+        "A sample is an invention where the input says nothing. Other degradations than those of training, other image "
+        "sizes and other motifs are outside of what was learned.",
+        RESTORE,
+    ),
+    "RegressionRestorer": Paradigm(
+        "Regression: a DiT trained for squared error, the yardstick of restoration",
+        "image-to-image",
+        "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error.",
+        "The answer is blurred where the input leaves several possibilities. Other degradations, sizes and motifs than "
+        "those of training are outside of what was learned.",
+        MEAN,
+    ),
+    "DDPM": Paradigm(
+        "Denoising diffusion model (arXiv 2006.11239)",
+        "unconditional-image-generation",
+        "Drawing images like those of its training set, of the labels where it was trained with labels.",
+        "It knows its training set's motifs and labels only; what is drawn may miss or add objects, see the label accuracy.",
+        DRAW,
+    ),
+    "MaskGIT": Paradigm(
+        "MaskGIT: a bidirectional transformer that fills holes in images by guessing tokens (arXiv 2202.04200)",
+        "image-to-image",
+        "Filling holes whose surroundings are known: `sample` is one plausible filling and keeps the known pixels, `mean` is "
+        "about the answer of least squared error.",
+        "A filling is an invention. No filling can be closer than the tokenizer's reconstruction (`composite` in the "
+        "tables). Noise and blur are not repaired.",
+        FILL,
+    ),
+    "VQGAN": Paradigm(
+        "Tokenizer: an autoencoder that writes an image as a grid of codes",
+        "image-feature-extraction",
+        "Making tokens of images for MaskGIT, and images of tokens.",
+        "It is lossy, and knows images like those of its training set only.",
+        ENCODE,
+    ),
+    "LabelClassifierModule": Paradigm(
+        "Label classifier: a ResNet18 with one sigmoid output for each label",
+        "image-classification",
+        "Judging images that were drawn of labels.",
+        "It knows its training set's labels only; its probabilities on images of other kinds mean nothing.",
+        JUDGE,
+    ),
+}
+
+NO_MEASUREMENT = {"sampling", "data", "degradation", "hardware"}  # entries of a test's record that tell of other things
+
+
+def write_card(
+    run: RunFolder, config: dict[str, Any], module: GenerativeModule, weights: str, step: int, grid: str | None
+) -> str:
+    """Write the card.
+
+    Args:
+        run: The run.
+        config: The exported config.
+        module: The module with its weights.
+        weights: ``ema`` or ``raw``.
+        step: Optimiser steps behind them.
+        grid: File of the test images, or None.
+
+    Returns:
+        Markdown with a YAML head.
+    """
+    paradigm, record = PARADIGMS[type(module).__name__], run.record
+    result = _result(run, weights, step)
+    name = str(record.get("name", config["name"]))
+    parts = [
+        _head(name, paradigm, config, result),
+        f"# {name}\n\n{paradigm.title}. Trained and exported by Triptych.",
+        f"![Test images]({grid})" if grid else "",
+        "## Use\n\n" + _code(config, paradigm),
+        f"**Intended use.** {paradigm.use}\n\n**Limits.** {paradigm.limits} It was checked on the test images named below "
+        "and on nothing else; nobody has examined it for bias or safety.",
+        "## Training\n\n" + _training(record, config, module, weights, step),
+        "## Results\n\n" + _results(result),
+        "## Licence\n\nNot chosen yet: whoever hands this folder on adds `license:` to the head of this file, with regard to "
+        "the licence of the training images.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def tokenizer_card(tokenizer: Tokenizer) -> str:
+    """Write the card of a tokenizer that is exported beside its network.
+
+    Args:
+        tokenizer: The tokenizer.
+
+    Returns:
+        Markdown.
+    """
+    network = tokenizer.network
+    return (
+        f"# Tokenizer\n\nImages of {network.image_size} pixels and {network.in_channels} channels to {tokenizer.grid_size} x "
+        f"{tokenizer.grid_size} tokens of {tokenizer.num_codes} codes and back; weights {tokenizer.hash}. It belongs to the "
+        "network in the folder above, which reads it from here.\n\n```python\nfrom generative.networks.tokenizer import "
+        'load_tokenizer\n\ntokenizer = load_tokenizer("tokenizer/model.safetensors")\n```\n'
+    )
+
+
+def _result(run: RunFolder, weights: str, step: int) -> dict[str, Any] | None:
+    """Return the final test's result where it is of these very weights."""
+    path = run.path / "metrics.json"
+    result = json.loads(path.read_text()) if path.exists() else None
+    return result if result and (result["record"]["weights"], result["record"]["step"]) == (weights, step) else None
+
+
+def _head(name: str, paradigm: Paradigm, config: dict[str, Any], result: dict[str, Any] | None) -> str:
+    head: dict[str, Any] = {
+        "library_name": "pytorch",
+        "pipeline_tag": paradigm.task,
+        "tags": ["triptych", config["module"]["_target_"].rpartition(".")[2].lower(), config["data"]["name"]],
+    }
+    if result and result["metrics"]:
+        metrics = [{"type": key, "name": key, "value": float(value)} for key, value in result["metrics"].items()]
+        dataset = {"name": f"{config['data']['name']}, test images", "type": config["data"]["name"]}
+        results = [{"task": {"type": paradigm.task}, "dataset": dataset, "metrics": metrics}]
+        head["model-index"] = [{"name": name, "results": results}]
+    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return f"---\n# license: yours to choose\n{text}---"
+
+
+def _code(config: dict[str, Any], paradigm: Paradigm) -> str:
+    data = config["data"]
+    size = f"{data['image_size']}, {data['image_size']}"
+    labels = f", labels=torch.eye({data['num_classes']})[:4]" if config["module"].get("conditional") else ""
+    code = paradigm.code.format(shape=f"4, {data['channels']}, {size}", mask=f"4, 1, {size}", labels=labels)
+    return (
+        "In the repository of Triptych, with this folder's path for `.`:\n\n```python\nimport torch\nfrom generative.types "
+        f'import Batch\nfrom launch.exported import load_exported\n\nmodel = load_exported(".")\n{code}\n```\n\n'
+        "`model.safetensors` holds the network's weights, `config.yaml` what it is built of and how it was trained."
+    )
+
+
+def _training(record: dict[str, Any], config: dict[str, Any], module: GenerativeModule, weights: str, step: int) -> str:
+    data, hardware = record.get("data", {}), record.get("hardware", {})
+    size = config["data"]["global_batch_size"] * config["trainer"]["accumulate_grad_batches"]
+    images = ", ".join(f"{count:,} {split}" for split, count in data.get("images", {}).items())
+    planned = config["trainer"]["max_steps"]
+    rows = {
+        "experiment": record.get("name"),
+        "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {step:,} steps"
+        + ("" if record.get("finished") else f" of {planned:,}: **the run had not finished**"),
+        "network": f"{type(module.network).__name__}, {sum(p.numel() for p in module.network.parameters()):,} parameters",
+        "data": f"{data.get('name')} ({data.get('source')}), {images}, fingerprint {data.get('fingerprint')}",
+        "images": f"{data.get('image_size')} x {data.get('image_size')} pixels, {data.get('channels')} channels",
+        "images seen": f"{step * size:,}",
+        "hardware": ", ".join(
+            [f"{hardware.get('ranks', 1)} x {hardware.get('accelerator') or hardware.get('processor')}"]
+            + ([] if hardware.get("accelerator") else [f"{hardware.get('threads')} threads"])
+        ),
+        "begun": record.get("started"),
+        "ended": record.get("ended", "not yet"),
+        "seed": record.get("seed"),
+        "parts": ", ".join(f"{name} {part['hash']}" for name, part in record.get("parts", {}).items()) or "none",
+        "config": record.get("config_hash"),
+        "git revision": record.get("git_revision"),
+        "torch": record.get("versions", {}).get("torch"),
+    }
+    return _table(["", ""], [[name, str(value)] for name, value in rows.items()])
+
+
+def _results(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "There are no test figures for these weights."
+    return "\n\n".join([*_metric_tables(result["metrics"]), "How they were measured:", _definitions(result["record"])])
+
+
+def _metric_tables(metrics: dict[str, float]) -> list[str]:
+    split = {name: name.split("/", 1) for name in metrics}
+    tables = []
+    for title, columns in TABLES.items():
+        names = [column for column in columns if any(metric == column for metric, _ in split.values())]
+        outputs = sorted({output for metric, output in split.values() if metric in names}, key=output_order)
+        rows = [[o, *(_number(metrics.get(f"{n}/{o}")) for n in names)] for o in outputs]
+        if rows:
+            tables.append(f"{title[0].upper()}{title[1:]}:\n\n" + _table(["output", *names], rows))
+    return tables
+
+
+def _definitions(record: dict[str, Any]) -> str:
+    sampling = {key: value for key, value in record["sampling"].items() if key != "tokenizer"}
+    lines = [
+        f"- weights {record['weights']}, step {record['step']:,}, seed {record['seed']}, evaluation seed "
+        f"{record['evaluation_seed']}, {record['data']['images']['test']:,} test images, fingerprint "
+        f"{record['data']['fingerprint']}",
+        "- " + ", ".join(f"{key} {json.dumps(value)}" for key, value in sampling.items()) if sampling else "",
+    ]
+    for name in sorted(record.keys() - NO_MEASUREMENT):
+        if isinstance(part := record[name], dict):
+            settings = {key: value for key, value in part.items() if isinstance(value, str | int | float)}
+            lines.append(
+                f"- {name.replace('_', ' ')}: " + ", ".join(f"{key} {value}" for key, value in settings.items())
+            )
+            lines += [f"  - `{metric}`: {text}" for metric, text in part.get("definitions", {}).items()]
+    return "\n".join(line for line in lines if line)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    align = ["---", *["---:" if columns[0] else "---"] * (len(columns) - 1)]
+    lines = [columns, align, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,278 @@
+"""A multirun: each job is a process of its own in a folder of its own, done once, and resumed where it was interrupted.
+
+A process of its own costs a job the seconds of its start, and buys what a sweep needs: a crash, a killed rank or a full
+memory ends that job alone; the ranks of a job start like those of a single run; a GPU is free again when its job ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from callbacks.metrics_csv import last_values
+from launch.errors import JobFailedError, UserError
+from launch.gpus import one_free_gpu
+from launch.names import swept_and_fixed
+from launch.record import now
+from launch.run_folder import RunFolder, identity, is_main_process, write_json
+
+RECORD_NAME = "job.json"
+LOG_NAME = "train.log"
+POLL_SECONDS = 0.2
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last one is how SLURM, by submitit, announces an end
+PARENT_VARIABLE = "TRIPTYCH_SWEEP"  # set in the processes of jobs
+SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep.
+
+    Attributes:
+        number: Its number in the sweep.
+        run: Its run folder.
+        overrides: What the job is, as in the run's record.
+    """
+
+    number: int
+    run: RunFolder
+    overrides: list[str]
+
+    @property
+    def record_path(self) -> Path:
+        """The file that says how often the job was started, and how that ended."""
+        return self.run.path / RECORD_NAME
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Starts of the job: when, until when, and the exit code; None while it runs, or where nobody was left to note it."""
+        return json.loads(self.record_path.read_text())["attempts"] if self.record_path.exists() else []
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return bool(self.run.record.get("finished")) and (self.run.path / "metrics.json").exists()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last start ended with an error: not with a signal, which is an interruption."""
+        code = self.attempts[-1]["exit_code"] if self.attempts else None
+        return not self.finished and code is not None and 0 < code < 128
+
+    @property
+    def reason(self) -> str:
+        """The last line of the job's log: what an expected error says, or the end of a traceback."""
+        path = self.run.path / LOG_NAME
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def write(self, attempts: list[dict[str, Any]]) -> None:
+        """Keep how often the job was started.
+
+        Args:
+            attempts: See ``attempts``.
+        """
+        write_json(self.record_path, {"number": self.number, "overrides": self.overrides, "attempts": attempts})
+
+
+def jobs_of(sweep: Path) -> list[SweepJob]:
+    """Return the jobs of a sweep that were started at any time.
+
+    Args:
+        sweep: Folder of the sweep.
+
+    Returns:
+        The jobs by number.
+    """
+    found = []
+    for path in sweep.glob(f"*/{RECORD_NAME}"):
+        content = json.loads(path.read_text())
+        found.append(SweepJob(content["number"], RunFolder(path.parent), content["overrides"]))
+    return sorted(found, key=lambda job: (job.number, job.run.path.name))
+
+
+def run_job(config: DictConfig) -> float | None:
+    """Do one job of a multirun, unless it is done, and return what a search looks at.
+
+    Args:
+        config: The job's config, as Hydra composed it.
+
+    Returns:
+        The last value of ``optimized_metric``, or None where the config names none.
+
+    Raises:
+        JobFailedError: The job ended with an error.
+        SystemExit: A signal ended it: the sweep ends too.
+    """
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    job = _job(Path(hydra.runtime.output_dir), hydra.job.num, identity(overrides))
+    swept, fixed = swept_and_fixed(overrides)
+    name = f"#{job.number} {' '.join(swept or fixed)}"
+    if job.finished:
+        _say(f"{name}: finished before, not run again ({job.run.path})")
+        return optimized_value(job, config.optimized_metric)
+    _say(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'} in {job.run.path}")
+    folder = str(job.run.path).replace("'", r"\'")
+    command = [sys.executable, str(SCRIPT), *overrides, "resume=auto", f"hydra.run.dir='{folder}'"]
+    with one_free_gpu(config.trainer) as visible:
+        code, stopped_by = _run(job, command, {**visible, PARENT_VARIABLE: "1"})
+    if stopped_by is not None:
+        _say(f"{name}: stopped by {signal.Signals(stopped_by).name}")
+        sys.exit(128 + stopped_by)
+    if code != 0:
+        raise JobFailedError(f"{name} ended with exit code {code}: {job.reason} ({job.run.path / LOG_NAME})")
+    return optimized_value(job, config.optimized_metric)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the log of the sweep
+
+
+def _job(folder: Path, number: int, overrides: list[str]) -> SweepJob:
+    """Find a job that the sweep knows under another number, as after a change of the grid, else take Hydra's folder."""
+    for known in jobs_of(folder.parent):
+        if known.overrides == overrides:
+            if known.run.path != folder and not any(folder.iterdir()):
+                folder.rmdir()  # Hydra has made it
+            return known
+    return SweepJob(number, RunFolder(folder), overrides)
+
+
+def optimized_value(job: SweepJob, metric: str | None) -> float | None:
+    """Return what a search looks at.
+
+    Args:
+        job: A finished job.
+        metric: Name of a logged scalar, such as ``val/psnr/sample``, or None.
+
+    Returns:
+        Its last value, or None for no metric.
+
+    Raises:
+        UserError: The run has not logged it.
+    """
+    if metric is None:
+        return None
+    values = last_values(job.run.path)
+    if metric not in values:
+        known = ", ".join(name for name in values if name.startswith("val/")) or "none"
+        raise UserError(f"optimized_metric={metric} was not logged in {job.run.path}: choose one of {known}.")
+    return values[metric]
+
+
+def _run(job: SweepJob, command: list[str], variables: dict[str, str]) -> tuple[int, int | None]:
+    """Run a job's process with its log on disk and on this terminal; hand signals on to it.
+
+    Returns:
+        Exit code, and the signal that asked this process to stop, or None.
+    """
+    main = is_main_process()
+    attempts = [*job.attempts, {"started": now(), "ended": None, "exit_code": None}]
+    if main:
+        job.write(attempts)
+    log_path = job.run.path / (LOG_NAME if main else f"train.{os.environ.get('SLURM_PROCID')}.log")
+    begin = log_path.stat().st_size if log_path.exists() else 0
+    # A group of its own: Ctrl-C reaches it through this process, once. Its input ends with this process, however that ends.
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
+            process_group=0,
+        )
+    with _handed_on(process) as received, log_path.open(errors="replace") as text:
+        text.seek(begin)
+        while True:
+            ended = process.poll() is not None
+            for line in text:
+                sys.stdout.write(f"#{job.number} {line}" if line.strip() else line)
+            sys.stdout.flush()
+            if ended:
+                break
+            _wait(process)
+    code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    attempts[-1] |= {"ended": now(), "exit_code": code}
+    if main:
+        job.write(attempts)
+    return code, received.call_previous()
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return
+
+
+class _Received:
+    """The signal that asked this process to stop, and what was to be done on it before."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.frame: FrameType | None = None
+        self.previous: dict[int, Any] = {}
+
+    def call_previous(self) -> int | None:
+        """Do what was to be done: submitit queues the job again and ends the process.
+
+        Returns:
+            The signal, where nothing was to be done on it.
+        """
+        if self.number is None:
+            return None
+        handler = self.previous.get(self.number)
+        if self.number == signal.SIGUSR2 and callable(handler):
+            handler(self.number, self.frame)
+        return self.number
+
+
+@contextmanager
+def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[_Received]:
+    """Hand a first signal on as SIGTERM, on which the job saves its state and ends; a second one ends it at once."""
+    received = _Received()
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if received.number is not None and number == signal.SIGINT:
+            os.killpg(process.pid, signal.SIGKILL)
+        elif process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        received.number, received.frame = number, frame
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    received.previous = {number: signal.signal(number, hand_on) for number in STOPPING}
+    try:
+        yield received
+    finally:
+        for number, handler in received.previous.items():
+            signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """In a job's process: save and end, as on SIGTERM, when the process that runs the sweep is gone."""
+    if PARENT_VARIABLE not in os.environ or int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        return
+
+    def watch() -> None:
+        while os.read(0, 1024):  # nothing is ever written; it ends when the other end is closed
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,147 @@
+"""The table that ends a sweep: its jobs, how each ended, and their test metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.metrics_csv import last_values
+from launch.command_line import sweep_config
+from launch.errors import UserError
+from launch.names import NOT_IN_NAMES
+from launch.results import Result, print_table, write_csv
+from launch.run_folder import RunFolder
+from launch.search import continued
+from launch.sweep import LOG_NAME, SweepJob, jobs_of
+
+SEEDS = ("seed",)  # the terminal's table gives means over them
+CSV_NAME = "results.csv"
+WIDE = 1000  # columns where the output is no terminal: nothing is cut
+
+
+def status(job: SweepJob) -> str:
+    """Say how a job stands.
+
+    Args:
+        job: The job.
+
+    Returns:
+        ``finished``, ``running``, ``failed`` or ``interrupted``.
+    """
+    if job.finished:
+        return "finished"
+    if job.run.is_locked():
+        return "running"
+    return "failed" if job.failed else "interrupted"
+
+
+@contextmanager
+def sweep_reported(arguments: list[str]) -> Iterator[list[str]]:
+    """Hold the folder of a command line's sweep, and print and write its results at the end, however it ends.
+
+    Args:
+        arguments: Checked arguments of ``train.py``; nothing is done for a single run.
+
+    Yields:
+        The arguments for Hydra.
+
+    Raises:
+        UserError: Another process runs the sweep.
+    """
+    hydra = sweep_config(arguments)
+    if hydra is None:
+        yield arguments
+        return
+    sweep = Path(hydra.sweep.dir).resolve()
+    if RunFolder(sweep).is_locked():
+        raise UserError(
+            f"{sweep} is being run by another process: wait for it, or choose another name with sweep=NAME."
+        )
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands a job's error on instead of printing and ending
+    with RunFolder(sweep).locked():
+        try:
+            yield arguments + continued(hydra.sweeper, sweep)
+        finally:
+            report(sweep)
+
+
+def report(sweep: Path) -> None:
+    """Print how the jobs of a sweep stand and what they measured, and write ``results.csv``.
+
+    Args:
+        sweep: Folder of the sweep.
+    """
+    jobs = jobs_of(sweep)
+    if not jobs:
+        return
+    choices = {job.run.path: _choices(job) for job in jobs}
+    varying = _varying(list(choices.values()))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(width=WIDE, highlight=False)
+    states = {job.run.path: status(job) for job in jobs}
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items())
+    optimized = dict.fromkeys(m for job in jobs if (m := _optimized_metric(job)))
+    table = Table(title=f"sweep of {len(jobs)} jobs: {counts}")
+    numbers = ("job", "step", "starts", *optimized)
+    for column in ("job", *varying, "status", "step", "starts", *optimized):
+        table.add_column(column, justify="right" if column in numbers else "left")
+    for job in jobs:
+        cells = [_short(choices[job.run.path].get(key, "")) for key in varying]
+        values = last_values(job.run.path) if job.finished else {}
+        step = job.run.record.get("step")
+        table.add_row(
+            str(job.number),
+            *cells,
+            states[job.run.path],
+            "" if step is None else f"{step:,}",
+            str(len(job.attempts)),
+            *(f"{values[metric]:.4g}" if metric in values else "" for metric in optimized),
+        )
+    console.print(table)
+    for job in jobs:
+        if states[job.run.path] == "failed":
+            log = job.run.path / LOG_NAME
+            console.print(f"#{job.number} failed: {job.reason} ({log})", soft_wrap=True, markup=False)
+
+    done = [job for job in jobs if job.finished]
+    if not done:
+        return
+    results = [Result(job.run.path.name, str(job.run.path), choices[job.run.path], _metrics(job)) for job in done]
+    path = sweep / CSV_NAME
+    write_csv(results, (), path)
+    print_table([replace(result, run=sweep.name, path=str(sweep)) for result in results], SEEDS, path, title="test")
+
+
+def _short(value: str) -> str:
+    """Write a drawn number with four digits."""
+    try:
+        return value if len(value) < 8 else f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
+def _optimized_metric(job: SweepJob) -> str | None:
+    return job.run.config().get("optimized_metric") if job.run.record else None
+
+
+def _metrics(job: SweepJob) -> dict[str, float]:
+    return json.loads((job.run.path / "metrics.json").read_text())["metrics"]
+
+
+def _choices(job: SweepJob) -> dict[str, str]:
+    pairs = (override.partition("=")[::2] for override in job.overrides)
+    return {key: value for key, value in pairs if key not in NOT_IN_NAMES}
+
+
+def _varying(choices: list[dict[str, str]]) -> list[str]:
+    keys = dict.fromkeys(key for own in choices for key in own)
+    return [key for key in keys if len({own.get(key) for own in choices}) > 1]

@@ -1,0 +1,44 @@
+"""The token cache on shards, and its bound."""
+
+import os
+
+import pytest
+import torch
+from test_webdataset import folder, numbers, shard_data  # noqa: F401 - a fixture
+
+from datamodules import token_cache
+from datamodules.token_cache import TokenCacheError, tokenized
+
+
+class FirstPixel:
+    """A tokenizer whose two tokens are the first bytes of an image, which hold its number."""
+
+    num_codes, hash = 256, "first_pixel"
+
+    def to(self, device):
+        return self
+
+    def encode(self, image_BCHW):
+        return ((image_BCHW[:, :2, 0, 0] + 1) * 127.5).round().long()
+
+
+def test_tokens_of_shards_are_those_of_their_images(folder, tmp_path, monkeypatch):  # noqa: F811
+    store = shard_data(folder).splits.train
+    with pytest.warns(UserWarning, match="centred crop alone"):
+        cache = tokenized(store, 8, True, FirstPixel(), "cpu", tmp_path)
+    index = torch.tensor([3, 30, 17])
+    assert cache.lookup(index)[:, 1].tolist() == numbers(store.gather(index, 8)) == index.tolist()
+    monkeypatch.setattr(FirstPixel, "encode", lambda self, image: pytest.fail("encoded again"))
+    with pytest.warns(UserWarning, match="centred crop alone"):
+        assert torch.equal(tokenized(store, 8, True, FirstPixel(), "cpu", tmp_path).tokens, cache.tokens)
+
+
+def test_more_tokens_than_memory_are_refused_after_the_first_batch(folder, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 1}[name])
+    monkeypatch.setattr(token_cache, "BATCH_SIZE", 4)
+    store = shard_data(folder).splits.train
+    with (
+        pytest.warns(UserWarning, match="centred crop alone"),
+        pytest.raises(TokenCacheError, match=r"tokens of 40 training images take .* set data\.num_train=12 or less"),
+    ):
+        tokenized(store, 8, False, FirstPixel(), "cpu", tmp_path)

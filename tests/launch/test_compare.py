@@ -1,0 +1,359 @@
+"""compare.py: what stands on the page and in the CSV file is what the runs measured."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import statistics
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import read_json, train_here
+from PIL import Image
+
+from generative.types import Batch
+from launch.compare.charts import Chart, Line, Point, nice_ticks, render
+from launch.compare.command import compare
+from launch.compare.reading import read_runs
+from launch.compare.rows import tables_of
+from launch.errors import UserError
+from launch.sampling_time import SamplingTime
+
+USAGE = "usage"
+VOID = {"meta", "img", "link", "br", "wbr", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The page as a reader sees it: tables by section, texts, images and addresses."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.values: list[float] = []
+        self.sources: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.feed(path.read_text())
+        assert self.open == [], "a tag is not closed"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.addresses += [values[key] or "" for key in ("src", "href") if key in values]
+        if tag == "img":
+            self.sources.append(values["src"] or "")
+        if "data-value" in values:
+            self.values.append(float(values["data-value"] or "nan"))
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID and not self._is_drawing(tag):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self._is_drawing(tag):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open) and self.tables:
+            self.tables[-1][-1][-1] += data
+
+    def _is_drawing(self, tag: str) -> bool:
+        return tag in ("svg", "g", "path", "circle", "rect", "line", "text") or (tag == "title" and "body" in self.open)
+
+    def row(self, *starts: str) -> list[str]:
+        """Return the first row whose cells begin like this."""
+        rows = (row for table in self.tables for row in table)
+        return next(row for row in rows if len(row) >= len(starts) and all(map(str.startswith, row, starts)))
+
+
+def fake_run(
+    folder: Path,
+    name: str = "meanflow_dit",
+    seed: int = 0,
+    psnr: float = 20.0,
+    config: dict[str, Any] | None = None,
+    record: dict[str, Any] | None = None,
+) -> Path:
+    """Write a run folder by hand."""
+    (folder / ".hydra").mkdir(parents=True)
+    content = {"network": {"dim": 8}, "trainer": {"max_steps": 100}, "data": {"global_batch_size": 4}, "callbacks": {},
+               "paths": {"outputs": "outputs", "run": "x"}, "seed": seed, "name": name} | (config or {})  # fmt: skip
+    (folder / ".hydra" / "config.yaml").write_text(json.dumps(content))
+    (folder / ".hydra" / "overrides.yaml").write_text("[]")
+    started = {"started": "2026-01-01T10:00:00+00:00", "ended": "2026-01-01T10:30:00+00:00"}
+    (folder / "run.json").write_text(json.dumps({"name": name, "seed": seed, "finished": True, **started}))
+    measured = {
+        "evaluation": {"num_images": 10, "definitions": {"psnr": "a mean"}}, "weights": "ema", "step": 100,
+        "sampling": {"num_network_calls": {"sample": 4}}, "seed": seed, "evaluation_seed": 0, "time": "2026",
+        "data": {"name": "digits", "image_size": 16, "fingerprint": "f1", "evaluation_seed": 0}, "degradation": None,
+    } | (record or {})  # fmt: skip
+    metrics = {"psnr/sample": psnr, "psnr/degraded": 9.0, "label_accuracy/test": 0.5, "label_accuracy_std/test": 0.1}
+    (folder / "metrics.json").write_text(json.dumps({"metrics": metrics, "record": measured}))
+    (folder / "metrics.csv").write_text("step,train/loss,val/psnr/sample\n50,0.5,\n50,,15.0\n100,,18.5\n")
+    return folder
+
+
+def page_of(tmp_path: Path, *arguments: str) -> tuple[Page, list[dict[str, str]]]:
+    path = compare([f"output={tmp_path / 'pages'}", "name=page", *arguments], USAGE)
+    with path.with_suffix(".csv").open() as file:
+        return Page(path), list(csv.DictReader(file))
+
+
+def test_rows_are_means_over_training_seeds(tmp_path: Path) -> None:
+    for seed, psnr in enumerate((20.0, 21.0, 25.0)):
+        fake_run(tmp_path / "runs" / str(seed), seed=seed, psnr=psnr)
+    page, rows = page_of(tmp_path, f"runs={tmp_path}/runs/**")
+    (row,) = [row for row in rows if row["output"] == "sample"]
+    assert float(row["psnr"]) == pytest.approx(22.0)
+    assert float(row["psnr_seed_std"]) == pytest.approx(statistics.stdev([20, 21, 25]))
+    assert (row["num_training_seeds"], row["num_network_calls"]) == ("3", "4.0")
+    assert page.row("meanflow_dit", "sample")[-1].split() == ["22.00", "±", "2.65"]
+    assert page.row("degraded input")[-1] == "9.00"
+    # One evaluation's own spread is no spread over seeds.
+    assert page.row("meanflow_dit", "3", "4", "0.500")[-1].split() == ["0.500", "±", "0.000"]
+
+
+def test_rows_differ_in_settings_and_the_best_is_marked(tmp_path: Path) -> None:
+    fake_run(tmp_path / "runs" / "a", psnr=20.0)
+    fake_run(tmp_path / "runs" / "b", psnr=23.0, config={"network": {"dim": 16}})
+    fake_run(tmp_path / "runs" / "c", psnr=25.0, seed=1, config={"network": {"dim": 16}})
+    _, rows = page_of(tmp_path, f"runs={tmp_path}/runs/a,{tmp_path}/runs/b,{tmp_path}/runs/c")
+    values = {row["network.dim"]: row["psnr"] for row in rows if row["output"] == "sample"}
+    assert values == {"8": "20.0", "16": "24.0"}
+    text = (tmp_path / "pages" / "page.html").read_text()
+    assert text.count('class="n best"') == 2  # in the table, and in that of all metrics
+    assert 'class="n best" data-value="24.0"' in text
+    _, rows = page_of(tmp_path, f"runs={tmp_path}/runs", "by=trainer.max_steps")
+    assert [row["num_evaluations"] for row in rows if row["output"] == "sample"] == ["3"]
+    assert "rows are also means over network.dim" in (tmp_path / "pages" / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"evaluation": {"num_images": 99}}, "number of images differs"),
+        ({"weights": "raw"}, "weights differs"),
+        ({"degradation": {"steps": {"noise": {"std": 0.5}}}}, "degradation differs"),
+        ({"data": {"name": "digits", "image_size": 16, "fingerprint": "f2"}}, "images differs"),
+    ],
+)
+def test_what_cannot_be_compared_stands_in_tables_of_its_own(
+    tmp_path: Path, record: dict[str, Any], words: str
+) -> None:
+    fake_run(tmp_path / "runs" / "a")
+    fake_run(tmp_path / "runs" / "b", seed=1, record=record)
+    tables, _ = tables_of(read_runs(str(tmp_path / "runs")).measured, [])
+    assert [len(table.rows) for table in tables] == [1, 1]
+    page_of(tmp_path, f"runs={tmp_path}/runs")
+    assert words in (tmp_path / "pages" / "page.html").read_text()
+
+
+def test_a_range_for_training_does_not_bear_on_comparability(tmp_path: Path) -> None:
+    for name, train in (("a", [0.1, 0.2]), ("b", [0.1, 0.9])):
+        steps = {"noise": {"std": {"train": train, "evaluation": 0.5}}}
+        fake_run(tmp_path / "runs" / name, seed=ord(name), record={"degradation": {"steps": steps}})
+    tables, _ = tables_of(read_runs(str(tmp_path / "runs")).measured, [])
+    assert len(tables) == 1
+
+
+def test_an_evaluation_that_repeats_another_counts_once(tmp_path: Path) -> None:
+    fake_run(tmp_path / "runs" / "a", psnr=20.0)
+    fake_run(tmp_path / "runs" / "b", psnr=30.0, record={"time": "2027"})
+    page, rows = page_of(tmp_path, f"runs={tmp_path}/runs")
+    assert [(row["psnr"], row["num_evaluations"]) for row in rows if row["output"] == "sample"] == [("30.0", "1")]
+    assert "evaluated later" in page.row("meanflow_dit", "not used")[-1]
+
+
+def test_unfinished_and_failed_runs_are_listed_with_step_and_reason(tmp_path: Path) -> None:
+    fake_run(tmp_path / "runs" / "a")
+    for name in ("killed", "failed", "interrupted"):
+        folder = fake_run(tmp_path / "runs" / name)
+        (folder / "metrics.json").unlink()
+        (folder / "run.json").write_text(json.dumps({"name": name, "finished": False}))
+    (tmp_path / "runs" / "failed" / "train.log").write_text("step 1\nerror: the loss became nan at step 60.\n\n")
+    attempts = [{"started": "now", "exit_code": 143}]
+    (tmp_path / "runs" / "interrupted" / "job.json").write_text(json.dumps({"attempts": attempts}))
+    (tmp_path / "runs" / "interrupted" / "train.log").write_text("step 3  loss 0.5\n")
+    (tmp_path / "runs" / "never").mkdir()
+    (tmp_path / "runs" / "never" / "train.log").write_text("error: data.root=x does not exist.")
+    page, _ = page_of(tmp_path, f"runs={tmp_path}/runs/**")
+    failed = page.row("failed", "failed")
+    assert failed[2] == "100 of 100"
+    assert failed[3].startswith("error: the loss became nan at step 60.")
+    assert "psnr/sample 18.5" in failed[3]
+    assert "no checkpoint" in page.row("killed", "unfinished")[3]
+    assert "no checkpoint" in page.row("interrupted", "unfinished")[3]
+    assert page.row("runs", "failed")[3] == "error: data.root=x does not exist."
+    assert "2 runs failed, 2 runs unfinished" in (tmp_path / "pages" / "page.html").read_text()
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    name = "<script>alert('x')</script>&\"<img src=http://x>"
+    fake_run(tmp_path / "runs" / "a", name=name)
+    page, _ = page_of(tmp_path, f"runs={tmp_path}/runs")
+    assert page.row(name)
+    assert page.tags.count("script") == 1
+    assert page.addresses == [a for a in page.addresses if a.startswith("#")]
+
+
+def test_values_that_are_no_numbers_are_shown_and_never_the_best(tmp_path: Path) -> None:
+    fake_run(tmp_path / "runs" / "a", psnr=math.nan)
+    fake_run(tmp_path / "runs" / "b", psnr=20.0, config={"network": {"dim": 16}})
+    page, _ = page_of(tmp_path, f"runs={tmp_path}/runs")
+    assert page.row("meanflow_dit network.dim=8", "sample")[-1] == "nan"
+    assert "NaN" not in (tmp_path / "pages" / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"runs='outputs/\*\*'"),
+        (["runs=nothing/**"], r"runs=nothing/\*\*: no run folder"),
+        (["runs={runs}", "metrics=psnrr"], "metrics=psnrr was not measured.*psnr"),
+        (["runs={runs}", "by=netwrk"], "by=netwrk is no config key.*network"),
+        (["runs={runs}", "nme=x"], "nme=x is no argument.*name"),
+    ],
+)
+def test_errors_name_the_key(tmp_path: Path, arguments: list[str], message: str) -> None:
+    fake_run(tmp_path / "runs" / "a")
+    with pytest.raises(UserError, match=message):
+        compare([a.format(runs=tmp_path / "runs") for a in arguments], USAGE)
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.json"])
+def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = fake_run(tmp_path / "runs" / "a")
+    (folder / name).write_text('{"metrics": {')
+    with pytest.raises(UserError, match=f"a/{name} cannot be read"):
+        compare([f"runs={tmp_path}/runs"], USAGE)
+
+
+def test_runs_without_results_are_an_error_with_the_reason(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "runs" / "a")
+    (folder / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"none of the 1 runs has results.*python evaluate\.py run="):
+        compare([f"runs={tmp_path}/runs"], USAGE)
+
+
+def test_charts_place_points_and_ticks() -> None:
+    assert nice_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert nice_ticks(20.1, 20.9) == pytest.approx([20.2, 20.4, 20.6, 20.8])
+    line = Line("a & b", [Point(1, 10, 1.0), Point(10, 20, None), Point(100, 30, None)], 0)
+    drawing = render(Chart("<PSNR>", "calls", [line], is_logarithmic=True))
+    assert "&lt;PSNR&gt;" in drawing
+    assert "a &amp; b" in drawing
+    xs = [float(part.split('"')[1]) for part in drawing.split("<circle")[1:] for part in [part.split("cx=")[1]]]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)  # a decade each
+
+
+def test_the_time_of_sampling_is_that_of_whole_batches_shared_by_network_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 9.0, 10.0, 14.0, 20.0, 20.5, 30.0, 34.0])
+    monkeypatch.setattr("launch.sampling_time.time.perf_counter", lambda: next(clock))
+    times = SamplingTime()
+    sample = times.timed(lambda batch, randomness: {"sample": batch.image, "mean": batch.image})
+    for size in (4, 4, 2, 4):  # 9 s of warming up, 4 s, a smaller batch, 4 s
+        sample(Batch(torch.zeros(size, 1, 2, 2), torch.arange(size)), None)
+    record = times.record({"sample": 3, "mean": 1})
+    assert record["seconds_per_image"] == {"sample": 0.75, "mean": 0.25}
+    assert (record["seconds_measured"]["batch_size"], record["seconds_measured"]["num_batches"]) == (4, 2)
+    assert times.record({}) == {}
+    assert SamplingTime().record({"sample": 3}) == {}
+
+
+@pytest.fixture(scope="module")
+def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three paradigms on the same scenes, one of them with two seeds and a second number of steps."""
+    from evaluate import evaluate
+    from launch.job import read_job
+
+    root = tmp_path_factory.mktemp("outputs")
+    common = [f"paths.outputs={root}", "callbacks.image_grid.first_step=-1"]
+    train_here(root / "vqgan_scenes" / "run", "experiment=vqgan_scenes", *common)
+    restoring = ["data=scenes", "degradation=holes", "callbacks.calibration=null", *common]
+    for seed in (0, 1):
+        train_here(root / "meanflow_dit" / str(seed), "experiment=meanflow_dit", f"seed={seed}", *restoring)
+        evaluate(read_job([f"run={root}/meanflow_dit/{seed}", "sampler.num_steps=3"], USAGE))
+    no_classifier = ["classifier=null", "callbacks.decoding_grid=null", "callbacks.restoration_distances=null"]
+    train_here(root / "maskgit_scenes" / "run", "experiment=maskgit_scenes", *common, *no_classifier)
+    no_classifier = ["classifier=null", "callbacks.denoising_grid=null"]
+    train_here(root / "ddpm_scenes" / "run", "experiment=ddpm_scenes", *common, *no_classifier)
+    return root
+
+
+@pytest.fixture(scope="module")
+def real_page(real_runs: Path) -> Path:
+    return compare([f"runs={real_runs}/**", f"output={real_runs / 'comparisons'}", "name=three"], USAGE)
+
+
+@pytest.mark.slow
+def test_three_paradigms_on_one_page(real_runs: Path, real_page: Path) -> None:
+    page = Page(real_page)
+    contents = [read_json(real_runs / "meanflow_dit" / str(seed) / "metrics.json") for seed in (0, 1)]
+    values = [content["metrics"]["psnr/sample"] for content in contents]
+    shown = page.row("meanflow_dit sampler.num_steps=1", "sample", "2", "1")
+    assert f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" in " ".join(shown)
+    assert statistics.fmean(values) in page.values
+    maskgit = read_json(real_runs / "maskgit_scenes" / "run" / "metrics.json")
+    assert maskgit["metrics"]["psnr_hole/mean"] in page.values
+    # Without a classifier the DDPM measured nothing: it is in no table, but its images are shown.
+    assert "label classifier" in page.row("ddpm_scenes", "no metrics")[-1]
+    seconds = contents[0]["record"]["sampling"]["seconds_per_image"]
+    assert 0 < seconds["sample"] == seconds["mean"]  # one network call each
+
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert "http" not in real_page.read_text()
+    assert page.tags.count("svg") > 10
+
+
+@pytest.mark.slow
+def test_images_of_the_same_inputs_stand_under_each_other(real_runs: Path, real_page: Path) -> None:
+    page = Page(real_page)
+    (table,) = [table for table in page.tables if any(row[0].startswith("test images") for row in table)]
+    names = [row[0].split(",")[0] for row in table[1:]]
+    assert names[0] == "test images"
+    for label in ("degraded", "meanflow_dit sampler.num_steps=1sample", "meanflow_dit sampler.num_steps=3sample",
+                  "meanflow_ditmean", "maskgit_scenessample", "maskgit_scenesmean", "ddpm_scenessample"):  # fmt: skip
+        # The mean takes one call whatever the number of steps: its two rows are one only where all pixels agree.
+        assert label in names, names
+    clean = {path.read_bytes() for path in real_runs.glob("*/*/images/test/clean/000000.png")}
+    clean |= {path.read_bytes() for path in real_runs.glob("ddpm_scenes/*/images/test/data/000000.png")}
+    assert len(clean) == 1
+    listed = read_json(real_runs / "meanflow_dit" / "0" / "images" / "test" / "images.json")
+    assert listed["index"] == [0, 1]
+    with Image.open(real_runs / "meanflow_dit" / "0" / "images" / "test" / "sample" / "000001.png") as image:
+        assert image.size == (32, 32)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page(real_page: Path, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    shot = tmp_path / "page.png"
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--screenshot={shot}"]
+    subprocess.run(
+        [*command, f"--user-data-dir={tmp_path}/profile", "--window-size=1280,2600", real_page.as_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    with Image.open(shot) as image:
+        colors = image.convert("RGB").getcolors(maxcolors=2**24)
+    # The paradigms' colours of the light theme are there, and photographs' worth of others.
+    present = {color for _, color in colors or []}
+    assert {(0x23, 0x64, 0xAA), (0xC4, 0x53, 0x1A), (0x22, 0x80, 0x5D)} <= present
+    assert len(present) > 500

@@ -1,0 +1,236 @@
+"""Export and the way back: the same weights and images, a card that is true, and nothing that could run code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers import ROOT, read_json, train_here
+from safetensors.torch import save_file
+from torch import nn
+
+import export
+from generative.exported import ExportError, load_network, save_network
+from generative.types import Batch
+from launch import build
+from launch.command_line import run_config
+from launch.errors import UserError
+from launch.exported import load_exported
+from launch.run_folder import RunFolder, write_json
+from lightning_modules import GenerativeModule
+
+SHORT = ["trainer.max_steps=3", "trainer.limit_val_batches=0"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def restorer(outputs: Path) -> RunFolder:
+    return train_here(outputs / "meanflow_dit" / "run", "experiment=meanflow_dit", "callbacks.calibration=null", *SHORT)
+
+
+@pytest.fixture(scope="module")
+def runs(outputs: Path, restorer: RunFolder) -> dict[str, RunFolder]:
+    """A run of each kind; the MaskGIT run finds the tokenizer."""
+    names = ("vqgan_scenes", "maskgit_scenes", "ddpm_scenes")
+    # on the digits, which are quicker to make than the scenes
+    common = ["data=digits", f"paths.outputs={outputs}", *SHORT]
+    others = {name: train_here(outputs / name / "run", f"experiment={name}", *common) for name in names}
+    return {"meanflow_dit": restorer, **others}
+
+
+@pytest.fixture
+def exported(restorer: RunFolder, tmp_path: Path) -> Path:
+    export.main([f"run={restorer.path}", f"output={tmp_path / 'export'}"])
+    return tmp_path / "export"
+
+
+def trained(run: RunFolder, weights: str = "ema") -> GenerativeModule:
+    """Build the module as ``evaluate.py`` does."""
+    module = build.build_module(run_config(run))
+    build.load_weights(module, run, run.load_checkpoint(), weights)
+    return module.eval()
+
+
+def outputs_of(module: GenerativeModule, run: RunFolder) -> dict[str, torch.Tensor]:
+    data = run.config().data
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, data.channels, data.image_size, data.image_size, generator=generator) * 2 - 1
+    validity = torch.ones_like(image[:, :1])
+    validity[..., 8:20, 8:20] = 0
+    labels = torch.eye(data.num_classes)[:2]
+    batch = Batch(image, torch.arange(2), labels=labels, degraded=image * validity, validity=validity)
+    with torch.no_grad():
+        return module.sample(batch, module.evaluation_randomness(batch))
+
+
+@pytest.mark.parametrize("name", ["meanflow_dit", "vqgan_scenes", "maskgit_scenes", "ddpm_scenes"])
+def test_an_export_is_the_evaluated_network(
+    name: str, runs: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs[name]
+    export.main([f"run={run.path}"])
+    folder = shutil.move(run.path / "export", tmp_path / "elsewhere")
+    expected = trained(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "load_checkpoint", None)  # what is loaded comes from the export alone
+        module = load_exported(folder)
+    assert not module.training
+    assert module.trained_steps == 3
+    for key, value in expected.network.state_dict().items():
+        assert torch.equal(module.network.state_dict()[key], value), key
+    for key, image in outputs_of(expected, run).items():
+        assert torch.equal(outputs_of(module, run)[key], image), key
+
+    card = (folder / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(folder)
+    space: dict[str, Any] = {}
+    exec(code, space)
+    shown = space["reconstruction"] if name.startswith("vqgan") else space["images"]
+    assert shown.shape[0] == 4
+    assert_head(card, run)
+    for path in folder.rglob("*.*"):
+        if path.suffix in (".md", ".yaml", ".safetensors"):
+            content = path.read_bytes()
+            for place in (tmp_path.parent.parent, run.path.parent.parent, ROOT, Path.home()):
+                assert str(place).encode() not in content, path
+
+
+def assert_head(card: str, run: RunFolder) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard(card).data
+    assert data.library_name == "pytorch"
+    assert data.license is None
+    metrics = read_json(run.path / "metrics.json")["metrics"]
+    assert {result.metric_type: result.metric_value for result in data.eval_results or []} == metrics
+    table = dict(re.findall(r"^\| (.+) \| (.+) \|$", card, re.MULTILINE))
+    assert run.record["data"]["fingerprint"] in table["data"]
+    assert table["weights"] == "exponential moving average, after 3 steps"
+    assert table["images seen"] == "24"
+    assert table["seed"] == "0"
+    assert table["git revision"] == str(run.record["git_revision"])
+
+
+def test_raw_weights_and_unfinished_runs_say_so(restorer: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(restorer.path, tmp_path / "run"))
+    write_json(run.record_path, {**run.record, "finished": False})
+    export.main([f"run={run.path}", "weights=raw"])
+    raw, network = trained(run, "raw").network.state_dict(), load_exported(run.path / "export").network
+    assert all(torch.equal(value, raw[key]) for key, value in network.state_dict().items())
+    assert any(not torch.equal(value, raw[key]) for key, value in trained(run).network.state_dict().items())
+    card = (run.path / "export" / "README.md").read_text()
+    assert "raw, after 3 steps of 3: **the run had not finished**" in card
+    assert "There are no test figures for these weights." in card
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(restorer: RunFolder, exported: Path, tmp_path: Path) -> None:
+    (exported / "README.md").write_text("old")
+    export.main([f"run={restorer.path}", f"output={exported}"])
+    assert (exported / "README.md").read_text() != "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"output=.*other exists and is no export: choose another folder"):
+        export.main([f"run={restorer.path}", f"output={other}"])
+    assert [path.name for path in other.iterdir()] == ["letter.txt"]
+
+
+def test_wrong_command_lines_are_one_sentence(restorer: RunFolder) -> None:
+    with pytest.raises(UserError, match=r"exported as it was trained: leave out sampler.num_steps=4"):
+        export.main([f"run={restorer.path}", "sampler.num_steps=4"])
+    with pytest.raises(UserError, match=r"weights=best is unknown: choose ema or raw"):
+        export.main([f"run={restorer.path}", "weights=best"])
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('code of a file has run')",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(restorer: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(restorer.path, tmp_path / "run", ignore=shutil.ignore_patterns("*.ckpt")))
+    torch.save({"state_dict": {}, "global_step": 3, "config": Malicious()}, run.path / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match=r"last.ckpt is refused"):
+        export.main([f"run={run.path}"])
+    (run.path / "checkpoints" / "last.ckpt").write_bytes(pickle.dumps(Malicious()))
+    with pytest.raises(UserError, match=r"last.ckpt is refused"):
+        export.main([f"run={run.path}"])
+    assert not (run.path / "export").exists()
+
+
+def change_config(folder: Path, key: str, value: Any) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    node = config
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "generative.weight_files.os.system", "generative.weights.weights_hash", "builtins.eval", 3]
+)
+def test_a_config_that_would_run_code_is_refused(exported: Path, target: Any) -> None:
+    change_config(exported, "module.sampler._target_", target)
+    with pytest.raises(ExportError, match=r"config.yaml is refused: .* is no part of Triptych"):
+        load_exported(exported)
+
+
+def test_damaged_and_wrong_files_are_one_sentence(exported: Path, tmp_path: Path) -> None:
+    model = exported / "model.safetensors"
+    content = model.read_bytes()
+    for damaged, message in (
+        (content[:-1] + bytes([content[-1] ^ 1]), "its weights are not those that were written"),
+        (content[: len(content) // 2], "is damaged or no safetensors file"),
+        (b"", "is damaged or no safetensors file"),
+        (content.replace(b'"version":"1"', b'"version":"9"'), "is of version 9 of the format"),
+    ):
+        model.write_bytes(damaged)
+        with pytest.raises(ExportError, match=message):
+            load_exported(exported)
+    save_file({"weight": torch.zeros(1)}, model)
+    with pytest.raises(ExportError, match=r"holds weights of another program"):
+        load_exported(exported)
+    model.unlink()
+    with pytest.raises(ExportError, match=r"model.safetensors does not exist: name the folder"):
+        load_exported(exported)
+    model.write_bytes(content)
+    change_config(exported, "module.network.dim", 64)
+    with pytest.raises(ExportError, match=r"is of another network than its config.yaml"):
+        load_exported(exported)
+    change_config(exported, "module.network.dim", "${oc.env:HOME}")
+    with pytest.raises(ExportError, match=r"is no value"):
+        load_exported(exported)
+    (exported / "config.yaml").write_text("module: [")
+    with pytest.raises(ExportError, match=r"config.yaml is damaged"):
+        load_exported(exported)
+    with pytest.raises(ExportError, match=r"is no export: it has no config.yaml"):
+        load_exported(tmp_path)
+
+
+def test_tied_weights_and_views_survive(tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        layers[1].weight = layers[0].weight
+        layers.register_buffer("view", torch.arange(6.0).reshape(2, 3).T)
+        return layers
+
+    first, second = network(), network()
+    save_network(first, tmp_path / "model.safetensors", {"note": json.dumps("ü")})
+    assert load_network(second, tmp_path / "model.safetensors")["note"] == json.dumps("ü")
+    assert second[1].weight is second[0].weight
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key])

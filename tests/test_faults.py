@@ -1,0 +1,182 @@
+"""What may befall a run: killed at any moment it goes on and ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, read_json
+from processes import Run, arguments, assert_same_run, end_all
+
+from launch.run_folder import RunFolder
+
+INTERVAL = 4  # steps between checkpoints
+INTERVALS_PER_KILL = 3  # a kill comes at most this many checkpoints after the start of its process
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    yield
+    end_all()
+
+
+def newest(folder: Path) -> tuple[int, int] | None:
+    """Identify the newest checkpoint, without reading it."""
+    try:
+        state = (folder / "checkpoints" / "last.ckpt").stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_mtime_ns
+
+
+def kill_at_random(run: Run, folder: Path, moment: str, start_seconds: float, draw: random.Random) -> None:
+    """Kill a run while it starts, between two checkpoints, or while it writes one."""
+    if moment == "start":
+        moment_of_kill, before = time.monotonic() + draw.uniform(0, start_seconds), newest(folder)
+        run.until(lambda: time.monotonic() > moment_of_kill or newest(folder) != before)
+        run.kill()
+        return
+    for _ in range(draw.randint(1, INTERVALS_PER_KILL - 1)):
+        before = newest(folder)
+        run.until(lambda before=before: newest(folder) not in (None, before))
+    if moment == "write":
+        temporary = str(folder / "checkpoints" / ".last.ckpt.tmp")
+        run.until(lambda: os.path.exists(temporary), pause=0.0002)  # noqa: PTH110 - Path.exists takes ten times as long
+        time.sleep(draw.uniform(0, 0.002))
+    else:
+        time.sleep(draw.uniform(0, 0.1))
+    run.kill()
+
+
+def killed_again_and_again(folder: Path, trainer: str, moments: list[str]) -> list[str]:
+    """Kill a run at each of the moments, going on with ``resume=auto``; compare its end with a run left alone.
+
+    Returns:
+        What was found after each kill.
+    """
+    steps = INTERVAL * (INTERVALS_PER_KILL * len(moments) + 2) + 1
+    common = ["train.py", *arguments("meanflow_dit", steps, INTERVAL, trainer), f"paths.outputs={folder}"]
+    whole, killed, draw, found = folder / "whole", folder / "killed", random.Random(0), []
+    begin = time.monotonic()
+    run = Run(folder / "whole.log", *common, f"hydra.run.dir={whole}")
+    run.until(lambda: newest(whole))
+    start_seconds = time.monotonic() - begin
+    run.finished()
+    for moment in moments:
+        run = Run(folder / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto")
+        kill_at_random(run, killed, moment, start_seconds, draw)
+        names = sorted(path.name for path in (killed / "checkpoints").glob("*"))
+        step = RunFolder(killed).load_checkpoint()["global_step"] if {"last.ckpt", "previous.ckpt"} & {*names} else 0
+        found.append(f"{moment}: step {step}, {' '.join(names)}")
+        print(found[-1])  # noqa: T201 - shown with pytest -s
+        if moment == "torn" and len(names) > 1:
+            os.truncate(killed / "checkpoints" / "last.ckpt", 100_000)
+    output = Run(folder / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto").finished()
+    assert output.count("last.ckpt is passed over: it is cut off") >= moments.count("torn")
+    assert read_json(killed / "run.json")["finished"]
+    assert not list((killed / "checkpoints").glob(".*"))
+    assert_same_run(whole, killed)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Kills while the run starts, steps, and writes a checkpoint, and checkpoints torn; the full count is ``--kills=20``."""
+    moments = ["write", "torn", "start", "steps", "write"]
+    found = killed_again_and_again(
+        tmp_path, "cpu", [moments[i % len(moments)] for i in range(request.config.getoption("kills"))]
+    )
+    assert any(".last.ckpt.tmp" in text for text in found), found  # killed in the middle of a write
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_with_two_ranks_it_ends_with_the_same_bits(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A fifth as many kills, of both processes at once."""
+    num_kills = max(1, request.config.getoption("kills") // 5)
+    killed_again_and_again(tmp_path, "ddp_cpu", [["write", "steps"][i % 2] for i in range(num_kills)])
+
+
+ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_saves_and_the_exit_code_says_so(number: int, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = Run(tmp_path / "log", *ENDLESS, f"hydra.run.dir={folder}")
+    run.until(lambda: "images/s" in run.output)
+    run.send(number)
+    output = run.finished(128 + number)
+    step = RunFolder(folder).load_checkpoint()["global_step"]
+    assert f"Stopped by {number.name} at step {step}; saved {folder}/checkpoints/last.ckpt." in output
+    assert "Traceback" not in output
+    if number == signal.SIGUSR2:
+        Run(tmp_path / "log", "train.py", f"resume={folder}", f"trainer.max_steps={step + 2}").finished()
+        assert read_json(folder / "run.json")["step"] == step + 2
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_is_one_sentence(tmp_path: Path) -> None:
+    run = Run(tmp_path / "log", *ENDLESS, "data.num_train=1000000", f"hydra.run.dir={tmp_path / 'run'}")
+    run.until(lambda: (tmp_path / "run" / ".lock").exists())  # the data are made now
+    run.send(signal.SIGTERM)
+    output = run.finished(128 + signal.SIGTERM)
+    assert "Stopped by SIGTERM while no training step was running" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [False, True], ids=["rank 0 alone", "the whole group"])
+def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = Run(
+        tmp_path / "log", "train.py", *arguments("meanflow_dit", 100_000, 1000, "ddp_cpu"), f"hydra.run.dir={folder}"
+    )
+    run.until(lambda: "images/s" in run.output)
+    run.send(signal.SIGTERM, group)
+    output = run.finished(128 + signal.SIGTERM)
+    step = RunFolder(folder).load_checkpoint()["global_step"]
+    assert f"Stopped by SIGTERM at step {step}" in output
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 20
+    while not run.group_is_gone() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run.group_is_gone()
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """A real one: a small file system in a name space of its own, where the system lets an ordinary user make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=1600k tmpfs {disk}"
+    if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    command = " ".join(
+        [sys.executable, "train.py", *arguments("meanflow_dit", 60, 5, "cpu"), f"hydra.run.dir={disk}/run"]
+    )
+    fill = f"dd if=/dev/zero of={disk}/full bs=1k 2>/dev/null; truncate -s -300K {disk}/full"  # less than a checkpoint
+    steps = (
+        f"{mount} && {{ {command} > {tmp_path}/log 2>&1; echo $? > {tmp_path}/code; cp -r {disk}/run {tmp_path}/run; }}"
+    )
+    wait = f"while [ ! -f {disk}/run/checkpoints/last.ckpt ]; do sleep 0.05; done; {fill}"
+    script = steps.replace(command, f"{{ ({wait}) & {command}; }}")
+    subprocess.run(["unshare", "-Urm", "sh", "-c", script], cwd=ROOT, check=True, timeout=200)
+    output = (tmp_path / "log").read_text()
+    checkpoint = RunFolder(tmp_path / "run").load_checkpoint()
+    assert (tmp_path / "code").read_text().strip() == "3", output
+    assert f"{disk}/run/checkpoints/last.ckpt could not be written: No space left on device" in output
+    assert "MB needed are free" in output
+    assert f"the last good checkpoint is {disk}/run/checkpoints/last.ckpt of step {checkpoint['global_step']}" in output
+    assert f"resume={disk}/run" in output
+    assert "Traceback" not in output
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))

@@ -1,0 +1,343 @@
+"""Sweeps: each job once, in its own process and folder; interrupted, preempted, failed, several at once, searched."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT, TINY, finished, read_json, script
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from launch import gpus, sweep
+from launch.command_line import check_multirun, sweep_config
+from launch.compose import compose_config
+from launch.errors import JobFailedError, UserError
+from launch.names import SWEPT_VARIABLE, job_folder
+from launch.run_folder import RunFolder, write_json
+from launch.sweep_report import report, status, sweep_reported
+
+COMMON = ["experiment=regression_dit", *TINY, "callbacks.calibration=null"]
+
+
+@pytest.fixture
+def swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWEPT_VARIABLE, "seed")
+
+
+def wait_for(condition: Any, process: subprocess.Popen, timeout: float = 300) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def jobs_by_seed(folder: Path) -> dict[str, sweep.SweepJob]:
+    return {
+        next(o.removeprefix("seed=") for o in job.overrides if o.startswith("seed=")): job
+        for job in sweep.jobs_of(folder)
+    }
+
+
+@pytest.mark.slow
+def test_six_jobs_interrupted_and_started_again(tmp_path: Path) -> None:
+    command = ["-m", *COMMON, "seed=1,2,3,4,5,6", "sweep=six", f"paths.outputs={tmp_path}", "trainer.max_steps=40"]
+    command += ["callbacks.checkpoint.every_n_steps=4", "trainer.val_check_interval=40"]
+    folder = tmp_path / "sweeps" / "six"
+    first = script("train.py", *command)
+    wait_for(lambda: list(folder.glob("2_*/checkpoints/last.ckpt")), first)
+    first.send_signal(signal.SIGTERM)
+    output = finished(first, code=128 + signal.SIGTERM)
+    assert "3 jobs: 2 finished, 1 interrupted" in output
+    assert "stopped by SIGTERM" in output
+    stopped = jobs_by_seed(folder)["3"]
+    assert "Stopped by SIGTERM at step" in (stopped.run.path / "train.log").read_text()
+    step = stopped.run.load_checkpoint()["global_step"]
+    assert 0 < step < 40
+
+    output = finished(script("train.py", *command))
+    assert output.count("finished before, not run again") == 2
+    assert "sweep of 6 jobs: 6 finished" in output
+    jobs = jobs_by_seed(folder)
+    assert sorted(jobs) == list("123456")
+    assert sorted(path.name.split("_")[0] for path in folder.glob("*_seed=*")) == list("012345")
+    assert [len(jobs[seed].attempts) for seed in "123456"] == [1, 1, 2, 1, 1, 1]
+    assert stopped.run.record["resumed_at_steps"] == [step]
+    assert all(job.run.record["seed"] == int(seed) for seed, job in jobs.items())
+    with (folder / "results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["output"] == "mean"]
+    assert [row["seed"] for row in rows] == list("123456")
+    for row in rows:
+        assert float(row["psnr"]) == read_json(Path(row["folder"]) / "metrics.json")["metrics"]["psnr/mean"]
+    assert len({row["psnr"] for row in rows}) == 6
+
+
+@pytest.mark.slow
+def test_preempted_job_is_queued_again_and_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    command = ["-m", "hydra/launcher=submitit_local", *COMMON, "seed=1", "sweep=p", f"paths.outputs={tmp_path}"]
+    command += ["trainer.max_steps=400", "trainer.val_check_interval=400", "callbacks.checkpoint.every_n_steps=5"]
+    folder = tmp_path / "sweeps" / "p"
+    process = script("train.py", *command)
+    wait_for(lambda: list(folder.glob("0_*/checkpoints/last.ckpt")), process)
+    (controller,) = (path.name for path in (folder / ".submitit").iterdir() if path.name.isdigit())
+    (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
+    os.kill(int(task), signal.SIGUSR2)  # what SLURM sends to a job that is preempted or soon out of time
+    output = finished(process)
+    (job,) = sweep.jobs_of(folder)
+    assert job.finished, output
+    assert [attempt["exit_code"] for attempt in job.attempts] == [128 + signal.SIGTERM, 0]
+    assert len(job.run.record["resumed_at_steps"]) == 1
+    assert "sweep of 1 jobs: 1 finished" in output
+
+
+@pytest.mark.slow
+def test_search_with_two_jobs_at_once(tmp_path: Path) -> None:
+    for name in ("hydra_joblib_launcher", "hydra_optuna_sweeper"):
+        pytest.importorskip(f"hydra_plugins.{name}")
+    command = ["-m", "experiment=meanflow_dit", "search=meanflow", *TINY, "sweep=o", f"paths.outputs={tmp_path}"]
+    command += [
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "hydra.sweeper.n_jobs=2",
+        "hydra.sweeper.n_trials=2",
+    ]
+    output = finished(script("train.py", *command))
+    assert "sweep of 2 jobs: 2 finished" in output
+    jobs = sweep.jobs_of(tmp_path / "sweeps" / "o")
+    (begin_a, end_a), (begin_b, end_b) = ((job.attempts[0]["started"], job.attempts[0]["ended"]) for job in jobs)
+    assert max(begin_a, begin_b) <= min(end_a, end_b)  # at the same time
+    assert all(job.run.path.name.startswith(f"{job.number}_optimizer.lr=") for job in jobs)
+    output = finished(script("train.py", *command), code=2)
+    values = [sweep.optimized_value(job, "val/psnr/sample") for job in jobs]
+    assert f"has its 2 trials (best {max(values):.4g}: " in output
+
+
+def test_search_goes_on_with_what_was_interrupted(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    from launch.search import continued
+
+    sweeper = compose_config(
+        ["experiment=meanflow_dit", "search=meanflow", f"hydra.sweep.dir={tmp_path}", "hydra.sweeper.n_trials=3"],
+        with_hydra=True,
+    ).hydra.sweeper
+    assert continued(sweeper, tmp_path) == ["hydra.sweeper.n_trials=3"]
+    study = optuna.load_study(study_name="default", storage=f"sqlite:///{tmp_path}/optuna.db")
+    done, interrupted = (study.ask() for _ in range(2))
+    study.tell(done, done.suggest_float("x", 0, 1))
+    x = interrupted.suggest_float("x", 0, 1)
+    for _ in range(2):  # also when it was interrupted again before its first trial
+        assert continued(sweeper, tmp_path) == ["hydra.sweeper.n_trials=2"]
+    again, new = (study.ask() for _ in range(2))
+    assert again.suggest_float("x", 0, 1) == x
+    assert new.suggest_float("x", 0, 1) not in (x, done.params["x"])
+    for trial in (again, new):
+        study.tell(trial, 0.0)
+    with pytest.raises(UserError, match=r"has its 3 trials \(best .*x=.*set a larger hydra.sweeper.n_trials"):
+        continued(sweeper, tmp_path)
+
+
+def test_each_paradigm_has_a_search(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    for experiment, search in (("meanflow_dit", "meanflow"), ("ddpm_scenes", "ddpm"), ("maskgit_scenes", "maskgit")):
+        arguments = ["-m", f"experiment={experiment}", f"search={search}", f"paths.outputs={tmp_path}"]
+        check_multirun(arguments[1:])
+        sweeper = sweep_config(arguments).sweeper
+        plain = [f"{key}=1" for key in sweeper.params]
+        config = compose_config([*arguments[1:], *plain])  # the keys of the space are keys of the config
+        assert config.optimized_metric.startswith("val/")
+
+
+FAKE_JOB = """
+import json, pathlib, sys
+folder = pathlib.Path(next(a for a in sys.argv if a.startswith("hydra.run.dir=")).partition("=")[2].strip("'"))
+assert "resume=auto" in sys.argv
+if "seed=2" in sys.argv:
+    print("before")
+    raise RuntimeError("no luck")
+if "seed=3" in sys.argv:
+    import os, signal
+    os.kill(os.getpid(), signal.SIGKILL)
+(folder / "run.json").write_text(json.dumps({"finished": True, "step": 7, "overrides": [], "name": "fake"}))
+(folder / ".hydra").mkdir()
+(folder / ".hydra" / "config.yaml").write_text("optimized_metric: null")
+(folder / "metrics.json").write_text(json.dumps({"metrics": {"psnr/mean": 20.0 + len(folder.name)}}))
+(folder / "metrics.csv").write_text("step,val/psnr/mean\\n3,19.0\\n7,\\n")
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run jobs with a script that takes no time, as Hydra's launcher calls them."""
+    path = tmp_path / "fake.py"
+    path.write_text(FAKE_JOB)
+    monkeypatch.setattr(sweep, "SCRIPT", path)
+    monkeypatch.setenv(SWEPT_VARIABLE, "seed")
+    before = HydraConfig.instance().cfg
+
+    def run(number: int, *overrides: str) -> float | None:
+        config = compose_config(["experiment=meanflow_dit", *overrides], with_hydra=True)
+        folder = tmp_path / "sweep" / job_folder(number, ["experiment=meanflow_dit", *overrides])
+        folder.mkdir(parents=True, exist_ok=True)
+        with open_dict(config):
+            config.hydra.job.num = number
+            config.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(config)
+        return sweep.run_job(config)
+
+    yield run
+    HydraConfig.instance().cfg = before
+
+
+def test_a_failed_job_is_told_and_the_others_go_on(
+    fake: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert fake(0, "seed=1", "optimized_metric=val/psnr/mean") == 19.0
+    with pytest.raises(
+        JobFailedError, match=r"#1 seed=2 ended with exit code 1: RuntimeError: no luck \(.*train.log\)"
+    ):
+        fake(1, "seed=2")
+    with pytest.raises(JobFailedError, match=r"#2 seed=3 ended with exit code 137"):  # killed, as without memory
+        fake(2, "seed=3")
+    with pytest.raises(UserError, match=r"optimized_metric=val/x was not logged in .*: choose one of val/psnr/mean"):
+        fake(3, "seed=4", "optimized_metric=val/x")
+    jobs = sweep.jobs_of(tmp_path / "sweep")
+    assert [status(job) for job in jobs] == ["finished", "failed", "interrupted", "finished"]
+    log = (jobs[1].run.path / "train.log").read_text()
+    assert log.startswith("before")
+    assert "Traceback" in log
+    capfd.readouterr()
+    report(tmp_path / "sweep")
+    printed = capfd.readouterr().out
+    assert "sweep of 4 jobs: 2 finished, 1 failed, 1 interrupted" in printed
+    assert "#1 failed: RuntimeError: no luck" in printed
+    with (tmp_path / "sweep" / "results.csv").open() as file:
+        assert [row["seed"] for row in csv.DictReader(file)] == ["1", "4"]
+
+
+def test_a_finished_job_is_known_under_another_number(fake: Any, tmp_path: Path) -> None:
+    fake(0, "seed=1")
+    fake(5, "seed=1")  # the grid has grown
+    (job,) = sweep.jobs_of(tmp_path / "sweep")
+    assert (job.number, len(job.attempts)) == (0, 1)
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == [job.run.path.name]
+    with pytest.raises(JobFailedError):
+        fake(1, "seed=2")
+    with pytest.raises(JobFailedError):
+        fake(1, "seed=2")
+    assert len(sweep.jobs_of(tmp_path / "sweep")[1].attempts) == 2  # a failed one is tried again
+
+
+def test_a_job_outlives_neither_its_sweep_nor_a_signal(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from launch.run_folder import RunFolder; from launch import sweep;"
+        "job = sweep.SweepJob(0, RunFolder(pathlib.Path(sys.argv[1])), []);"
+        "child = 'from launch.sweep import end_with_parent; import time; end_with_parent(); print(1); time.sleep(60)';"
+        "print(sweep._run(job, [sys.executable, '-uc', child], {sweep.PARENT_VARIABLE: '1'}))"
+    )
+    for number in (signal.SIGINT, signal.SIGKILL):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+        )
+        wait_for(lambda folder=folder: (folder / "train.log").exists() and (folder / "train.log").read_text(), process)
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(number)
+        output = process.communicate(timeout=30)[0].decode()
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{child}").exists()
+        attempt = read_json(folder / "job.json")["attempts"][0]
+        if number == signal.SIGINT:  # the child got one SIGTERM
+            assert "(143, <Signals.SIGINT: 2>)" in output or "(143, 2)" in output
+            assert attempt["exit_code"] == 143
+        else:
+            assert attempt["exit_code"] is None
+
+
+def test_one_gpu_for_each_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    trainer = DictConfig({"accelerator": "gpu", "devices": 1})
+    with gpus.one_free_gpu(trainer) as first, gpus.one_free_gpu(trainer) as second:
+        assert first == {"CUDA_VISIBLE_DEVICES": "4"}
+        assert second == {"CUDA_VISIBLE_DEVICES": "7"}
+
+        class Waited(Exception):
+            pass
+
+        def wait(seconds: float) -> None:
+            raise Waited
+
+        monkeypatch.setattr(gpus.time, "sleep", wait)
+        with pytest.raises(Waited), gpus.one_free_gpu(trainer):
+            pass
+    with gpus.one_free_gpu(trainer) as again:
+        assert again == first
+    for other in ({"accelerator": "cpu", "devices": 1}, {"accelerator": "gpu", "devices": 2}):
+        with gpus.one_free_gpu(DictConfig(other)) as none:
+            assert none == {}
+
+
+def test_what_is_wrong_with_a_sweep_is_said_before_its_first_job() -> None:
+    good = ["experiment=meanflow_dit", "seed=1,2"]
+    check_multirun(good)
+    for bad, message in (
+        (["seed=1,two"], "seed=two must be a number"),
+        (["objective=flow_matching,meanflow"], "objective=meanflow does not exist: did you mean"),
+        (["optimizer.lrr=1,2"], "optimizer.lrr is no key of this config"),
+        (["resume=auto"], "leave out resume= with -m"),
+        (
+            ["hydra/launcher=kubernetes"],
+            "hydra/launcher=kubernetes is not installed: pip install 'triptych\\[sweeps\\]'",
+        ),
+        (["seed=1,"], "is not of the form"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_multirun([good[0], *bad])
+    with pytest.raises(UserError, match="say what to train"):
+        check_multirun(good[1:])
+
+
+def test_a_sweep_is_run_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    arguments = ["-m", "experiment=meanflow_dit", "seed=1,2", "sweep=x", f"paths.outputs={tmp_path}"]
+    with sweep_reported(arguments) as given:
+        assert given == arguments
+        with pytest.raises(UserError, match=r"sweeps/x is being run by another process: .* sweep=NAME"):
+            sweep_reported(arguments).__enter__()
+    with sweep_reported(arguments[1:2]) as given:  # a single run
+        assert given == arguments[1:2]
+
+
+def test_names_of_jobs_begin_with_what_is_their_own(swept: None) -> None:
+    fixed = [f"key{number}=value" for number in range(40)]
+    names = {job_folder(number, [*fixed, f"seed={number}", "sweep=x"]) for number in range(3)}
+    assert {name[:9] for name in names} == {"0_seed=0,", "1_seed=1,", "2_seed=2,"}
+    assert all(len(name) <= 150 and "sweep" not in name for name in names)
+    assert job_folder(0, ["experiment=a", "seed=1"]) == "0_seed=1,experiment=a"
+
+
+def test_a_run_is_not_written_over(tmp_path: Path) -> None:
+    from launch.command_line import keep_config
+
+    run = RunFolder(tmp_path)
+    keep_config(run, DictConfig({"a": 1}), ["a=1"])
+    keep_config(run, DictConfig({"a": 2}), ["a=2"])  # ended before its first checkpoint
+    assert (run.config().a, run.overrides()) == (2, ["a=2"])
+    run.checkpoint.parent.mkdir()
+    run.checkpoint.write_bytes(b"")
+    write_json(run.record_path, {})
+    with pytest.raises(UserError, match=r"holds a run already: go on with it with resume="):
+        keep_config(run, DictConfig({"a": 3}), ["a=3"])
+    assert run.config().a == 2
