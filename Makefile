@@ -9,7 +9,7 @@ train: .venv/installed
 	$(BIN)/python train.py experiment=meanflow_dit
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 kills: .venv/installed-dev
 	$(BIN)/python -m pytest -s -k killed tests/test_faults.py tests/test_resume.py --kills=20

@@ -15,9 +15,10 @@ from launch.command_line import current_run, keep_config, training_arguments
 from launch.errors import UserError, reported
 from launch.evaluation import print_result, run_test
 from launch.loggers import build_loggers, log_result, logged
+from launch.parent import end_with_parent
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
-from launch.sweep import end_with_parent, run_job
+from launch.sweep import run_job
 from launch.sweep_report import sweep_reported
 
 

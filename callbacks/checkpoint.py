@@ -108,6 +108,7 @@ class LastCheckpoint(Checkpoint):
         self.run_config: dict[str, Any] = {}
         self.signal_check_every_n_steps = signal_check_every_n_steps
         self._last_saved = -1
+        self._last_seen = -1
         self._signal: int | None = None
         self._previous_handlers: dict[int, Any] = {}
 
@@ -131,12 +132,15 @@ class LastCheckpoint(Checkpoint):
             self._last_saved = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the config, so that the file speaks for itself."""
+        """Add the config, so that the file speaks for itself, and leave out the batch that is about to begin."""
         checkpoint["config"] = self.run_config
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts["ready"] = counts["completed"]  # validations are counted by it
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the step that a resumed run begins at: its checkpoint is there already."""
-        self._last_saved = trainer.global_step
+        self._last_saved = self._last_seen = trainer.global_step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals for the time of the steps.
@@ -167,11 +171,16 @@ class LastCheckpoint(Checkpoint):
             raise Interrupted(number, " at once; what was saved before is whole")
         self._signal = number
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save at the interval or on a signal."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save at the interval or on a signal, between two optimiser steps.
+
+        At the start of the next step and not at the end of this one: by now its scalars are logged, so that a run that goes
+        on from here has lost none; and never between batches whose gradients are accumulated.
+        """
         step = trainer.global_step
+        if step == self._last_seen:
+            return
+        self._last_seen = step
         if step % self.every_n_steps == 0:
             self._save(trainer)
         if trainer.world_size == 1 or step % self.signal_check_every_n_steps == 0:

@@ -26,6 +26,7 @@ from callbacks.metrics_csv import last_values
 from launch.errors import JobFailedError, UserError
 from launch.gpus import one_free_gpu
 from launch.names import swept_and_fixed
+from launch.parent import PARENT_VARIABLE
 from launch.record import now
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
 
@@ -33,7 +34,6 @@ RECORD_NAME = "job.json"
 LOG_NAME = "train.log"
 POLL_SECONDS = 0.2
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last one is how SLURM, by submitit, announces an end
-PARENT_VARIABLE = "TRIPTYCH_SWEEP"  # set in the processes of jobs
 SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
 
 
@@ -263,16 +263,3 @@ def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[_Received]:
     finally:
         for number, handler in received.previous.items():
             signal.signal(number, handler)
-
-
-def end_with_parent() -> None:
-    """In a job's process: save and end, as on SIGTERM, when the process that runs the sweep is gone."""
-    if PARENT_VARIABLE not in os.environ or int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        return
-
-    def watch() -> None:
-        while os.read(0, 1024):  # nothing is ever written; it ends when the other end is closed
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -9,7 +9,16 @@ from helpers import ROOT
 
 LIGHTNING_SIDE = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 ABOVE = {
-    "generative": {"lightning_modules", "datamodules", "callbacks", "launch", "train", "evaluate", "generate", "export"},
+    "generative": {
+        "lightning_modules",
+        "datamodules",
+        "callbacks",
+        "launch",
+        "train",
+        "evaluate",
+        "generate",
+        "export",
+    },
     "lightning_modules": {"datamodules", "callbacks", "launch", "train", "evaluate", "generate", "export"},
     "datamodules": {"lightning_modules", "callbacks", "launch", "train", "evaluate", "generate", "export"},
     "callbacks": {"launch", "train", "evaluate", "generate", "export"},

@@ -105,7 +105,8 @@ def test_killed_with_two_ranks_it_ends_with_the_same_bits(tmp_path: Path, reques
     killed_again_and_again(tmp_path, "ddp_cpu", [["write", "steps"][i % 2] for i in range(num_kills)])
 
 
-ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu")]
+QUICK_WORD = "callbacks.progress.every_seconds=0.5"
+ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu"), QUICK_WORD]
 
 
 @pytest.mark.slow
@@ -139,7 +140,11 @@ def test_a_signal_before_the_first_step_is_one_sentence(tmp_path: Path) -> None:
 def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = Run(
-        tmp_path / "log", "train.py", *arguments("meanflow_dit", 100_000, 1000, "ddp_cpu"), f"hydra.run.dir={folder}"
+        tmp_path / "log",
+        "train.py",
+        *arguments("meanflow_dit", 100_000, 1000, "ddp_cpu"),
+        QUICK_WORD,
+        f"hydra.run.dir={folder}",
     )
     run.until(lambda: "images/s" in run.output)
     run.send(signal.SIGTERM, group)
