@@ -109,6 +109,7 @@ class LastCheckpoint(Checkpoint):
         self.signal_check_every_n_steps = signal_check_every_n_steps
         self._last_saved = -1
         self._last_seen = -1
+        self._between_steps = False
         self._signal: int | None = None
         self._previous_handlers: dict[int, Any] = {}
 
@@ -132,11 +133,10 @@ class LastCheckpoint(Checkpoint):
             self._last_saved = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the config, so that the file speaks for itself, and leave out the batch that is about to begin."""
+        """Add the config, so that the file speaks for itself."""
         checkpoint["config"] = self.run_config
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            counts["ready"] = counts["completed"]  # validations are counted by it
+        if self._between_steps:
+            _end_of_last_batch(checkpoint["loops"]["fit_loop"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the step that a resumed run begins at: its checkpoint is there already."""
@@ -181,10 +181,12 @@ class LastCheckpoint(Checkpoint):
         if step == self._last_seen:
             return
         self._last_seen = step
+        self._between_steps = True
         if step % self.every_n_steps == 0:
             self._save(trainer)
         if trainer.world_size == 1 or step % self.signal_check_every_n_steps == 0:
             self._stop_if_asked(trainer)
+        self._between_steps = False
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         asked = self._signal is not None
@@ -223,3 +225,15 @@ class LastCheckpoint(Checkpoint):
                 + "make room or mend the disk, then "
                 + (f"go on with python train.py resume={trainer.default_root_dir}" if is_saved else "start again")
             )
+
+
+def _end_of_last_batch(loop: dict[str, Any]) -> None:
+    """Set the counters of a fit loop back from the start of a batch to the end of the one before.
+
+    That is a moment at which Lightning takes up a loop again: the batch that is about to begin is not counted, and a
+    validation that was due is made again.
+    """
+    for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+        counts["ready"] = counts["completed"]
+        counts["completed"] -= 1
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

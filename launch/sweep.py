@@ -114,8 +114,7 @@ def run_job(config: DictConfig) -> float | None:
         The last value of ``optimized_metric``, or None where the config names none.
 
     Raises:
-        JobFailedError: The job ended with an error.
-        SystemExit: A signal ended it: the sweep ends too.
+        JobFailedError: The job ended with an error. After a signal this process ends, and with it the sweep.
     """
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
@@ -175,11 +174,7 @@ def optimized_value(job: SweepJob, metric: str | None) -> float | None:
 
 
 def _run(job: SweepJob, command: list[str], variables: dict[str, str]) -> tuple[int, int | None]:
-    """Run a job's process with its log on disk and on this terminal; hand signals on to it.
-
-    Returns:
-        Exit code, and the signal that asked this process to stop, or None.
-    """
+    """Run a job's process with its log on disk and on this terminal; return its exit code and the signal to stop at, if any."""
     main = is_main_process()
     attempts = [*job.attempts, {"started": now(), "ended": None, "exit_code": None}]
     if main:

@@ -100,8 +100,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path, req
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_with_two_ranks_it_ends_with_the_same_bits(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """A fifth as many kills, of both processes at once."""
-    num_kills = max(1, request.config.getoption("kills") // 5)
+    """A fifth as many kills, of both processes at once; for less than five, the test of VQGAN's resume is enough."""
+    num_kills = request.config.getoption("kills") // 5
+    if num_kills == 0:
+        pytest.skip("--kills is less than 5; tests/test_resume.py kills two ranks once")
     killed_again_and_again(tmp_path, "ddp_cpu", [["write", "steps"][i % 2] for i in range(num_kills)])
 
 

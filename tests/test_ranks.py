@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import SMALL_RUN, TINY_DIT, assert_same_state, composed, finished, read_json, script, tiny
 from rank_worker import run_on_two_ranks
+from wandb_files import offline_runs
 
 from evaluate import evaluate
 from generative.randomness import StepRandomness, generator_for
@@ -23,16 +24,18 @@ from train import train
 
 pytestmark = pytest.mark.timeout(900)  # the fixtures start a dozen processes
 PARADIGMS = ("meanflow_dit", "ddpm_scenes", "maskgit_scenes")
-SINGLE = ("vqgan_scenes", "label_classifier", "ddpm_scenes")  # the next ones find the first two by themselves
+SINGLE = ("vqgan_scenes", "label_classifier")  # the paradigms of the sweep find them by themselves
 SHARDED = ("meanflow_dit", "maskgit_scenes")
 STEPS = ["trainer.max_steps=3", "trainer.val_check_interval=2", "learning_rate=constant"]
 CPU_PAIR = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 FEW = ["sampler.num_steps=2", "callbacks.image_grid.num_images=2"]
-SWEPT = [o for o in [*SMALL_RUN, *TINY_DIT] if not o.startswith(("trainer.max_steps", "trainer.val_check"))]
+LOGGED = ["logger=wandb", "logger.offline=true"]
+ODD = "data.num_test=9"  # the ranks have unequally many
+SWEPT = [o for o in [*SMALL_RUN, *TINY_DIT, ODD] if not o.startswith(("trainer.max_steps", "trainer.val_check"))]
 
 
 def job(outputs: Path, folder: str, experiment: str, trainer: str, *overrides: str, **kwargs: Any) -> dict[str, Any]:
-    arguments = [f"experiment={experiment}", *tiny(experiment), f"trainer={trainer}", *CPU_PAIR, *STEPS]
+    arguments = [f"experiment={experiment}", *tiny(experiment), ODD, f"trainer={trainer}", *CPU_PAIR, *STEPS]
     return {
         "folder": str(outputs / folder),
         "arguments": [*arguments, f"paths.outputs={outputs}", *overrides],
@@ -42,7 +45,7 @@ def job(outputs: Path, folder: str, experiment: str, trainer: str, *overrides: s
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer, a classifier and a DDPM on two ranks, and two paradigms sharded over them."""
+    """A tokenizer and a classifier on two ranks, and two paradigms sharded over them."""
     outputs = tmp_path_factory.mktemp("outputs")
     run_on_two_ranks(
         [
@@ -59,7 +62,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def swept(outputs: Path) -> dict[str, Path]:
     """The three paradigms as a sweep of two-rank jobs: run folders by experiment."""
-    sweep = [*SWEPT, *STEPS, *FEW, "classifier=null", f"paths.outputs={outputs}", "sweep=ranks"]
+    sweep = [*SWEPT, *STEPS, *FEW, *LOGGED, f"paths.outputs={outputs}", "sweep=ranks"]
     finished(script("train.py", "-m", f"experiment={','.join(PARADIGMS)}", "trainer=ddp_cpu", *sweep))
     return {read_json(path)["name"]: path.parent for path in (outputs / "sweeps" / "ranks").glob("*/run.json")}
 
@@ -127,15 +130,15 @@ def test_a_sweep_of_two_rank_jobs_runs_each_job_once(outputs: Path, swept: dict[
             rows = list(csv.DictReader(file))
         assert [row["step"] for row in rows] == ["1", "2", "3"]
         assert all(row["train/loss"] for row in rows)
+        (logged,) = offline_runs(folder)  # by the first rank alone
+        assert [step for step, _ in logged.series("train/loss")] == [1, 2, 3]
     # One folder for each run and no other: the second rank wrote none of its own.
     for name in ("run.json", "metrics.csv"):
         assert len(list(outputs.rglob(name))) == len(PARADIGMS) + len(SINGLE) + len(SHARDED) + 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["meanflow_dit", "maskgit_scenes"]
-)  # the sweep's DDPM has no classifier, so no metrics
+@pytest.mark.parametrize("name", PARADIGMS)
 def test_metrics_of_a_two_rank_job_are_those_of_one_rank(name: str, swept: dict[str, Path]) -> None:
     assert_same_metrics_on_one_rank(swept[name])
 

@@ -190,7 +190,7 @@ def test_a_checkpoint_lies_between_optimiser_steps(restorer, data, make_trainer)
 
     class Look(Callback):
         def on_save_checkpoint(self, trainer: Trainer, module: object, checkpoint: dict) -> None:
-            batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
+            batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
             saved.append((trainer.global_step, batches))
 
     trainer = make_trainer(LastCheckpoint(every_n_steps=2), Look(), accumulate_grad_batches=3, max_steps=5)

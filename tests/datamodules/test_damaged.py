@@ -257,7 +257,7 @@ def test_training_stops_keeps_its_checkpoint_and_goes_on_when_told_to_skip(shard
     with pytest.raises(DamagedImageError, match=r"train-000\.tar cannot be decoded"):
         train_here(tmp_path / "run", *settings, f"seed={seed}")
     step = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert step in (2, 3)  # Lightning asks for one batch more than it has used
+    assert step in (1, 2)  # Lightning asks for one batch more than it has used, and for the next before a save
     run = RunFolder(tmp_path / "run")
     arguments = [*tiny("meanflow_dit"), *settings, f"seed={seed}", "data.damaged=skip"]
     config = composed(run.path, arguments)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, composed, finished, read_json, script, tiny, train_here
+from helpers import ROOT, composed, read_json, tiny, train_here
 from PIL import Image
 from wandb_files import WandbRun, offline_runs
 
@@ -213,16 +213,6 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "run" / "wandb.json").write_text("{")
     with pytest.raises(UserError, match=r"wandb.json is damaged: remove it"):
         build_loggers(config, RunFolder(tmp_path / "run"), None)
-
-
-@pytest.mark.slow
-def test_two_ranks_are_one_run(tmp_path: Path) -> None:
-    arguments = [*tiny("meanflow_dit"), *OFFLINE, "trainer=ddp_cpu", "callbacks.calibration=null"]
-    arguments.remove("trainer.accelerator=cpu")
-    finished(script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}"))
-    (part,) = offline_runs(tmp_path / "run")
-    assert part.exit_code == 0
-    assert [step for step, _ in part.series("train/loss")] == [1, 2]
 
 
 def test_wandb_is_not_imported_where_it_is_not_used() -> None:
