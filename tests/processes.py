@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from helpers import ROOT, assert_same_state, read_json, tiny
 
-PATIENCE = 240  # seconds
+PATIENCE = 400  # seconds
 _started: list[Run] = []
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["train", "generative.networks", "lightning_modules", "callbacks", "datamodules"])

@@ -17,6 +17,7 @@ import pytest
 from helpers import ROOT, TINY, finished, read_json, script
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
+from processes import Run
 
 from launch import gpus, sweep
 from launch.command_line import check_multirun, sweep_config
@@ -55,10 +56,10 @@ def test_six_jobs_interrupted_and_started_again(tmp_path: Path) -> None:
     command = ["-m", *COMMON, "seed=1,2,3,4,5,6", "sweep=six", f"paths.outputs={tmp_path}", "trainer.max_steps=40"]
     command += ["callbacks.checkpoint.every_n_steps=4", "trainer.val_check_interval=40"]
     folder = tmp_path / "sweeps" / "six"
-    first = script("train.py", *command)
-    wait_for(lambda: list(folder.glob("2_*/checkpoints/last.ckpt")), first)
-    first.send_signal(signal.SIGTERM)
-    output = finished(first, code=128 + signal.SIGTERM)
+    first = Run(tmp_path / "log", "train.py", *command)
+    first.until(lambda: list(folder.glob("2_*/checkpoints/last.ckpt")))
+    first.send(signal.SIGTERM, group=False)
+    output = first.finished(128 + signal.SIGTERM)
     assert "3 jobs: 2 finished, 1 interrupted" in output
     assert "stopped by SIGTERM" in output
     stopped = jobs_by_seed(folder)["3"]
@@ -66,7 +67,7 @@ def test_six_jobs_interrupted_and_started_again(tmp_path: Path) -> None:
     step = stopped.run.load_checkpoint()["global_step"]
     assert 0 < step < 40
 
-    output = finished(script("train.py", *command))
+    output = Run(tmp_path / "log2", "train.py", *command).finished()
     assert output.count("finished before, not run again") == 2
     assert "sweep of 6 jobs: 6 finished" in output
     jobs = jobs_by_seed(folder)
