@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -244,7 +244,8 @@ def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[_Received]:
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         if received.number is not None and number == signal.SIGINT:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
         elif process.poll() is None:
             process.send_signal(signal.SIGTERM)
         received.number, received.frame = number, frame
