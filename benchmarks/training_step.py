@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from lightning import Callback
+from omegaconf import open_dict
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -31,7 +32,9 @@ from generative.randomness import Randomness, StepRandomness, generator_for
 from generative.types import Batch
 from launch import build
 from launch.compose import compose_config
+from launch.loggers import build_loggers
 from launch.record import hardware
+from launch.run_folder import RunFolder
 from lightning_modules import MaskGIT, MeanFlowRestorer
 
 
@@ -58,15 +61,13 @@ def full_loop(experiment: str, overrides: list[str], steps: int, warmup: int) ->
         [f"experiment={experiment}", f"trainer.max_steps={total}", f"trainer.val_check_interval={total + 1}",
          f"callbacks.checkpoint.every_n_steps={total + 1}", *overrides]
     )  # fmt: skip
-    for callback in NOT_EVERY_STEP:
-        config.callbacks.pop(callback, None)
+    with open_dict(config.callbacks):
+        for callback in NOT_EVERY_STEP:
+            config.callbacks.pop(callback, None)
     config.name = "benchmark"
     with tempfile.TemporaryDirectory() as folder:
         config.paths.run = folder
         watch = Stopwatch()
-        from launch.loggers import build_loggers
-        from launch.run_folder import RunFolder
-
         loggers = build_loggers(config, RunFolder(Path(folder)), None)
         trainer = build.build_trainer(config, Path(folder), [*build.build_callbacks(config), watch], loggers)
         trainer.fit(build.build_module(config), datamodule=build.build_datamodule(config))

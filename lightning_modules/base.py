@@ -227,7 +227,7 @@ class GenerativeModule(LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Let the loggers count validation by the optimiser steps behind the weights; Lightning's hook."""
-        self.log("step", float(self.global_step))
+        self.log("step", float(self.global_step), sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Hand a batch to the callbacks that measure; Lightning's hook."""
