@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from generative.weights import weights_hash
+from generative.weights import differing_names, weights_hash
 
 FORMAT, VERSION = "triptych", "1"
 SUFFIX = ".safetensors"
@@ -76,9 +76,7 @@ def load_network(network: nn.Module, path: Path) -> dict[str, str]:
         ExportError: The file is of another network, or its numbers are not those that were written.
     """
     tensors, metadata = read_network(path)
-    own = network.state_dict()
-    differing = sorted(own.keys() ^ tensors.keys()) or sorted(k for k in own if own[k].shape != tensors[k].shape)
-    if differing:
+    if differing := differing_names(network.state_dict(), tensors):
         raise ExportError(
             f"{path} is of another network than its config.yaml: {len(differing)} tensors differ, the first is "
             f"{differing[0]}; keep the files of an export together."

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
+
+from generative.weights import NotLoadedError, read_checkpoint
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 
@@ -91,8 +92,8 @@ def load_tensors(path: Path, remedy: str) -> Any:
         WeightsError: If the file is damaged or holds anything else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load has no common error for damaged files and refused pickles
+        return read_checkpoint(path)
+    except NotLoadedError as error:
         raise WeightsError(f"{path} is damaged or holds more than weights, and was not loaded: {remedy}.") from error
 
 

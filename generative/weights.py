@@ -104,3 +104,16 @@ def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     prefix = "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return state | checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
+
+
+def differing_names(own: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    """Compare two state dicts by names and shapes.
+
+    Args:
+        own: State dict of a network.
+        other: Weights to fill it with.
+
+    Returns:
+        Names that only one of them has, else those of another shape; none where the weights fit.
+    """
+    return sorted(own.keys() ^ other.keys()) or sorted(name for name in own if own[name].shape != other[name].shape)

@@ -16,6 +16,7 @@ from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
 from generative.randomness import generator_for
+from generative.weights import differing_names
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule
@@ -159,9 +160,7 @@ def check_network(module: LightningModule, run: RunFolder, state: dict[str, torc
     Raises:
         UserError: Names or shapes differ.
     """
-    own = module.state_dict()
-    differing = sorted(own.keys() ^ state.keys()) or sorted(k for k in own if own[k].shape != state[k].shape)
-    if differing:
+    if differing := differing_names(module.state_dict(), state):
         raise UserError(
             f"{run.checkpoint} is a checkpoint of another network: {len(differing)} tensors differ, the first is "
             f"{differing[0]}; use the run's own network= and data= settings."
