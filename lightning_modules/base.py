@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.types import Batch, LossOutput
+from lightning_modules.parameter_groups import ParameterGroups, decay_groups, split_single_group
 from lightning_modules.sharding import MESH_AXIS, gather_weights, release_weights, shard
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+OptimizerFactory = Callable[[ParameterGroups], Optimizer]
 
 
 class ImageData(Protocol):
@@ -67,7 +68,7 @@ class GenerativeModule(LightningModule, ABC):
 
     Args:
         network: The trainable network; its parameters are what the EMA tracks.
-        optimizer: Makes the optimiser from the network's parameters.
+        optimizer: Makes the optimiser from the parameters in two groups, with and without weight decay.
         learning_rate_factor: Optimiser step -> factor of the learning rate.
         total_steps: Optimiser steps of the whole run.
         seed: The run's seed; every draw in training is a function of (seed, purpose, step, rank).
@@ -237,8 +238,17 @@ class GenerativeModule(LightningModule, ABC):
         """Return what the optimiser moves: the network, and in some paradigms a helper of its training."""
         return [p for p in self.network.parameters() if p.requires_grad]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the optimiser of a run that was begun before its parameters stood in two groups; Lightning's hook.
+
+        Args:
+            checkpoint: The checkpoint, changed in place.
+        """
+        parameters = self.trainable_parameters()
+        split_single_group(checkpoint, parameters, decay_groups(parameters, self.modules()))
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build optimiser and learning-rate schedule, stepped each optimiser step; Lightning's hook."""
-        optimizer = self.optimizer_factory(self.trainable_parameters())
+        optimizer = self.optimizer_factory(decay_groups(self.trainable_parameters(), self.modules()))
         schedule = LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

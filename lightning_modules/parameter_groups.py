@@ -1,0 +1,66 @@
+"""Two groups of parameters: those that weight decay acts on, and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+ParameterGroups = list[dict[str, Any]]
+DECAYED_LAYERS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas")  # what torch's LambdaLR keeps for each group
+
+
+def decay_groups(parameters: Sequence[nn.Parameter], layers: Iterable[nn.Module]) -> ParameterGroups:
+    """Split parameters by whether they decay: only weights of linear and convolution layers do.
+
+    Norms, biases, embeddings and positions do not: without evidence they belong where they are, and not at zero.
+
+    Args:
+        parameters: The parameters that are trained.
+        layers: The modules that hold them.
+
+    Returns:
+        The decayed group, for which the optimiser's own ``weight_decay`` holds, and the other one.
+    """
+    weights = {id(layer.weight) for layer in layers if isinstance(layer, DECAYED_LAYERS)}
+    return [
+        {"params": [p for p in parameters if id(p) in weights]},
+        {"params": [p for p in parameters if id(p) not in weights], "weight_decay": 0.0},
+    ]
+
+
+def split_single_group(
+    checkpoint: dict[str, Any], parameters: Sequence[nn.Parameter], groups: ParameterGroups
+) -> None:
+    """Bring a checkpoint from before there were two groups into their form; a newer one stays as it is.
+
+    Args:
+        checkpoint: A Lightning checkpoint with one optimiser at most; changed in place.
+        parameters: The parameters in the order of the single group.
+        groups: The groups they stand in now.
+    """
+    old_number = {id(p): i for i, p in enumerate(parameters)}
+    order = [old_number[id(p)] for group in groups for p in group["params"]]
+    num_decayed = len(groups[0]["params"])
+    for optimizer in checkpoint.get("optimizer_states", []):
+        if len(optimizer["param_groups"]) != 1:
+            continue
+        (single,) = optimizer["param_groups"]
+        state = optimizer["state"]
+        optimizer["state"] = {new: state[old] for new, old in enumerate(order) if old in state}
+        optimizer["param_groups"] = [
+            {**single, "params": list(range(num_decayed))},
+            {**single, "params": list(range(num_decayed, len(order))), "weight_decay": 0.0},
+        ]
+        for schedule in checkpoint["lr_schedulers"]:
+            schedule.update({name: list(schedule[name]) * 2 for name in _PER_GROUP})
