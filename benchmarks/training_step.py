@@ -84,7 +84,7 @@ def prepared(experiment: str, overrides: list[str]) -> tuple[Any, Batch, torch.o
     if isinstance(module, MaskGIT):
         datamodule.use_tokenizer(module.tokenizer)
     batch = datamodule.on_after_batch_transfer(next(iter(datamodule.train_dataloader())).to(device), 0)
-    return module, batch, module.optimizer_factory(module.network.parameters())
+    return module, batch, module.configure_optimizers()["optimizer"]
 
 
 def meanflow_loss(module: Any, objective: Any, batch: Batch, randomness: Randomness) -> Tensor:

@@ -39,9 +39,7 @@ def decay_groups(parameters: Sequence[nn.Parameter], layers: Iterable[nn.Module]
     ]
 
 
-def split_single_group(
-    checkpoint: dict[str, Any], parameters: Sequence[nn.Parameter], groups: ParameterGroups
-) -> None:
+def split_single_group(checkpoint: dict[str, Any], parameters: Sequence[nn.Parameter], groups: ParameterGroups) -> None:
     """Bring a checkpoint from before there were two groups into their form; a newer one stays as it is.
 
     Args:

@@ -33,7 +33,9 @@ def step(module: GenerativeModule, optimizers: dict[str, Any], seed: int | None 
     optimizers["lr_scheduler"]["scheduler"].step()
 
 
-@pytest.mark.parametrize("experiment", ["meanflow_dit", "ddpm_scenes", "ddpm_iclevr", "ddpm_iclevr_first", "vqgan_scenes"])
+@pytest.mark.parametrize(
+    "experiment", ["meanflow_dit", "ddpm_scenes", "ddpm_iclevr", "ddpm_iclevr_first", "vqgan_scenes"]
+)
 def test_only_weights_of_layers_decay(experiment: str) -> None:
     """Without gradients AdamW multiplies what decays by 1 - rate * decay and leaves the rest (arXiv 1711.05101)."""
     module = module_of(experiment)
@@ -67,7 +69,10 @@ def test_both_groups_follow_the_learning_rate() -> None:
 
 def test_an_optimizer_of_one_group_is_taken_over() -> None:
     """A run from before the two groups: its next steps are those it would have made (weight decay was 0 by default)."""
-    old, new = module_of("meanflow_dit", "optimizer.weight_decay=0"), module_of("meanflow_dit", "optimizer.weight_decay=0")
+    old, new = (
+        module_of("meanflow_dit", "optimizer.weight_decay=0"),
+        module_of("meanflow_dit", "optimizer.weight_decay=0"),
+    )
     optimizer = old.optimizer_factory(old.trainable_parameters())
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, old.learning_rate_factor)
     single: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
