@@ -18,7 +18,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint -q generative lightning_modules datamodules callbacks launch train.py evaluate.py generate.py compare.py export.py
+	$(BIN)/pydoclint -q files generative lightning_modules datamodules callbacks launch train.py evaluate.py generate.py compare.py export.py
 
 clean:
 	rm -rf .venv *.egg-info

@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from callbacks.files import WriteError, whole_file
+from files.whole import WriteError, whole_file
 
 FILE_NAME = "last.ckpt"
 PREVIOUS_NAME = "previous.ckpt"

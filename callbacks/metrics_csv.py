@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.files import WriteError, whole_file
+from files.whole import WriteError, whole_file
 
 FILE_NAME = "metrics.csv"
 FLUSH_SECONDS = 5.0  # the file is also written before each checkpoint, so that a kill loses no row before it

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from callbacks.files import whole_file
+from files.whole import whole_file
 
 CELL_SIZE = 96  # px: small images are enlarged to about this height
 MARGIN, GAP = 16, 6  # px

@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from callbacks.files import whole_file
 from callbacks.rendering import write_png
+from files.whole import whole_file
 from generative.types import Batch
 
 LIST_NAME = "images.json"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from files.whole import WriteError, whole_file
 from generative.weight_files import cache_folder
 
 Tensors = dict[str, Tensor]
@@ -41,8 +40,10 @@ def cached(path: Path, build: Callable[[], Tensors], memory_map: bool = False) -
     tensors = build()
     try:
         _write(path, tensors)
-    except OSError as error:
-        rank_zero_warn(f"the cache file {path} cannot be written ({error}); set paths.cache_dir to a writable folder")
+    except WriteError as error:
+        rank_zero_warn(
+            f"{str(error).rstrip('.')}; it is made again each time: set paths.cache_dir to a writable folder with room"
+        )
         return tensors
     return _read(path, memory_map) if memory_map else tensors
 
@@ -64,12 +65,5 @@ def _read(path: Path, memory_map: bool) -> Tensors:
 
 
 def _write(path: Path, tensors: Tensors) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"tensors": tensors, "checksum": _checksum(tensors)}, file)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path, size=sum(tensor.nbytes for tensor in tensors.values())) as file:
+        torch.save({"tensors": tensors, "checksum": _checksum(tensors)}, file)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
@@ -13,9 +11,11 @@ from typing import Any
 
 import platformdirs
 
+from files.whole import WriteError, whole_file
 from generative.weights import NotLoadedError, read_checkpoint
 
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
+_CHUNK = 2**20
 
 
 class WeightsError(ValueError):
@@ -68,7 +68,7 @@ def find_weights(
     if not path.is_file() and download:
         try:
             _download(url, path)
-        except (OSError, HTTPException) as error:
+        except (OSError, WriteError, HTTPException, ValueError) as error:
             reason = f"the download failed: {error}"
     if path.is_file():
         return path
@@ -99,13 +99,10 @@ def load_tensors(path: Path, remedy: str) -> Any:
 
 def _download(url: str, path: Path) -> None:
     """Write a file whole or not at all, after comparing its SHA-256 with the digits at the end of its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download.") as folder:
-        temporary = Path(folder) / path.name
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer, temporary.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(path.stem.rpartition("-")[2]):
-            raise OSError(f"{url} gave a file with the wrong SHA-256 {digest[:8]}")
-        temporary.replace(path)
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer, whole_file(path) as file:
+        while chunk := answer.read(_CHUNK):
+            digest.update(chunk)
+            file.write(chunk)
+        if not digest.hexdigest().startswith(path.stem.rpartition("-")[2]):
+            raise ValueError(f"{url} gave a file with the wrong SHA-256 {digest.hexdigest()[:8]}")

@@ -15,12 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.checkpoint import STOP_SIGNALS, Interrupted
 from callbacks.errors import SetupError
-from callbacks.files import NO_ROOM, WriteError
 from callbacks.guards import NonFiniteLossError, SpikeError
 from callbacks.rank_agreement import RankDisagreementError
 from datamodules.damage import DamagedImageError
 from datamodules.shard_files import ShardError
 from datamodules.token_cache import TokenCacheError
+from files.whole import NO_ROOM, WriteError
 from generative.weight_files import WeightsError
 
 EXIT_USER_ERROR = 2

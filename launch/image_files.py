@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from callbacks.files import whole_file
+from files.whole import whole_file
 
 
 def write_image(image_CHW: Tensor, path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.files import whole_file
+from files.whole import whole_file
 from launch.evaluation import TABLES, output_order
 
 

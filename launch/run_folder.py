@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import FILE_NAME as CHECKPOINT_NAME
 from callbacks.checkpoint import PREVIOUS_NAME
-from callbacks.files import whole_file
+from files.whole import whole_file
 from generative.weights import DamagedFileError, NotLoadedError, read_checkpoint
 from launch.errors import UserError
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -31,3 +33,11 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """The system's own limit on the size of a file: a write beyond it fails half-way, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

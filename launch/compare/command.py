@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from callbacks.files import whole_file
+from files.whole import whole_file
 from launch.compare.page import render_page, write_rows
 from launch.compare.reading import Found, read_runs
 from launch.compare.rows import tables_of

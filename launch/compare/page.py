@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from callbacks.files import whole_file
+from files.whole import whole_file
 from launch.compare import charts
 from launch.compare.metrics import LEADING, ordered
 from launch.compare.pictures import sheets_of

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
 from callbacks.checkpoint import STOP_SIGNALS, AtomicCheckpointIO, Interrupted, LastCheckpoint, num_bytes
-from callbacks.files import WriteError, whole_file
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.rendering import write_png
+from files.whole import WriteError, whole_file
 from launch.errors import exit_code
 from launch.run_folder import RunFolder, write_json
 
@@ -78,14 +77,6 @@ def test_at_every_moment_of_a_write_a_whole_checkpoint_is_there(
     assert [moment.load_checkpoint()["global_step"] for moment in moments] == [2, 2, 2, 3]
     assert run.load_checkpoint()["global_step"] == 3
     assert [moment.checkpoint.name for moment in moments] == ["last.ckpt", "last.ckpt", "previous.ckpt", "last.ckpt"]
-
-
-@pytest.fixture
-def file_limit() -> Iterator[Callable[[int], None]]:
-    """The system's own limit on the size of a file: a write beyond it fails half-way, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_write_that_fails_half_way_keeps_the_file_and_says_why(tmp_path: Path, file_limit) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,8 @@ def whole_file(
 ) -> Iterator[IO[Any]]:
     """Open a temporary file beside a path and move it into place once it is complete.
 
+    Several processes or threads may write the same path at once: each writes a file of its own, the last one stays.
+
     Args:
         path: File to write; its folder is created.
         mode: ``wb``, or ``w`` for UTF-8 text whose line ends are kept as written.
@@ -56,14 +60,15 @@ def whole_file(
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open(mode, **text) as file:  # type: ignore[call-overload]
+        temporary, descriptor = _own(temporary)
+        with open(descriptor, mode, **text) as file:  # type: ignore[call-overload]  # noqa: PTH123
             yield file
+            file.flush()
             if sync:
-                file.flush()
                 os.fsync(file.fileno())
-        if before is not None and path.exists():
-            path.replace(before)
-        temporary.replace(path)
+            if before is not None and path.exists():
+                path.replace(before)
+            temporary.replace(path)  # while it is open, and so locked
         if sync:
             sync_folder(path.parent)
     except BaseException as error:
@@ -72,6 +77,25 @@ def whole_file(
         if cause is None:
             raise
         raise WriteError(_message(path, cause, size)) from error
+
+
+def _own(temporary: Path) -> tuple[Path, int]:
+    """Open an empty temporary file for this writer alone; what a killed one has left there is used again."""
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), temporary.stat()):  # else it was moved into place meanwhile
+                os.truncate(descriptor, 0)
+                return temporary, descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    except OSError:  # another one writes the same file, or it is another user's, or the file system has no locks
+        pass
+    temporary = temporary.with_name(f"{temporary.stem}.{secrets.token_hex(4)}.tmp")
+    return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def sync_folder(folder: Path) -> None:
