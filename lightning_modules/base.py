@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 import torch.distributed as dist
 from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -247,7 +247,7 @@ class GenerativeModule(LightningModule, ABC):
         parameters = self.trainable_parameters()
         split_single_group(checkpoint, parameters, decay_groups(parameters, self.modules()))
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build optimiser and learning-rate schedule, stepped each optimiser step; Lightning's hook."""
         optimizer = self.optimizer_factory(decay_groups(self.trainable_parameters(), self.modules()))
         schedule = LambdaLR(optimizer, self.learning_rate_factor)
