@@ -138,16 +138,13 @@ class LastCheckpoint(Checkpoint):
         if self._between_steps:
             _end_of_last_batch(checkpoint["loops"]["fit_loop"])
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the step that a resumed run begins at: its checkpoint is there already."""
-        self._last_saved = self._last_seen = trainer.global_step
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals for the time of the steps.
+        """Note the step that a resumed run begins at, whose checkpoint is there already, and take over the signals.
 
-        Not in ``on_fit_start``: Lightning adds handlers of its own after that, which leave a validation unfinished and, with
-        several ranks, send to the other processes from inside the handler.
+        Not in ``on_fit_start``: Lightning restores the step after that, and adds signal handlers of its own, which leave a
+        validation unfinished and, with several ranks, send to the other processes from inside the handler.
         """
+        self._last_saved = self._last_seen = trainer.global_step
         self._handle_signals(self._on_signal)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

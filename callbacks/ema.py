@@ -49,11 +49,14 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the initial weights, or go on from the checkpoint's averages."""
         parameters = self._parameters(pl_module)
-        self._last_step = trainer.global_step
         if self.num_updates:
             self.average = {name: part_of(self.average[name].to(p.device), p) for name, p in parameters.items()}
         else:
             self.average = {name: p.detach().float().clone() for name, p in parameters.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the step that training begins at; Lightning restores it only after ``on_fit_start``."""
+        self._last_step = trainer.global_step
 
     @torch.no_grad()
     def on_train_batch_end(

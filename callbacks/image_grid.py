@@ -45,7 +45,7 @@ class PeriodicGrid(Callback, ABC):
 
     Attributes:
         config_key: Key of the callback in the config, for messages.
-        last_step: Step of the last grid of the fit; -1 before.
+        last_step: Step of the last grid of the fit; before, the step that it began at.
     """
 
     config_key: ClassVar[str] = "image_grid"
@@ -77,6 +77,10 @@ class PeriodicGrid(Callback, ABC):
         Returns:
             An RGB image.
         """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the first step: the first of several accumulated batches does not end another."""
+        self.last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -12,6 +12,8 @@ import pytest
 from helpers import read_json, train_here
 from processes import Run, arguments, assert_same_run, end_all
 
+from test_faults import ACCUMULATED
+
 from launch.run_folder import RunFolder
 
 
@@ -26,7 +28,7 @@ def _nothing_left_running() -> Iterator[None]:
     ("experiment", "trainer", "own"),
     [
         # codes restart and the discriminator begins on the way
-        ("vqgan_scenes", "ddp_cpu", ["objective.adversarial_start=5", "data.num_train=64"]),
+        ("vqgan_scenes", "ddp_cpu", ["objective.adversarial_start=5", "data.num_train=64", ACCUMULATED]),
         ("maskgit_scenes", "cpu", []),
     ],
 )

@@ -15,6 +15,8 @@ from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
 from callbacks.checkpoint import STOP_SIGNALS, AtomicCheckpointIO, Interrupted, LastCheckpoint, num_bytes
+from callbacks.ema import EMA
+from callbacks.image_grid import PeriodicGrid
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.rendering import write_png
 from files.whole import WriteError, whole_file
@@ -187,3 +189,38 @@ def test_a_checkpoint_lies_between_optimiser_steps(restorer, data, make_trainer)
     trainer = make_trainer(LastCheckpoint(every_n_steps=2), Look(), accumulate_grad_batches=3, max_steps=5)
     trainer.fit(restorer, data)
     assert saved == [(2, 6), (4, 12), (5, 15)]
+
+
+class CountingGrid(PeriodicGrid):
+    def __init__(self) -> None:
+        super().__init__(1, 1, -1, "val", "grid")
+        self.steps: list[int] = []
+
+    def grid(self, trainer: Trainer, *args: object) -> Image.Image:
+        self.steps.append(trainer.global_step)
+        return Image.new("RGB", (1, 1))
+
+
+def test_what_counts_steps_goes_on_from_the_step_that_is_restored(restorer, data, make_trainer, tmp_path: Path) -> None:
+    """With accumulated batches: the first batch after a resume ends no step."""
+    saved = []
+    for stops in ([6], [3, 6]):
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+        grids, path = [], None
+        for stop in stops:
+            ema, grid = EMA(0.5), CountingGrid()
+            trainer = make_trainer(
+                ema,
+                grid,
+                LastCheckpoint(1),
+                max_steps=stop,
+                accumulate_grad_batches=2,
+                plugins=[AtomicCheckpointIO()],
+            )
+            trainer.fit(restorer, data, ckpt_path=path)
+            grids += grid.steps
+            path = tmp_path / "checkpoints" / "last.ckpt"
+            saved.append(torch.load(path.with_name("previous.ckpt"), weights_only=True)["global_step"])
+        assert grids == [1, 2, 3, 4, 5, 6]
+        assert ema.num_updates == 6
+    assert saved == [5, 2, 5]  # no checkpoint was written twice
