@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from helpers import read_json, train_here
 from processes import Run, arguments, assert_same_run, end_all
-
 from test_faults import ACCUMULATED
 
 from launch.run_folder import RunFolder
