@@ -62,6 +62,24 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def check_fits(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Check that exported weights are of a network's names and shapes.
+
+    Args:
+        network: The network, which may be on the ``meta`` device.
+        tensors: The weights.
+        path: Their file, for messages.
+
+    Raises:
+        ExportError: They are of another network.
+    """
+    if differing := differing_names(network.state_dict(), tensors):
+        raise ExportError(
+            f"{path} is of another network than its config.yaml: {len(differing)} tensors differ, the first is "
+            f"{differing[0]}; keep the files of an export together."
+        )
+
+
 def load_network(network: nn.Module, path: Path) -> dict[str, str]:
     """Fill a network with exported weights and compare their fingerprint.
 
@@ -76,11 +94,7 @@ def load_network(network: nn.Module, path: Path) -> dict[str, str]:
         ExportError: The file is of another network, or its numbers are not those that were written.
     """
     tensors, metadata = read_network(path)
-    if differing := differing_names(network.state_dict(), tensors):
-        raise ExportError(
-            f"{path} is of another network than its config.yaml: {len(differing)} tensors differ, the first is "
-            f"{differing[0]}; keep the files of an export together."
-        )
+    check_fits(network, tensors, path)
     network.load_state_dict(tensors)
     if weights_hash(network) != metadata.get("weights_hash"):
         raise ExportError(f"{path} is damaged: its weights are not those that were written; export the run again.")

@@ -22,7 +22,8 @@ from launch.compose import (
     values_of,
 )
 from launch.errors import UserError
-from launch.names import tell_swept
+from launch.names import checked_name, tell_swept
+from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
 
 MULTIRUN = {"-m", "--multirun"}
@@ -54,6 +55,8 @@ def training_arguments(arguments: list[str]) -> list[str]:
         check_multirun([a for a in arguments if a not in MULTIRUN])
         return arguments
     resume, overrides = _take(arguments, "resume")
+    note_typed(overrides)
+    check_names(overrides)
     if resume == "auto":
         found = _unfinished(overrides)
         resume = str(found.path) if found else None
@@ -88,8 +91,20 @@ def check_multirun(arguments: list[str]) -> None:
     for position, values in enumerate(choices):
         for value in values if position == 0 else values[1:]:
             job = [*first[:position], value, *first[position + 1 :]]
+            check_names([value])
             compose_config(job)
             check_types(job)
+
+
+def check_names(overrides: list[str]) -> None:
+    """Check what names the folders of a run and of a sweep.
+
+    Args:
+        overrides: Hydra overrides.
+    """
+    for key, value in map(parse, overrides):
+        if key in ("name", "sweep") and not str(value).startswith("${"):
+            checked_name(key, value.text if isinstance(value, QuotedString) else "" if value is None else str(value))
 
 
 def sweep_config(arguments: list[str]) -> DictConfig | None:
@@ -203,9 +218,10 @@ def run_config(run: RunFolder) -> DictConfig:
     """
     register_resolvers()
     config = run.config()
-    config.name = run.record.get("name", run.path.parent.name)
+    record = run.record
+    config.name = str(record.get("name", run.path.parent.name))
     config.paths.run = str(run.path)
-    tokenizer = run.record.get("parts", {}).get("tokenizer")
+    tokenizer = (record.get("parts") or {}).get("tokenizer")
     if tokenizer:  # auto may mean another one by now
         config.tokenizer = tokenizer["path"]
     return config
@@ -242,6 +258,7 @@ def run_arguments(
         value, arguments = _take(arguments, key)
         own[key] = value if value is not None else own[key]
     register_resolvers()
+    note_typed(arguments)
     run = RunFolder.existing(folder, "run")
     config = apply_overrides(run_config(run), run.overrides(), arguments)
     check_types(run.overrides() + arguments)

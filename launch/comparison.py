@@ -7,7 +7,6 @@ over the seeds.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +24,8 @@ from rich.console import Console
 from launch.compose import values_of
 from launch.errors import UserError
 from launch.job import Job, read_job
-from launch.names import file_name
+from launch.names import checked_name, file_name
+from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, print_table, write_csv
 from launch.run_folder import RunFolder
 
@@ -77,7 +77,7 @@ def compare(arguments: list[str], evaluate: Callable[[Job], dict[str, Any]], usa
     Returns:
         The CSV file, ``<paths.outputs>/comparisons/<name>.csv``.
     """
-    names = [argument.removeprefix("name=") for argument in arguments if argument.startswith("name=")]
+    names = [checked_name(*argument.split("=", 1)) for argument in arguments if argument.startswith("name=")]
     jobs = _read_jobs(combinations([a for a in arguments if not a.startswith("name=")]), usage)
     labels = run_labels([job.run for job in jobs])
     check_comparable(jobs)
@@ -123,7 +123,7 @@ def _evaluated_before(jobs: list[Job]) -> list[dict[str, Any] | None]:
     steps: dict[Path, int] = {}
     found = []
     for job in jobs:
-        content = json.loads(job.metrics_path.read_text()) if job.metrics_path.exists() else None
+        content = _content(job)
         if content is not None:
             if job.run.path not in steps:
                 steps[job.run.path] = job.run.load_checkpoint()["global_step"]
@@ -132,6 +132,14 @@ def _evaluated_before(jobs: list[Job]) -> list[dict[str, Any] | None]:
                 content = None
         found.append(content)
     return found
+
+
+def _content(job: Job) -> dict[str, Any] | None:
+    try:
+        return read_metrics(job.metrics_path) if job.metrics_path.exists() else None
+    except DamagedRecordError as error:
+        passed_over(job.name, error)
+        return None
 
 
 def run_labels(runs: list[RunFolder]) -> dict[Path, str]:
@@ -172,7 +180,7 @@ def _conditions(job: Job) -> dict[str, Any]:
     config = job.config
     conditions = {f"data.{key}": config.data[key] for key in ("name", "image_size", "channels")}
     if not any(key.lstrip("+~").split(".")[0] == "data" for key in job.choices):  # else known once the data are read
-        conditions["data.fingerprint"] = job.run.record.get("data", {}).get("fingerprint")
+        conditions["data.fingerprint"] = (job.run.record.get("data") or {}).get("fingerprint")
     conditions["evaluation_seed"] = config.data.evaluation_seed
     degradation = config.get("degradation")
     return conditions | {"degradation": degradation and OmegaConf.to_container(degradation, resolve=True)}

@@ -19,9 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, near_matches, one_line
 from launch.names import job_folder
+from launch.received import CONF_DIR, checked_config
 from launch.run_folder import trained_classifier, trained_tokenizer
-
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 
 
 def register_resolvers() -> None:
@@ -227,6 +226,7 @@ def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: li
             target[leaf] = node
         else:
             del target[leaf]
+    checked_config(OmegaConf.to_container(result, resolve=False), "the config of the run")
     return result
 
 

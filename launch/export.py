@@ -15,7 +15,7 @@ from generative.exported import save_network
 from generative.networks.tokenizer import Tokenizer, read_tokenizer
 from launch import build
 from launch.errors import UserError
-from launch.exported import CARD, CONFIG, MODEL, TOKENIZER
+from launch.exported import CARD, CONFIG, MODEL, NOT_USED, TOKENIZER
 from launch.model_card import tokenizer_card, write_card
 from launch.run_folder import RunFolder
 from lightning_modules import MaskGIT
@@ -23,8 +23,6 @@ from lightning_modules import MaskGIT
 GRID = "test.png"
 # What only training or the run's own machine needs.
 NOT_EXPORTED = ("paths", "logger", "resume", "sweep", "classifier", "tokenizer", "optimized_metric", "hydra")
-# Helpers of training and judging that an exported module does without.
-NOT_USED: dict[str, Any] = {"discriminator": None, "perceptual": None, "classifier": None, "classifier_guidance": 0.0}
 
 
 def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Path:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra.utils import get_object
+import torch
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from generative.exported import ExportError, load_network
+from generative.exported import ExportError, check_fits, load_network, read_network
 from launch import build
+from launch.errors import UserError, as_user_error, one_line
+from launch.received import checked_export
+from launch.record_files import read_yaml
 from lightning_modules import GenerativeModule
 
 MODEL, CONFIG, CARD, TOKENIZER = "model.safetensors", "config.yaml", "README.md", "tokenizer"
-PACKAGES = ("generative", "lightning_modules")
-OPTIMIZERS = {"torch.optim.AdamW"}  # needed to build a module, not to use it
+# Helpers of training and judging that an exported module does without, and places on the machine that it was made on.
+NOT_USED: dict[str, Any] = {
+    "discriminator": None, "perceptual": None, "classifier": None, "classifier_guidance": 0.0, "cache_dir": None,
+}  # fmt: skip
 
 
 def load_exported(folder: str | Path) -> GenerativeModule:
-    """Build an exported module with its trained weights; a file from others can run no code by it.
+    """Build an exported module with its trained weights; a folder from others can run no code by it.
 
     Args:
         folder: What ``python export.py`` wrote.
@@ -34,15 +37,32 @@ def load_exported(folder: str | Path) -> GenerativeModule:
     """
     folder = Path(folder)
     node = read_config(folder)["module"]
-    _check_targets(node, folder / CONFIG)
-    if node.get("tokenizer"):
-        node["tokenizer"] = str(folder / node["tokenizer"])
     try:
-        module = build.build_module(OmegaConf.create({"seed": 0, "module": node}))
-    except build.UserError as error:
-        raise ExportError(f"{folder / CONFIG} describes no module of this version of Triptych: {error}") from error
-    metadata = load_network(module.network, folder / MODEL)
-    module.trained_steps = int(metadata["step"])
+        return _load(folder, node)
+    except ExportError:
+        raise
+    except Exception as error:  # what wrong values raise in all the constructors has no common error
+        raise ExportError(
+            f"{folder / CONFIG} describes no module of this version of Triptych: {one_line(error)}"
+        ) from error
+
+
+def _load(folder: Path, node: dict[str, Any]) -> GenerativeModule:
+    node |= {key: value for key, value in NOT_USED.items() if key in node}
+    if node.get("tokenizer") is not None:
+        node["tokenizer"] = str(_inside(folder, node["tokenizer"]))
+    model = _inside(folder, MODEL)
+    tensors, metadata = read_network(model)
+    step = metadata.get("step", "")
+    if not (step.isascii() and step.isdecimal()):
+        raise ExportError(f"{model} is damaged: its metadata have no number of steps; export the run again.")
+    if not issubclass(get_class(str(node.get("_target_"))), GenerativeModule):
+        raise TypeError(f"{node.get('_target_')} is no module")
+    with as_user_error(), torch.device("meta"):  # before it takes memory that its weights do not need
+        check_fits(instantiate(OmegaConf.create(node["network"]), _convert_="all"), tensors, model)
+    module = build.build_module(OmegaConf.create({"seed": 0, "module": node}))
+    load_network(module.network, model)
+    module.trained_steps = int(step)
     return module.eval().requires_grad_(False)
 
 
@@ -58,41 +78,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ExportError: There is none.
     """
-    path = folder / CONFIG
+    path = _inside(folder, CONFIG)
+    if not path.exists():
+        raise ExportError(f"{folder} is no export: it has no {CONFIG}; make one with python export.py run=DIR.")
     try:
-        config = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ExportError(
-            f"{folder} is no export: it has no {CONFIG}; make one with python export.py run=DIR."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path} is damaged: export the run again.") from error
-    if not isinstance(config, dict) or not isinstance(config.get("module"), dict):
-        raise ExportError(f"{path} is damaged: it has no module; export the run again.")
-    return config
+        return checked_export(read_yaml(path), path)
+    except UserError as error:
+        raise ExportError(str(error)) from error
 
 
-def _check_targets(node: Any, path: Path) -> None:
-    if isinstance(node, Mapping):
-        target = node.get("_target_")
-        if target is not None and not _is_own(target):
-            raise ExportError(f"{path} is refused: {target} is no part of Triptych, and to call it could run any code.")
-        for value in node.values():
-            _check_targets(value, path)
-    elif isinstance(node, list):
-        for value in node:
-            _check_targets(value, path)
-    elif isinstance(node, str) and "${" in node:
-        raise ExportError(f"{path} is refused: {node} is no value; an export holds none but values.")
-
-
-def _is_own(target: Any) -> bool:
-    if not isinstance(target, str) or target in OPTIMIZERS:
-        return target in OPTIMIZERS
-    if target.partition(".")[0] not in PACKAGES:
-        return False
-    try:
-        found = get_object(target)
-    except Exception:  # what is not there is not ours; Hydra has no common error for it
-        return False
-    return inspect.isclass(found) and found.__module__.partition(".")[0] in PACKAGES
+def _inside(folder: Path, name: Any) -> Path:
+    """Return the path of a file of an export; a name or a link that leaves the folder is none."""
+    path = folder / str(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ExportError(f"{path} is refused: it leaves the folder of the export; keep its files together.")
+    return path

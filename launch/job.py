@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.base import ImageDataModule
 from launch import build
 from launch.command_line import run_arguments
-from launch.names import file_name
+from launch.names import checked_name, file_name
 from launch.run_folder import RunFolder
 
 DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema"}
@@ -72,7 +72,8 @@ def read_job(arguments: list[str], usage: str) -> Job:
     run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
     weights = str(own["weights"])
     changes = overrides if weights == "ema" else [*overrides, f"weights={weights}"]
-    return Job(run, config, weights, overrides, own["name"] or file_name(changes), arguments)
+    name = file_name(changes) if own["name"] is None else checked_name("name", own["name"])
+    return Job(run, config, weights, overrides, name, arguments)
 
 
 def datamodule_for(config: DictConfig) -> ImageDataModule:

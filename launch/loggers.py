@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shlex
@@ -24,6 +23,7 @@ from callbacks.checkpoint import Interrupted
 from callbacks.metrics_csv import MetricsCSV
 from launch.errors import UserError, as_user_error, exit_code, one_line
 from launch.evaluation import output_order
+from launch.record_files import read_json
 from launch.run_folder import RunFolder, write_json
 
 STEP = "trainer/global_step"  # Lightning's name of the optimiser step
@@ -69,7 +69,8 @@ class WandbRun(WandbLogger):
         if offline:  # W&B would still send its own usage figures; it reads this when it is imported or begins
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self.folder = Path(folder)
-        record = _read(self.folder / RECORD_NAME)
+        path = self.folder / RECORD_NAME
+        record = read_json(path) if path.exists() else {}
         self.record: dict[str, Any] = {
             "id": record.get("id") or id or secrets.token_hex(ID_BYTES),
             "project": project,
@@ -173,15 +174,6 @@ class WandbRun(WandbLogger):
             Console(stderr=True).print(
                 f"W&B: all parts of this run are uploaded, in order, by {command}", soft_wrap=True
             )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
-        raise ValueError(
-            f"{path} is damaged: remove it, and name the run to go on with by +logger.id=ID, the end of the names in wandb/."
-        ) from None
 
 
 def _unreachable(error: Exception) -> str:

@@ -10,6 +10,7 @@ import yaml
 
 from generative.networks.tokenizer import Tokenizer
 from launch.evaluation import TABLES, output_order
+from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
 from lightning_modules import GenerativeModule
 
@@ -155,8 +156,8 @@ def tokenizer_card(tokenizer: Tokenizer) -> str:
 def _result(run: RunFolder, weights: str, step: int) -> dict[str, Any] | None:
     """Return the final test's result where it is of these very weights."""
     path = run.path / "metrics.json"
-    result = json.loads(path.read_text()) if path.exists() else None
-    return result if result and (result["record"]["weights"], result["record"]["step"]) == (weights, step) else None
+    result = read_metrics(path) if path.exists() else None
+    return result if result and [result["record"].get(key) for key in ("weights", "step")] == [weights, step] else None
 
 
 def _head(name: str, paradigm: Paradigm, config: dict[str, Any], result: dict[str, Any] | None) -> str:

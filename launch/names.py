@@ -7,7 +7,9 @@ import os
 import re
 from collections.abc import Iterable
 
-NAME_LENGTH = 150  # characters; file systems take 255
+from launch.errors import UserError
+
+NAME_LENGTH = 150  # bytes; file systems take 255
 NOT_IN_NAMES = ("sweep", "paths.outputs", "search")
 SWEPT_VARIABLE = "TRIPTYCH_SWEPT"  # keys in which the jobs of a sweep differ; inherited by the processes of its jobs
 
@@ -19,14 +21,45 @@ def file_name(parts: Iterable[str]) -> str:
         parts: The overrides.
 
     Returns:
-        A name; one of more than ``NAME_LENGTH`` characters is shortened and told apart by a hash; ``default`` without parts.
+        A name; one of more than ``NAME_LENGTH`` bytes is shortened and told apart by a hash; ``default`` without parts.
     """
     text = ",".join(parts)
-    name = re.sub(r"[^\w.=,+~-]+", "_", text) or "default"
-    if len(name) <= NAME_LENGTH:
+    name = re.sub(r"^\.+|[^\w.=,+~-]+", "_", text) or "default"
+    if len(name.encode()) <= NAME_LENGTH:
         return name
-    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    return f"{name[: NAME_LENGTH - len(digest) - 1]}_{digest}"
+    digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=4).hexdigest()
+    return f"{name.encode()[: NAME_LENGTH - len(digest) - 1].decode(errors='ignore')}_{digest}"
+
+
+def checked_name(key: str, value: str) -> str:
+    """Check that what names a file or folder is a name and no path.
+
+    Args:
+        key: The command-line key, for the message.
+        value: What was typed for it.
+
+    Returns:
+        The name.
+
+    Raises:
+        UserError: It is empty, hidden, too long, or has separators or characters that cannot be printed.
+    """
+    wrong = (
+        "is empty"
+        if not value.strip()
+        else "begins with a dot"
+        if value.startswith(".")
+        else "has a separator of folders, and a name is no path"
+        if "/" in value or "\\" in value
+        else "has characters that cannot be printed, or spaces at an end"
+        if not value.isprintable() or value != value.strip()
+        else f"is longer than {NAME_LENGTH} bytes"
+        if len(value.encode(errors="replace")) > NAME_LENGTH
+        else ""
+    )
+    if wrong:
+        raise UserError(f"{key}={value!r} {wrong}: choose a name of letters and digits, such as {key}=second_try.")
+    return value
 
 
 def tell_swept(keys: Iterable[str]) -> None:

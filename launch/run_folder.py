@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,16 +19,18 @@ from callbacks.checkpoint import PREVIOUS_NAME
 from files.whole import whole_file
 from generative.weights import DamagedFileError, NotLoadedError, read_checkpoint
 from launch.errors import UserError
+from launch.received import checked_config, checked_overrides
+from launch.record_files import DamagedRecordError, passed_over, read_json, read_yaml
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole and move it into place.
+    """Write JSON whole, sync it and move it into place.
 
     Args:
         path: File to write.
         content: Plain values.
     """
-    with whole_file(path, "w") as file:
+    with whole_file(path, "w", sync=True) as file:
         file.write(json.dumps(content, indent=2, sort_keys=False) + "\n")
 
 
@@ -67,7 +68,7 @@ class RunFolder:
     @property
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says; empty where there is none."""
-        return json.loads(self.record_path.read_text()) if self.record_path.exists() else {}
+        return read_json(self.record_path) if self.record_path.exists() else {}
 
     @classmethod
     def existing(cls, path: str | Path, key: str) -> RunFolder:
@@ -103,14 +104,14 @@ class RunFolder:
         return run
 
     def config(self) -> DictConfig:
-        """Return the run's recorded config, interpolations not resolved."""
-        config = OmegaConf.load(self.path / ".hydra" / "config.yaml")
-        assert isinstance(config, DictConfig)
-        return config
+        """Return the run's recorded config, checked and not resolved."""
+        path = self.path / ".hydra" / "config.yaml"
+        return OmegaConf.create(checked_config(read_yaml(path), path))
 
     def overrides(self) -> list[str]:
-        """Return the overrides that the run was composed from."""
-        return yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text()) or []
+        """Return the overrides that the run was composed from, checked."""
+        path = self.path / ".hydra" / "overrides.yaml"
+        return checked_overrides(read_yaml(path), path)
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Load the newest whole checkpoint on the CPU; see ``newest_checkpoint``.
@@ -226,12 +227,29 @@ def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:
     found = []
     for record_path in root.glob("*/run.json"):
         run = RunFolder(record_path.parent)
-        record = run.record
+        if (record := readable_record(run)) is None:
+            continue
         if record.get("finished") or not run.checkpoint.exists() or record.get("overrides") != identity(overrides):
             continue
         if not run.is_locked():
-            found.append((record.get("started", ""), run))
+            found.append((str(record.get("started", "")), run))
     return max(found, key=lambda item: item[0])[1] if found else None
+
+
+def readable_record(run: RunFolder) -> dict[str, Any] | None:
+    """Read ``run.json`` in a search over runs, which goes on where that of one is damaged.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Its record, or None where it is damaged, which is said.
+    """
+    try:
+        return run.record
+    except DamagedRecordError as error:
+        passed_over(str(run.path), error)
+        return None
 
 
 def trained_classifier(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
@@ -274,11 +292,15 @@ def _trained(
     found = []
     for record_path in outputs.rglob("run.json"):
         run = RunFolder(record_path.parent)
-        record = run.record
-        trained_on = record.get("data", {})
+        record = readable_record(run) or {}
+        trained_on = record.get("data") or {}
         same_data = (trained_on.get("name"), trained_on.get("image_size")) == data
-        if record.get("finished") and same_data and run.checkpoint.exists() and fits(run.config()):
-            found.append((record.get("ended", ""), str(run.checkpoint.resolve())))
+        if record.get("finished") and same_data and run.checkpoint.exists():
+            try:
+                if fits(run.config()):
+                    found.append((str(record.get("ended", "")), str(run.checkpoint.resolve())))
+            except UserError as error:  # this run only is damaged, or is not to be trusted
+                passed_over(str(run.path), error)
     return max(found)[1] if found else None
 
 

@@ -6,7 +6,6 @@ memory ends that job alone; the ranks of a job start like those of a single run;
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -28,7 +27,8 @@ from launch.gpus import one_free_gpu
 from launch.names import swept_and_fixed
 from launch.parent import PARENT_VARIABLE
 from launch.record import now
-from launch.run_folder import RunFolder, identity, is_main_process, write_json
+from launch.record_files import DamagedRecordError, passed_over, read_json
+from launch.run_folder import RunFolder, identity, is_main_process, readable_record, write_json
 
 RECORD_NAME = "job.json"
 LOG_NAME = "train.log"
@@ -59,17 +59,25 @@ class SweepJob:
     @property
     def attempts(self) -> list[dict[str, Any]]:
         """Starts of the job: when, until when, and the exit code; None while it runs, or where nobody was left to note it."""
-        return json.loads(self.record_path.read_text())["attempts"] if self.record_path.exists() else []
+        if not self.record_path.exists():
+            return []
+        try:
+            return list(_job_record(self.record_path)["attempts"])
+        except DamagedRecordError as error:
+            passed_over(f"the record of job {self.number}", error)
+            return []
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return bool(self.run.record.get("finished")) and (self.run.path / "metrics.json").exists()
+        record = readable_record(self.run) or {}
+        return bool(record.get("finished")) and (self.run.path / "metrics.json").exists()
 
     @property
     def failed(self) -> bool:
         """Whether the last start ended with an error: not with a signal, which is an interruption."""
-        code = self.attempts[-1]["exit_code"] if self.attempts else None
+        attempts = self.attempts
+        code = attempts[-1].get("exit_code") if attempts else None
         return not self.finished and code is not None and 0 < code < 128
 
     @property
@@ -99,9 +107,27 @@ def jobs_of(sweep: Path) -> list[SweepJob]:
     """
     found = []
     for path in sweep.glob(f"*/{RECORD_NAME}"):
-        content = json.loads(path.read_text())
+        try:
+            content = _job_record(path)
+        except DamagedRecordError as error:
+            passed_over(str(path.parent), error)
+            continue
         found.append(SweepJob(content["number"], RunFolder(path.parent), content["overrides"]))
     return sorted(found, key=lambda job: (job.number, job.run.path.name))
+
+
+def _job_record(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    number, overrides, attempts = (content.get(key) for key in ("number", "overrides", "attempts"))
+    if not isinstance(number, int) or not _all_are(str, overrides) or not _all_are(dict, attempts):
+        raise DamagedRecordError(path, "it is no record of a job")
+    if not all(isinstance(attempt.get("exit_code"), int | None) for attempt in content["attempts"]):
+        raise DamagedRecordError(path, "an exit code is no number")
+    return content
+
+
+def _all_are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 def run_job(config: DictConfig) -> float | None:

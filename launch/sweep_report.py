@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ from callbacks.metrics_csv import last_values
 from launch.command_line import sweep_config
 from launch.errors import UserError
 from launch.names import NOT_IN_NAMES
+from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, print_table, write_csv
-from launch.run_folder import RunFolder
+from launch.run_folder import RunFolder, readable_record
 from launch.search import continued
 from launch.sweep import LOG_NAME, SweepJob, jobs_of
 
@@ -97,12 +97,12 @@ def report(sweep: Path) -> None:
     for job in jobs:
         cells = [_short(choices[job.run.path].get(key, "")) for key in varying]
         values = last_values(job.run.path) if job.finished else {}
-        step = job.run.record.get("step")
+        step = (readable_record(job.run) or {}).get("step")
         table.add_row(
             str(job.number),
             *cells,
             states[job.run.path],
-            "" if step is None else f"{step:,}",
+            f"{step:,}" if isinstance(step, int) else "",
             str(len(job.attempts)),
             *(f"{values[metric]:.4g}" if metric in values else "" for metric in optimized),
         )
@@ -112,10 +112,10 @@ def report(sweep: Path) -> None:
             log = job.run.path / LOG_NAME
             console.print(f"#{job.number} failed: {job.reason} ({log})", soft_wrap=True, markup=False)
 
-    done = [job for job in jobs if job.finished]
+    done = [(job, metrics) for job in jobs if job.finished and (metrics := _metrics(job)) is not None]
     if not done:
         return
-    results = [Result(job.run.path.name, str(job.run.path), choices[job.run.path], _metrics(job)) for job in done]
+    results = [Result(job.run.path.name, str(job.run.path), choices[job.run.path], metrics) for job, metrics in done]
     path = sweep / CSV_NAME
     write_csv(results, (), path)
     print_table([replace(result, run=sweep.name, path=str(sweep)) for result in results], SEEDS, path, title="test")
@@ -130,11 +130,19 @@ def _short(value: str) -> str:
 
 
 def _optimized_metric(job: SweepJob) -> str | None:
-    return job.run.config().get("optimized_metric") if job.run.record else None
+    try:
+        return job.run.config().get("optimized_metric") if readable_record(job.run) else None
+    except UserError as error:
+        passed_over(str(job.run.path), error)
+        return None
 
 
-def _metrics(job: SweepJob) -> dict[str, float]:
-    return json.loads((job.run.path / "metrics.json").read_text())["metrics"]
+def _metrics(job: SweepJob) -> dict[str, float] | None:
+    try:
+        return read_metrics(job.run.path / "metrics.json")["metrics"]
+    except DamagedRecordError as error:
+        passed_over(str(job.run.path), error)
+        return None
 
 
 def _choices(job: SweepJob) -> dict[str, str]:

@@ -15,7 +15,7 @@ from launch.compare.page import render_page, write_rows
 from launch.compare.reading import Found, read_runs
 from launch.compare.rows import tables_of
 from launch.errors import UserError, near_matches
-from launch.names import file_name
+from launch.names import checked_name, file_name
 
 DEFAULTS: dict[str, str | None] = {
     "runs": None, "by": None, "metrics": None, "name": None, "output": "outputs/comparisons",
@@ -43,7 +43,7 @@ def read_arguments(arguments: Sequence[str], usage: str) -> dict[str, str | None
         key, equals, value = argument.partition("=")
         if key not in DEFAULTS or not equals:
             raise UserError(f"{argument} is no argument of compare.py: {near_matches(key, DEFAULTS)}")
-        values[key] = value or None
+        values[key] = checked_name(key, value) if key == "name" else value or None
     if values["runs"] is None:
         raise UserError("say which runs with runs='outputs/**', or several patterns with commas between them.")
     return values

@@ -17,6 +17,7 @@ from launch.command_line import run_config
 from launch.compare.settings import Settings, settings_of
 from launch.compose import apply_overrides
 from launch.errors import UserError, as_user_error, one_line
+from launch.received import checked_overrides
 from launch.run_folder import RunFolder
 from launch.sweep import LOG_NAME, RECORD_NAME, SweepJob
 
@@ -181,7 +182,7 @@ def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measu
     record = content["record"]
     config, parts = run_config(run), run_record.get("parts", {})
     trained = settings_of(config, parts)
-    overrides = [] if folder == run.path else record.get("overrides", [])
+    overrides = [] if folder == run.path else checked_overrides(record.get("overrides"), folder / "metrics.json")
     settings = settings_of(apply_overrides(config, run.overrides(), overrides), parts) if overrides else trained
     return Measured(run, folder, _name(run, run_record), trained, settings, content["metrics"], record, run_record)
 

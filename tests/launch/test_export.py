@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import export
-from generative.exported import ExportError, load_network, save_network
+from generative.exported import ExportError, load_network, read_network, save_network
 from generative.types import Batch
 from launch import build
 from launch.command_line import run_config
@@ -185,8 +185,54 @@ def change_config(folder: Path, key: str, value: Any) -> None:
 )
 def test_a_config_that_would_run_code_is_refused(exported: Path, target: Any) -> None:
     change_config(exported, "module.sampler._target_", target)
-    with pytest.raises(ExportError, match=r"config.yaml is refused: .* is no part of Triptych"):
+    with pytest.raises(
+        ExportError, match=r"config.yaml is refused: .* is none of the classes that Triptych's conf/ names"
+    ):
         load_exported(exported)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("module._partial_", True),
+        ("module._target_", "lightning_modules.VQGAN"),
+        ("module._target_", "torch.optim.AdamW"),
+        ("module._target_", ["lightning_modules.MeanFlowRestorer"]),
+        ("module.tokenizer", {"path": "x"}),
+        ("module.tokenizer", "../../../../etc/passwd"),
+        ("module.tokenizer", "tokenizer/model.safetensors"),
+        ("module.network", None),
+        ("module.network", {"_target_": "torch.optim.AdamW"}),
+        ("module.network.dim", 2**20),  # terabytes, were it built
+        ("module.network.dim", "wide"),
+        ("module.network._args_", [1]),
+        ("module.sampler", {"_target_": "lightning.Trainer"}),
+        ("module", {}),
+    ],
+)
+def test_whatever_a_config_says_is_an_export_error(exported: Path, key: str, value: Any) -> None:
+    change_config(exported, key, value)
+    with pytest.raises(ExportError, match=r"(config\.yaml|model\.safetensors|passwd) (is|describes)"):
+        load_exported(exported)
+
+
+@pytest.mark.parametrize("step", [None, "x", "-1", "²", ""])
+def test_metadata_without_a_number_of_steps(exported: Path, step: str | None) -> None:
+    tensors, metadata = read_network(exported / "model.safetensors")
+    metadata = {name: value for name, value in metadata.items() if name != "step"} | ({"step": step} if step else {})
+    save_file(tensors, exported / "model.safetensors", metadata)
+    with pytest.raises(ExportError, match=r"its metadata have no number of steps"):
+        load_exported(exported)
+
+
+def test_links_do_not_leave_an_export(exported: Path, tmp_path: Path) -> None:
+    for name in ("config.yaml", "model.safetensors"):
+        (exported / name).rename(tmp_path / name)
+        (exported / name).symlink_to(tmp_path / name)
+        with pytest.raises(ExportError, match=rf"{name} is refused: it leaves the folder"):
+            load_exported(exported)
+        (exported / name).unlink()
+        (tmp_path / name).rename(exported / name)
 
 
 def test_damaged_and_wrong_files_are_one_sentence(exported: Path, tmp_path: Path) -> None:
