@@ -20,6 +20,7 @@ from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
 from launch.sweep import run_job
 from launch.sweep_report import sweep_reported
+from launch.threads import training_threads
 
 
 def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
@@ -61,7 +62,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
         "config_hash": config_hash(config),
         "git_revision": git_revision(),
         "versions": versions(),
-        "hardware": {**hardware(trainer.strategy.root_device), "ranks": trainer.world_size},
+        "hardware": {**hardware(trainer.strategy.root_device, training_threads(trainer)), "ranks": trainer.world_size},
         "data": datamodule.record(),
         "parts": module.parts_record(),
         "parameters": sum(p.numel() for p in module.parameters()),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.cores import CoreWatch
 from callbacks.image_grid import PeriodicGrid
 
 WARM_UP_STEPS = 3  # the first steps of a process allocate memory and compile
@@ -36,6 +37,8 @@ class Throughput(Callback):
     Times are the host's. On a GPU the device is waited for only where a value is logged, so the values are means over
     the interval, and the wait is the host's: data that the device never had to wait for still counts.
 
+    Where other processes take the run's cores, it says so in one line, once (``CoreWatch``).
+
     Args:
         every_n_steps: Interval of logging in optimiser steps.
 
@@ -48,6 +51,7 @@ class Throughput(Callback):
             raise ValueError(f"callbacks.throughput.every_n_steps={every_n_steps} must be at least 1.")
         self.every_n_steps = every_n_steps
         self._grids: list[PeriodicGrid] = []
+        self._cores: CoreWatch | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -78,6 +82,7 @@ class Throughput(Callback):
         """Begin to count."""
         self._reset()
         self._last_logged = trainer.global_step
+        self._cores = CoreWatch(pl_module.device.type)
         self._grids = [callback for callback in trainer.callbacks if isinstance(callback, PeriodicGrid)]  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -90,6 +95,8 @@ class Throughput(Callback):
             else:
                 for tally in (self._total, self._window):
                     tally.add(self._images, now - self._step_start, now - self._step_end)
+                if self._cores and (notice := self._cores.count(self._images, now - self._step_start)):
+                    pl_module.print(notice)
         self._step_start = now
         self._interrupted = False
 

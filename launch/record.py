@@ -49,16 +49,18 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
+def hardware(device: torch.device, threads: int | None = None) -> dict[str, Any]:
     """Describe the machine.
 
     Args:
         device: Device that the run uses.
+        threads: Threads that each rank computes with; by default those that this process has now.
 
     Returns:
         Processor, threads and accelerator.
     """
-    result: dict[str, Any] = {"device": device.type, "processor": _processor(), "threads": torch.get_num_threads()}
+    threads = threads or torch.get_num_threads()
+    result: dict[str, Any] = {"device": device.type, "processor": _processor(), "threads": threads}
     if device.type == "cuda":
         result["accelerator"] = torch.cuda.get_device_name(device)
         result["accelerators"] = torch.cuda.device_count()

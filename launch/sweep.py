@@ -29,6 +29,7 @@ from launch.parent import PARENT_VARIABLE
 from launch.record import now
 from launch.record_files import DamagedRecordError, passed_over, read_json
 from launch.run_folder import RunFolder, identity, is_main_process, readable_record, write_json
+from launch.threads import job_threads
 
 RECORD_NAME = "job.json"
 LOG_NAME = "train.log"
@@ -153,8 +154,10 @@ def run_job(config: DictConfig) -> float | None:
     _say(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'} in {job.run.path}")
     folder = str(job.run.path).replace("'", r"\'")
     command = [sys.executable, str(SCRIPT), *overrides, "resume=auto", f"hydra.run.dir='{folder}'"]
+    devices = config.trainer.devices
+    threads = job_threads(job.run, ranks=devices if isinstance(devices, int) and devices > 0 else 1)
     with one_free_gpu(config.trainer) as visible:
-        code, stopped_by = _run(job, command, {**visible, PARENT_VARIABLE: "1"})
+        code, stopped_by = _run(job, command, {**visible, **threads, PARENT_VARIABLE: "1"})
     if stopped_by is not None:
         _say(f"{name}: stopped by {signal.Signals(stopped_by).name}")
         sys.exit(128 + stopped_by)

@@ -21,6 +21,7 @@ from launch.results import Result, print_table, write_csv
 from launch.run_folder import RunFolder, readable_record
 from launch.search import continued
 from launch.sweep import LOG_NAME, SweepJob, jobs_of
+from launch.threads import note_choice
 
 SEEDS = ("seed",)  # the terminal's table gives means over them
 CSV_NAME = "results.csv"
@@ -65,6 +66,7 @@ def sweep_reported(arguments: list[str]) -> Iterator[list[str]]:
         raise UserError(
             f"{sweep} is being run by another process: wait for it, or choose another name with sweep=NAME."
         )
+    note_choice()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands a job's error on instead of printing and ending
     with RunFolder(sweep).locked():
         try:

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from processes import Run
 
-from launch import gpus, sweep
+from launch import gpus, sweep, threads
 from launch.command_line import check_multirun, sweep_config
 from launch.compose import compose_config
 from launch.errors import JobFailedError, UserError
@@ -114,9 +114,11 @@ def test_search_with_two_jobs_at_once(tmp_path: Path) -> None:
         "hydra.sweeper.n_jobs=2",
         "hydra.sweeper.n_trials=2",
     ]
-    output = finished(script("train.py", *command))
+    unset = dict.fromkeys(threads.VARIABLES)
+    output = finished(script("train.py", *command, env={**unset, "LOKY_MAX_CPU_COUNT": "2"}))
     assert "sweep of 2 jobs: 2 finished" in output
     jobs = sweep.jobs_of(tmp_path / "sweeps" / "o")
+    assert [job.run.record["hardware"]["threads"] for job in jobs] == [1, 1]  # half of two cores each
     (begin_a, end_a), (begin_b, end_b) = ((job.attempts[0]["started"], job.attempts[0]["ended"]) for job in jobs)
     assert max(begin_a, begin_b) <= min(end_a, end_b)  # at the same time
     assert all(job.run.path.name.startswith(f"{job.number}_optimizer.lr=") for job in jobs)

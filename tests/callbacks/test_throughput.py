@@ -1,11 +1,15 @@
-"""Throughput counts images, tells waiting from work, and leaves interruptions out."""
+"""Throughput counts images, tells waiting from work, leaves interruptions out, and says who takes the cores."""
 
 from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from callbacks import DenoisingGrid, ImageGrid, Throughput, throughput
+from callbacks import DenoisingGrid, ImageGrid, Throughput, cores, throughput
 from generative.types import Batch
 
 
@@ -32,11 +36,14 @@ class _Run:
     def __init__(self, callback: Throughput, clock: _Clock, grids: list[ImageGrid]) -> None:
         self.callback, self.clock = callback, clock
         self.callbacks, self.world_size, self.global_step = [callback, *grids], 2, 0
-        self.device, self.logged = torch.device("cpu"), {}
+        self.device, self.logged, self.printed = torch.device("cpu"), {}, []
         callback.on_train_start(self, self)
 
     def log_dict(self, values: dict[str, float], batch_size: int) -> None:
         self.logged[self.global_step] = values
+
+    def print(self, text: str) -> None:
+        self.printed.append(text)
 
     def step(self, wait: float = 0.1) -> None:
         batch = Batch(torch.zeros(4, 1, 2, 2), torch.arange(4))
@@ -89,5 +96,110 @@ def test_in_a_real_run(restorer, data, make_trainer) -> None:
     assert 0 < callback.summary()["data_wait_share"] < 1
 
 
+def test_the_notice_of_a_run_is_printed(clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    monkeypatch.setattr(cores.CoreWatch, "count", lambda watch, *step: counted.append(step) or "a notice")
+    run = _Run(Throughput(), clock, [])
+    for _ in range(throughput.WARM_UP_STEPS + 2):
+        run.step()
+    assert run.printed == ["a notice"]
+    assert counted == [(8, pytest.approx(1.0))]
+
+
 def test_nothing_counted_yet() -> None:
     assert Throughput().summary()["images_per_second"] is None
+
+
+class _Counters:
+    """Counters of two threads on two cores that are moved by hand, second by second of a training that goes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.computed, self.waited = 0.0, 0.0, {"1": 0.0, "2": 0.0}
+        monkeypatch.setattr(cores, "core_times", self.read)
+        monkeypatch.setattr(cores, "usable_cores", lambda: 2)
+        monkeypatch.setattr(cores.torch, "get_num_threads", lambda: 2)
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        self.watch = cores.CoreWatch("cpu")
+
+    def read(self) -> cores.CoreTimes:
+        return cores.CoreTimes(self.now, self.computed, dict(self.waited))
+
+    def train(self, seconds: int, rate: int, computed: float = 2.0, waited: float = 0.0) -> list[str]:
+        """Each second so many images, core seconds of both threads, and seconds of waiting of each."""
+        said = []
+        for _ in range(seconds):
+            self.pause(computed, waited)
+            said.append(self.watch.count(rate, 1.0))
+        return [line for line in said if line]
+
+    def pause(self, computed: float, waited: float) -> None:
+        self.now += 1
+        self.computed += computed
+        self.waited = {thread: value + waited for thread, value in self.waited.items()}
+
+
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> _Counters:
+    return _Counters(monkeypatch)
+
+
+BUSY = {"computed": 1.33, "waited": 0.33}  # one busy process beside two threads
+
+
+def test_cores_taken_by_others_are_told_once_with_what_helps(counters: _Counters) -> None:
+    assert counters.train(100, rate=165) == []
+    (line,) = counters.train(300, rate=44, **BUSY)
+    assert line.startswith("44 images/s where this run has made 165: other processes take 0.7 of the 2 cores")
+    assert "OMP_NUM_THREADS=1" in line
+    assert "OMP_WAIT_POLICY=PASSIVE" in line
+    assert "\n" not in line
+
+
+def test_a_run_that_was_never_alone_is_told_too(counters: _Counters) -> None:
+    (line,) = counters.train(100, rate=44, **BUSY)
+    assert line.startswith("44 images/s: other processes take 0.7 of the 2 cores")
+
+
+def test_one_thread_and_a_gpu_are_told_without_a_setting(
+    counters: _Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters.watch.device = "cuda"
+    assert "OMP" not in counters.train(100, rate=44, **BUSY)[0]
+    monkeypatch.setattr(cores.torch, "get_num_threads", lambda: 1)
+    counters.watch = cores.CoreWatch("cpu")
+    assert "OMP" not in counters.train(100, rate=44, **BUSY)[0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "computed", "waited"),
+    [(44, 0.4, 0.01), (44, 2.0, 2.0), (150, 1.9, 0.05)],
+    ids=["a slow disk", "its own threads crowd each other", "a little noise"],
+)
+def test_other_reasons_are_not_called_taken_cores(
+    counters: _Counters, rate: int, computed: float, waited: float
+) -> None:
+    assert counters.train(100, rate=165) + counters.train(300, rate, computed, waited) == []
+
+
+def test_a_short_disturbance_is_not_told(counters: _Counters) -> None:
+    for _ in range(5):
+        assert counters.train(50, rate=165) + counters.train(20, rate=44, **BUSY) == []
+        for _ in range(30):
+            counters.pause(computed=2.0, waited=0.5)  # a validation: nothing is counted
+
+
+def test_a_system_without_counters_says_nothing(counters: _Counters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "core_times", lambda: None)
+    counters.watch = cores.CoreWatch("cpu")
+    assert counters.train(100, rate=165) + counters.train(300, rate=44, **BUSY) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not count")
+def test_the_counters_of_this_system_grow() -> None:
+    before = cores.core_times()
+    while time.process_time() - before.computed < 0.01:
+        pass
+    after = cores.core_times()
+    assert str(os.getpid()) in after.waited
+    assert all(after.waited[thread] >= value for thread, value in before.waited.items() if thread in after.waited)
+    assert 0 <= cores.cores_taken(before, after) <= cores.usable_cores()
