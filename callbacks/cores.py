@@ -13,7 +13,9 @@ import torch
 LOOK_SECONDS = 10.0  # of counted steps between two looks
 LOOKS = 3  # in a row that must agree before anything is said
 SLOW = 0.6  # of the run's best rate
-TAKEN_WHERE_SLOW = 0.2  # cores that others take: enough to be the cause of a rate that fell, as threads wait for the slowest
+TAKEN_WHERE_SLOW = (
+    0.2  # cores that others take: enough to be the cause of a rate that fell, as threads wait for the slowest
+)
 TAKEN_PER_THREAD = 0.15  # enough by itself, where the run was never alone and has no better rate
 
 

@@ -160,9 +160,7 @@ def test_a_run_that_was_never_alone_is_told_too(counters: _Counters) -> None:
     assert line.startswith("44 images/s: other processes take 0.7 of the 2 cores")
 
 
-def test_one_thread_and_a_gpu_are_told_without_a_setting(
-    counters: _Counters, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_thread_and_a_gpu_are_told_without_a_setting(counters: _Counters, monkeypatch: pytest.MonkeyPatch) -> None:
     counters.watch.device = "cuda"
     assert "OMP" not in counters.train(100, rate=44, **BUSY)[0]
     monkeypatch.setattr(cores.torch, "get_num_threads", lambda: 1)
