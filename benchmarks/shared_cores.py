@@ -1,7 +1,7 @@
 """What a training run keeps of its speed beside busy processes, by number of threads and by how OpenMP's threads wait.
 
-``python benchmarks/shared_cores.py`` prints a table of images/s of the default network, and of ratios to the first setting alone
-on the machine, all measured in turn in one run of about four minutes on two cores. The machine must be quiet.
+``python benchmarks/shared_cores.py`` prints a table of images/s of the default network, and of ratios to the first setting on
+the machine alone, all measured in turn in one run of about four minutes on two cores. The machine must be quiet.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer
 
 from callbacks.cores import usable_cores
-from launch.run_folder import RunFolder
+from launch.run_folder import RunFolder, readable_record
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # torch reads both
 CHOSEN_VARIABLE = "TRIPTYCH_THREADS_CHOSEN"  # in a sweep: whether its user has set the number
@@ -49,7 +49,7 @@ def job_threads(run: RunFolder, ranks: int) -> dict[str, str]:
     """
     if os.environ.get(CHOSEN_VARIABLE):
         return {}
-    threads = run.record.get("hardware", {}).get("threads") if run.checkpoint.exists() else None
+    threads = (readable_record(run) or {}).get("hardware", {}).get("threads") if run.checkpoint.exists() else None
     if threads is None and "OMP_NUM_THREADS" in os.environ:
         threads = max(1, int(os.environ["OMP_NUM_THREADS"]) // ranks)
     return {} if threads is None else dict.fromkeys(VARIABLES, str(threads))
