@@ -13,12 +13,13 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from datamodules.damage import NUM_NAMED, check_policy
+from datamodules.damage import check_policy
 from datamodules.loader import EvaluationLoader, RawBatch, TrainingLoader
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
 from datamodules.splits import Split, Splits
 from datamodules.token_cache import TokenCache, tokenized
+from files.images import NUM_NAMED
 from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for

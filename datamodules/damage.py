@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
+
+from files.images import named
 
 POLICIES = ("stop", "skip")
-NUM_NAMED = 3  # damaged files named in messages and records
-
-# Pillow has no common error for empty, truncated, mislabelled, corrupt and absurdly large files.
-DECODING_ERRORS = (
-    OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, OverflowError, struct.error, zlib.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
 
 
 class DamagedImageError(ValueError):
@@ -34,19 +26,6 @@ def check_policy(damaged: str | None) -> None:
     """
     if damaged is not None and damaged not in POLICIES:
         raise ValueError(f"data.damaged={damaged} is unknown: choose {' or '.join(POLICIES)}")
-
-
-def named(names: Sequence[str]) -> str:
-    """Name some files.
-
-    Args:
-        names: All of them.
-
-    Returns:
-        The first ones, and how many more there are.
-    """
-    more = len(names) - NUM_NAMED
-    return ", ".join(names[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def left_out(damaged: Sequence[str], total: int, policy: str | None) -> tuple[str, ...]:

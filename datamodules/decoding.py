@@ -1,14 +1,19 @@
-"""Decoding of image files, complete or not at all."""
+"""Decoding of image files for training and evaluation: complete or not at all, at a wanted size."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
 from torch import Tensor
+
+from files.images import NOTES, Picture, named, read_picture
 
 
 def decode(file: Path | BinaryIO, channels: int, minimum_side: int, short_side: int | None = None) -> Tensor:
@@ -23,15 +28,50 @@ def decode(file: Path | BinaryIO, channels: int, minimum_side: int, short_side: 
     Returns:
         (C, H, W) uint8 pixels.
     """
-    with Image.open(file) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16-bit grey, which convert would clip to white
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-        image = image.convert("L" if channels == 1 else "RGB")
+    return fitted(read_picture(file), channels, minimum_side, short_side)
+
+
+def fitted(picture: Picture, channels: int, minimum_side: int, short_side: int | None = None) -> Tensor:
+    """Resize a picture by its short side.
+
+    Args:
+        picture: The picture.
+        channels: See ``decode``.
+        minimum_side: See ``decode``.
+        short_side: See ``decode``.
+
+    Returns:
+        (C, H, W) uint8 pixels.
+    """
+    image = picture.shown(channels)
     shortest = min(image.size)
     wanted = max(minimum_side, short_side or shortest)
     if wanted != shortest:
         width, height = (max(wanted, round(side * wanted / shortest)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return to_tensor(image)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return the pixels of an image.
+
+    Args:
+        image: Image of the mode ``L`` or ``RGB``.
+
+    Returns:
+        (C, H, W) uint8 pixels.
+    """
     pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def tell_notes(files: Sequence[Path], notes_FK: Tensor) -> None:
+    """Warn once of what a person should know of how files are read.
+
+    Args:
+        files: The F files.
+        notes_FK: (F, K) bool, which of the K ``NOTES`` are true of each.
+    """
+    for note, rows_F in zip(NOTES, notes_FK.T.tolist(), strict=True):
+        if names := list(itertools.compress(files, rows_F)):
+            rank_zero_warn(f"{len(names)} of {len(files)} images {note} ({named(names)})")

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
@@ -18,17 +17,20 @@ from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
-from datamodules.damage import DECODING_ERRORS, left_out
+from datamodules.damage import left_out
+from datamodules.decoding import tell_notes, to_tensor
 from datamodules.labels import LABELS, check_label_factors, check_labels, multi_hot, read_json, read_label_sets
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
+from files.images import DECODING_ERRORS, NOTES, Picture, read_picture
+from files.listing import file_state
 from generative.randomness import generator_for
 
 # Validation and test each hold one scene in so many: 300 of the 6,003, with all the pictures of a scene, which show
 # the same objects. The same scenes whatever the run's seed.
 SCENES_PER_HELD_OUT = 20
 _SPLIT_SEED = 0
-_VERSION = 2  # raised when decoding changes
+_VERSION = 3  # raised when decoding changes
 _NUM_NAMED = 3  # missing files named in the message
 _DECODE_THREADS = 4
 _FOLDERS = ("images", "iclevr", "")  # of the pictures within the root
@@ -73,19 +75,17 @@ def split_scenes(names: list[str]) -> dict[Split, list[str]]:
     return parts
 
 
-def decode(path: Path, size: int) -> Tensor:
-    """Read a picture and resize it plainly: 4:3 is squeezed into a square, as is usual for i-CLEVR.
+def squeezed(picture: Picture, size: int) -> Tensor:
+    """Resize a picture plainly: 4:3 is squeezed into a square, as is usual for i-CLEVR.
 
     Args:
-        path: The file.
+        picture: The picture.
         size: Side S of the square in pixels.
 
     Returns:
         (3, S, S) uint8 pixels, by PIL's bilinear filter, which averages when it reduces.
     """
-    with Image.open(path) as file:
-        image = file.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return to_tensor(picture.shown(3).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def decode_all(files: list[Path], size: int) -> Tensors:
@@ -96,27 +96,30 @@ def decode_all(files: list[Path], size: int) -> Tensors:
         size: Side S in pixels.
 
     Returns:
-        ``images``, (N, 3, S, S) uint8, black where a file cannot be decoded; their (N,) content ``hashes``; and the (N,)
-        mask ``readable``.
+        ``images``, (N, 3, S, S) uint8, black where a file cannot be decoded; their (N,) content ``hashes``; the (N,)
+        mask ``readable``; and ``notes``, an (N, K) mask of their ``NOTES``.
     """
+    notes = torch.zeros(len(files), len(NOTES), dtype=torch.bool)
     images = torch.zeros(len(files), 3, size, size, dtype=torch.uint8)
     readable = torch.ones(len(files), dtype=torch.bool)
 
-    def read(file: Path) -> Tensor | None:
+    def read(number: int) -> Tensor | None:
         try:
-            return decode(file, size)
+            picture = read_picture(files[number])
         except DECODING_ERRORS:
             return None
+        notes[number] = torch.tensor(picture.notes)
+        return squeezed(picture, size)
 
     with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        decoded = pool.map(read, files)
+        decoded = pool.map(read, range(len(files)))
         for i, pixels in enumerate(track(decoded, "Reading images", len(files), transient=True)):
             if pixels is None:
                 readable[i] = False
             else:
                 images[i] = pixels
     hashes = torch.tensor([content_hash(image) for image in images], dtype=torch.int64)
-    return {"images": images, "hashes": hashes, "readable": readable}
+    return {"images": images, "hashes": hashes, "readable": readable, "notes": notes}
 
 
 class ICLEVRDataModule(ImageDataModule):
@@ -255,6 +258,7 @@ class ICLEVRDataModule(ImageDataModule):
         readable = tensors["readable"].tolist()
         damaged = [str(file) for file, good in zip(files, readable, strict=True) if not good]
         damaged_names = left_out(damaged, len(files), self.damaged)
+        tell_notes(files, tensors["notes"])
         label_rows = multi_hot([labels[name] for name in names], self.label_names)
         images = replace(ImageStore.dense(tensors["images"], label_rows), hashes=tensors["hashes"])
         row_of = {name: row for row, (name, good) in enumerate(zip(names, readable, strict=True)) if good}
@@ -273,7 +277,7 @@ class ICLEVRDataModule(ImageDataModule):
         )
 
     def _cache_path(self, files: list[Path]) -> Path:
-        state = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        state = [(str(file.absolute()), *file_state(file)) for file in files]
         key = hashlib.blake2b(repr((_VERSION, self.image_size, state)).encode(), digest_size=8).hexdigest()
         return self.cache_dir / f"iclevr-{key}.pt"
 

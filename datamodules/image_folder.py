@@ -5,46 +5,55 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
-from datamodules.damage import DECODING_ERRORS, left_out
-from datamodules.decoding import decode
+from datamodules.damage import left_out
+from datamodules.decoding import fitted, tell_notes
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
+from files.images import DECODING_ERRORS, NOTES, named, read_picture
+from files.listing import file_state, list_images
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_VERSION = 1  # raised when decoding changes
+_VERSION = 2  # raised when decoding changes
 _DECODE_THREADS = 8
 
 
-def list_images(folder: Path) -> list[Path]:
-    """List the image files of a folder tree.
+def image_files(folder: Path, leave_out: Sequence[Path] = ()) -> list[Path]:
+    """List the image files of a folder tree; a warning names pictures of formats that are not read.
 
     Args:
         folder: The folder.
+        leave_out: Folders within it that are passed over.
 
     Returns:
-        Paths in a fixed order, without hidden files.
+        Paths in a fixed order.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image file.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the image folder {folder} does not exist: set data.root=FOLDER to a folder of images")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    if not files:
+    listing = list_images(folder, leave_out)
+    if not listing.images:
         raise FileNotFoundError(
             f"the image folder {folder} holds no image file: set data.root=FOLDER to a folder of images"
         )
-    return files
+    if listing.unread:
+        rank_zero_warn(
+            f"{len(listing.unread)} pictures in {folder} are of formats that are not read ({named(listing.unread)})"
+        )
+    return [folder / file for file in listing.images]
 
 
 def decode_all(files: list[Path], channels: int, minimum_side: int, short_side: int | None = None) -> Tensors:
@@ -57,21 +66,25 @@ def decode_all(files: list[Path], channels: int, minimum_side: int, short_side: 
         short_side: See ``decode``.
 
     Returns:
-        ``readable``, an (F,) mask of the files; and of the readable ones ``flat``, their pixels end to end, and the
-        (N,) ``heights``, ``widths`` and content ``hashes``.
+        ``readable``, an (F,) mask of the files, and ``notes``, an (F, K) mask of their ``NOTES``; and of the readable ones
+        ``flat``, their pixels end to end, and the (N,) ``heights``, ``widths`` and content ``hashes``.
     """
+    notes = torch.zeros(len(files), len(NOTES), dtype=torch.bool)
 
-    def read(path: Path) -> Tensor | None:
+    def read(number: int) -> Tensor | None:
         try:
-            return decode(path, channels, minimum_side, short_side)
+            picture = read_picture(files[number])
         except DECODING_ERRORS:
             return None
+        notes[number] = torch.tensor(picture.notes)
+        return fitted(picture, channels, minimum_side, short_side)
 
     with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        decoded = list(track(pool.map(read, files), "Reading images", total=len(files), transient=True))
+        decoded = list(track(pool.map(read, range(len(files))), "Reading images", total=len(files), transient=True))
     images = [image for image in decoded if image is not None]
     return {
         "readable": torch.tensor([image is not None for image in decoded]),
+        "notes": notes,
         "flat": torch.cat([image.flatten() for image in images]) if images else torch.empty(0, dtype=torch.uint8),
         "heights": torch.tensor([image.shape[1] for image in images], dtype=torch.int64),
         "widths": torch.tensor([image.shape[2] for image in images], dtype=torch.int64),
@@ -89,7 +102,7 @@ def held_out(names: list[str], fractions: dict[Split, float]) -> dict[Split, lis
     Returns:
         Indices of the files of each split, in the order of the names; the rest is ``train``.
     """
-    order = sorted(range(len(names)), key=lambda i: hashlib.blake2b(names[i].encode()).digest())
+    order = sorted(range(len(names)), key=lambda i: hashlib.blake2b(os.fsencode(names[i])).digest())
     parts: dict[Split, list[int]] = {}
     for split, fraction in fractions.items():
         count = max(1, math.floor(fraction * len(names)))
@@ -160,14 +173,14 @@ class ImageFolderDataModule(ImageDataModule):
         train_root = self._folder("train")
         if train_root is None:
             raise FileNotFoundError("data=image_folder needs images: set data.root=FOLDER to a folder of images")
-        files: dict[Split, list[Path]] = {"train": list_images(train_root)}
+        files: dict[Split, list[Path]] = {"train": image_files(train_root)}
         missing: dict[Split, float] = {}
         for split, fraction in self.fractions.items():
             folder = self._folder(split)
             if folder is None:
                 missing[split] = fraction
             else:
-                files[split] = list_images(folder)
+                files[split] = image_files(folder)
         names = [file.relative_to(train_root).as_posix() for file in files["train"]]
         if len(names) <= len(missing):
             raise ValueError(
@@ -190,6 +203,7 @@ class ImageFolderDataModule(ImageDataModule):
         readable = tensors["readable"].tolist()
         damaged = [str(file) for file, good in zip(distinct, readable, strict=True) if not good]
         damaged_names = left_out(damaged, len(distinct), self.damaged)
+        tell_notes(distinct, tensors["notes"])
         row_of = {file: row for row, file in enumerate(itertools.compress(distinct, readable))}
         images = ImageStore.ragged(
             tensors["flat"], tensors["heights"], tensors["widths"], self.channels, tensors["hashes"]
@@ -215,7 +229,7 @@ class ImageFolderDataModule(ImageDataModule):
         )
 
     def _cache_path(self, files: list[Path]) -> Path:
-        state = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        state = [(str(file.absolute()), *file_state(file)) for file in files]
         settings = (_VERSION, self.channels, self.image_size, self.short_side)
         key = hashlib.blake2b(repr((settings, state)).encode(), digest_size=8).hexdigest()
         return self.cache_dir / f"image_folder-{key}.pt"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules.image_folder import list_images
+from datamodules.image_folder import image_files
 from generative.randomness import generator_for
 
 
@@ -33,7 +33,7 @@ def make_shards(folder: Path, output: Path, prefix: str, per_shard: int, labels:
     """
     from webdataset import ShardWriter
 
-    files = list_images(folder)
+    files = image_files(folder, leave_out=[output])
     classes = sorted({file.relative_to(folder).parts[0] for file in files}) if labels else []
     output.mkdir(parents=True, exist_ok=True)
     with ShardWriter(str(output / f"{prefix}-%06d.tar"), maxcount=per_shard, verbose=0) as writer:

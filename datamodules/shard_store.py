@@ -15,19 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import track
 from torch import Tensor
 
 from datamodules.cache import Tensors, cached
-from datamodules.damage import DECODING_ERRORS, DamagedImageError
-from datamodules.decoding import decode
+from datamodules.damage import DamagedImageError
+from datamodules.decoding import decode, fitted
 from datamodules.shard_files import ShardError, ShardFiles
 from datamodules.shard_index import ShardIndex
 from datamodules.source import ImageSource
+from files.images import DECODING_ERRORS, NOTES, Picture, read_picture, reason
 from generative.randomness import Randomness
 
-_VERSION = 1  # raised when decoding changes
+_VERSION = 2  # raised when decoding changes
 _CHUNK = 256  # images
 _MAX_IN_A_ROW = 1000  # damaged images, after which no replacement is looked for
 
@@ -51,6 +52,7 @@ class ShardStore(ImageSource):
         mixed_shards: Shards whose images are mixed with each other in an epoch.
         prefetch: Batches that the loaders fetch ahead.
         replaced_by: Which image each of the damaged ones met so far was replaced by.
+        noted: Which ``NOTES`` were told, each at the first image that it is true of.
     """
 
     files: ShardFiles
@@ -64,6 +66,7 @@ class ShardStore(ImageSource):
     mixed_shards: int
     prefetch: int
     replaced_by: dict[int, int] = field(default_factory=dict, repr=False)
+    noted: set[str] = field(default_factory=set, repr=False)
 
     def __len__(self) -> int:
         return len(self.index.offset)
@@ -172,23 +175,29 @@ class ShardStore(ImageSource):
             shown = (first + step) % len(self)
             content = io.BytesIO(self._content(shown))
             try:
-                image = decode(content, self.channels, self.minimum_side, self.short_side)
+                picture = read_picture(content)
             except DECODING_ERRORS as error:
                 if self.damaged == "stop":
-                    reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
                     raise DamagedImageError(
-                        f"the image {self.name_of(shown)} cannot be decoded ({reason}): replace it, or set "
+                        f"the image {self.name_of(shown)} cannot be decoded ({reason(error)}): replace it, or set "
                         "data.damaged=skip to go on without such images and count them, from the last checkpoint with "
                         "resume=RUN"
                     ) from error
                 continue
             if shown != index:
                 self.replaced_by[index] = shown
-            return shown, image
+            self._tell_notes(picture, shown)
+            return shown, fitted(picture, self.channels, self.minimum_side, self.short_side)
         raise DamagedImageError(
             f"the images from {self.name_of(index)} on cannot be decoded, {min(len(self), _MAX_IN_A_ROW)} in a row: check "
             "the shards and data.image_key"
         )
+
+    def _tell_notes(self, picture: Picture, index: int) -> None:
+        for note, holds in zip(NOTES, picture.notes, strict=True):
+            if holds and note not in self.noted:
+                self.noted.add(note)
+                rank_zero_warn(f"images of the shards {note} (the first that was met: {self.name_of(index)})")
 
     def _content(self, index: int) -> bytes:
         shard, size = int(self.index.shard[index]), int(self.index.size[index])

@@ -20,8 +20,10 @@ from datamodules.shard_files import ShardFiles, is_url
 from datamodules.shard_index import SampleKeys, ShardIndex, index_shards
 from datamodules.shard_store import ShardStore
 from datamodules.splits import Split, Splits
+from files.images import SUFFIXES
 
 _SPARE_FILES = 16  # open ones beyond those that are mixed
+_ENDINGS = tuple(suffix[1:] for suffix in SUFFIXES)
 _NUM_NAMED = 3  # missing shards named in the message
 
 
@@ -70,7 +72,7 @@ class WebDatasetDataModule(ImageDataModule):
         test: str | Sequence[str] | None = None,
         val_fraction: float = 0.01,
         test_fraction: float = 0.01,
-        image_key: str | Sequence[str] = ("jpg", "jpeg", "png", "webp"),
+        image_key: str | Sequence[str] = _ENDINGS,
         label_key: str | None = None,
         label_field: str | None = None,
         short_side: int | None = None,

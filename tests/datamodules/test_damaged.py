@@ -13,11 +13,12 @@ from helpers import composed, read_json, tiny, train_here
 from PIL import Image, ImageFile
 from test_webdataset import first_shard, numbers, png, shard_data, write_shard, write_shards
 
-from datamodules.damage import DECODING_ERRORS, DamagedImageError
+from datamodules.damage import DamagedImageError
 from datamodules.decoding import decode
 from datamodules.iclevr import ICLEVRDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.labels import LABELS
+from files.images import DECODING_ERRORS
 from launch.errors import EXIT_RUN_FAILED, UserError, exit_code
 from launch.run_folder import RunFolder
 from train import train

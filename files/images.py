@@ -1,0 +1,255 @@
+"""Image files: which formats are read, and how a file becomes the picture that people see."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+
+# Formats whose decoders read pixels and nothing else, and the suffixes of their files. Whatever a file is called, no other
+# decoder sees it: some run programs (EPS) or open other files.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".tif",
+    ".tiff",
+)  # fmt: skip
+# Pictures that people have beside them and that are not read.
+UNREAD_SUFFIXES = (
+    ".arw", ".avif", ".cr2", ".cr3", ".dds", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef",
+    ".pfm", ".psd", ".qoi", ".svg", ".tga", ".xcf",
+)  # fmt: skip
+
+# Pillow has no common error for empty, truncated, mislabelled, corrupt and absurdly large files. Too little memory is no
+# property of the file and not among them.
+DECODING_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError, ImageCms.PyCMSError,
+)  # fmt: skip
+
+# From Pillow's limit of 89 million pixels on it warns, from twice the limit on it refuses: the second is the limit here.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+DEEP = 65535  # white in 16 bits
+NOTES = (
+    "have transparent pixels, which are shown over white",
+    "have several frames or pages, of which the first is used",
+)
+NUM_NAMED = 3  # files named in messages and records
+
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF and its value
+
+
+class PictureError(ValueError):
+    """A file holds no picture that is understood; the message says why, without its name."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file as it is seen upright: its first frame, colours as RGB.
+
+    Attributes:
+        pixels: (H, W) grey or (H, W, 3) RGB, uint8; grey of up to 16 bits is uint16 with white at 65535.
+        alpha: (H, W) uint8 opacity, or None where every pixel is opaque. ``pixels`` are not multiplied by it.
+        several: Whether the file has further frames or pages.
+        reduced: Whether the file's values are finer than ``pixels``: colours of 16 bits, or floating point.
+        icc_profile: The file's colour profile where it describes ``pixels``, else None.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    several: bool = False
+    reduced: bool = False
+    icc_profile: bytes | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def notes(self) -> tuple[bool, ...]:
+        """Which of ``NOTES``, what a person should know of how files are read, are true of this one."""
+        return (self.alpha is not None, self.several)
+
+    def shown(self, channels: int) -> Image.Image:
+        """Return the picture as networks see it: 8 bits, transparent parts over white.
+
+        Args:
+            channels: 1 for grey, 3 for RGB.
+
+        Returns:
+            An image of the mode ``L`` or ``RGB``.
+        """
+        image = Image.fromarray(to_8_bits(self.pixels))
+        if self.alpha is not None:
+            image = Image.composite(image, Image.new(image.mode, image.size, "white"), Image.fromarray(self.alpha))
+        return image.convert("L" if channels == 1 else "RGB")
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Round 16-bit values to the nearest 8-bit ones.
+
+    Args:
+        pixels: uint8 or uint16 values of any shape.
+
+    Returns:
+        uint8 values.
+    """
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def read_picture(file: Path | BinaryIO) -> Picture:
+    """Read an image file; the only way in which the project reads one. A damaged file raises one of ``DECODING_ERRORS``.
+
+    Args:
+        file: The file, or its open content. Nothing but a regular file is opened.
+
+    Returns:
+        The picture.
+    """
+    with _opened(file) as opened:
+        layout = str(opened.tile[:1])  # names the bits of the encoded values, which the mode of the image does not
+        deep = ";16" in layout or (opened.format == "PPM" and _maximum(opened) > 255)
+        inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
+        profile = opened.info.get("icc_profile") if opened.mode in ("L", "LA", "P", "RGB", "RGBA", "I;16") else None
+        image = ImageOps.exif_transpose(opened)
+        several = _has_several(opened)
+    if image.mode.startswith("I"):
+        white = 4095 if "I;12" in layout else DEEP
+        pixels = _deep_grey(np.asarray(image), white, inverted and image.mode != "I")
+        key = image.info.get("transparency")
+        if key is None:
+            return Picture(pixels, None, several, False, profile)
+        return Picture(to_8_bits(pixels), _opacity(np.where(pixels == key, 0, 255)), several, True, profile)
+    if image.mode == "F":
+        return Picture(_float_grey(np.asarray(image)), None, several, True, None)
+    pixels, alpha = _colours(image)
+    return Picture(pixels, alpha, several, deep, profile)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Read the size of a picture from its header.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Width and height as it is seen.
+    """
+    with _opened(path) as opened:
+        width, height = opened.size
+        # Pillow turns TIFF files by itself, and their size with them.
+        turned = opened.format != "TIFF" and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def reason(error: BaseException) -> str:
+    """Say in a few words why a file cannot be read.
+
+    Args:
+        error: One of ``DECODING_ERRORS``, or ``MemoryError``.
+
+    Returns:
+        The reason on one line, without the file's name.
+    """
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no format that is read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels"
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(name: str | Path) -> str:
+    """Return a file name as it can be printed on one line.
+
+    Args:
+        name: The name; it may hold line breaks, or bytes that are no text.
+
+    Returns:
+        The same with those escaped.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
+def named(names: Iterable[str | Path]) -> str:
+    """Name some files.
+
+    Args:
+        names: All of them.
+
+    Returns:
+        The first ones, and how many more there are.
+    """
+    texts = [printable(name) for name in names]
+    more = len(texts) - NUM_NAMED
+    return ", ".join(texts[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _opened(file: Path | BinaryIO) -> ImageFile.ImageFile:
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise PictureError("it is no regular file")  # opening a pipe would wait for ever
+    return Image.open(file, formats=FORMATS)
+
+
+def _has_several(image: Image.Image) -> bool:
+    if image.format == "MPO":  # a photo with a preview or a depth map behind it
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except DECODING_ERRORS:  # the frames behind the first one are damaged
+        return True
+
+
+def _maximum(image: ImageFile.ImageFile) -> int:
+    """Largest value that a PPM file declares."""
+    arguments: Any = image.tile[0][3]
+    return max((value for value in arguments if isinstance(value, int)), default=0)
+
+
+def _deep_grey(values: np.ndarray, white: int, inverted: bool) -> np.ndarray:
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0 or highest > white:
+        raise PictureError(f"it holds values from {lowest} to {highest}: whole numbers of 0 to {white} are read")
+    values = values.astype(np.uint16)
+    if white != DEEP:
+        values = (values.astype(np.uint32) * DEEP // white).astype(np.uint16)
+    return DEEP - values if inverted else values
+
+
+def _float_grey(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+        raise PictureError(
+            f"it holds floating-point values from {values.min():g} to {values.max():g}: those of 0 (black) to 1 (white) are "
+            "read"
+        )
+    return (values * np.float32(DEEP)).round().astype(np.uint16)
+
+
+def _colours(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    grey = image.mode in ("1", "L", "LA", "La")
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("L" if grey else "RGB")), None
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:  # of a PNG of 16 bits, whose colours Pillow has cut to 8
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    values = np.asarray(image.convert("LA" if grey else "RGBA"))
+    pixels = values[..., 0] if grey else values[..., :3]
+    return np.ascontiguousarray(pixels), _opacity(values[..., -1])
+
+
+def _opacity(alpha: np.ndarray) -> np.ndarray | None:
+    return None if (alpha == 255).all() else np.ascontiguousarray(alpha, dtype=np.uint8)

@@ -1,0 +1,167 @@
+"""Masks in image files: which pixels of a photograph are missing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from files.images import DEEP, Picture, named, printable, read_picture, to_8_bits
+
+WHITE = 127  # of 255: what is lighter, or more opaque, is white, or visible
+MOSTLY = 0.5  # share of an image above which a hole is probably the rest of one
+
+_SAME = 16  # levels by which pixels of one colour may differ
+_COLOURED = 32  # levels between the channels of a pixel that is not grey
+_STRAY = 0.001  # share of pixels that may be coloured
+_DARK, _LIGHT = 32, 223  # a mask has few pixels between these
+_SOFT = 0.25  # share of pixels between them above which a file does not look like a mask
+
+
+class MaskError(ValueError):
+    """A mask cannot be used; the message names it and the remedy in one sentence."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Where pixels are missing, and how that was read from the file.
+
+    Attributes:
+        missing: (H, W) bool.
+        rule: Which pixels of the file are the missing ones, in words.
+        soft: Share of the file's pixels that are neither dark nor light.
+    """
+
+    missing: np.ndarray
+    rule: str
+    soft: float = 0.0
+
+    @property
+    def coverage(self) -> float:
+        """Share of the pixels that are missing."""
+        return float(self.missing.mean())
+
+    @property
+    def doubt(self) -> str | None:
+        """What makes the mask look like a mistake, in words."""
+        if self.coverage == 1:
+            return "covers the whole image, of which nothing counts as known"
+        if self.coverage > MOSTLY:
+            return f"covers {self.coverage:.1%} of the image: are its black and white swapped?"
+        if self.soft > _SOFT:
+            return f"has {self.soft:.0%} of its pixels between black and white: is it a mask?"
+        return None
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a mask of any image format.
+
+    White is missing and black is known. In a file whose largest value is 1 the ones are missing. In a file with transparent
+    parts the opacity is the mask: where the rest shows a picture, the transparent parts were erased from it and are missing;
+    where it is plain white, it was painted on an empty layer, and the painted parts are missing.
+
+    Args:
+        path: The file; a damaged one raises one of ``DECODING_ERRORS``.
+
+    Returns:
+        The mask, which has a hole.
+
+    Raises:
+        MaskError: The file can be read in two ways, in none, or nothing is missing.
+    """
+    picture = read_picture(path)
+    name = f"the mask {printable(path)}"
+    mask = _of_colours(picture, name) if picture.alpha is None else _of_opacity(picture, picture.alpha, name)
+    if not mask.missing.any():
+        raise MaskError(f"{name} has no hole: {_why_none(picture)}.")
+    return mask
+
+
+def match_masks(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+    """Find the mask of each image: of the same name, or of the same name with another suffix.
+
+    Args:
+        images: Image files, relative to their folder.
+        masks: Masks, relative to theirs.
+
+    Returns:
+        The mask of each image.
+
+    Raises:
+        MaskError: An image has no mask, or several that it could be.
+    """
+    by_stem: dict[Path, list[Path]] = defaultdict(list)
+    for mask in masks:
+        by_stem[mask.with_suffix("")].append(mask)
+    own = set(masks) & set(images)
+    matches: dict[Path, Path] = {}
+    for image in images:
+        found = [image] if image in own else by_stem[image.with_suffix("")]
+        if len(found) > 1:
+            raise MaskError(f"{named([image])} has several masks ({named(found)}): leave one of them.")
+        if found and found[0] != image and found[0] in own:
+            raise MaskError(
+                f"{named([image])} has no mask of its own name, and {named(found)} is that of {named(found)}: give each a "
+                "mask of its own name."
+            )
+        if found:
+            matches[image] = found[0]
+    absent = [image for image in images if image not in matches]
+    if absent:
+        raise MaskError(
+            f"masks= has no mask named {named(absent[:1])}, also not with another suffix ({len(absent)} missing in all)."
+        )
+    return matches
+
+
+def _of_colours(picture: Picture, name: str) -> Mask:
+    grey = picture.pixels if picture.pixels.ndim == 2 else _grey_of(picture.pixels, name)
+    white = _white(grey)
+    levels = to_8_bits(grey) if white == DEEP else np.minimum(grey * (255 // white), 255)
+    soft = float(((levels >= _DARK) & (levels <= _LIGHT)).mean())
+    rule = "the ones are missing" if white == 1 else "white is missing"
+    return Mask(levels > WHITE, rule, soft)
+
+
+def _of_opacity(picture: Picture, alpha: np.ndarray, name: str) -> Mask:
+    visible = alpha > WHITE
+    remedy = "save it without transparency, white where pixels are missing and black elsewhere"
+    if not visible.any():
+        raise MaskError(f"{name} shows nothing: its opacity is {alpha.max()} of 255 at most; {remedy}.")
+    if visible.all():
+        return _of_colours(picture, name)
+    colours = to_8_bits(picture.pixels)[visible].reshape(int(visible.sum()), -1)
+    lowest, highest = colours.min(axis=0), colours.max(axis=0)
+    if (highest - lowest).max() <= _SAME:
+        if lowest.min() > WHITE:
+            return Mask(visible, "the white that is painted on a transparent layer is missing")
+        raise MaskError(f"{name} is one dark or coloured shape on a transparent layer, which may mean both: {remedy}.")
+    if ((colours <= _SAME) | (colours >= 255 - _SAME)).all() and (colours == colours[:, :1]).all():
+        raise MaskError(f"{name} has black, white and transparent parts, which may mean both: {remedy}.")
+    return Mask(~visible, "what was erased to transparency is missing")
+
+
+def _grey_of(pixels: np.ndarray, name: str) -> np.ndarray:
+    spread = pixels.max(axis=2) - pixels.min(axis=2)
+    if (spread > _COLOURED).mean() > _STRAY:
+        colour = ", ".join(map(str, pixels[spread > _COLOURED][0]))
+        raise MaskError(
+            f"{name} has colours, such as ({colour}): a mask is white where pixels are missing and black elsewhere."
+        )
+    return pixels.max(axis=2)
+
+
+def _white(grey: np.ndarray) -> int:
+    """What counts as white: 1 where nothing is above it, and 255 also in files of 16 bits that hold 8."""
+    highest = int(grey.max())
+    if highest == 1:
+        return 1
+    return 255 if grey.dtype == np.uint8 or highest == 255 else DEEP
+
+
+def _why_none(picture: Picture) -> str:
+    white = 255 if picture.pixels.dtype == np.uint8 else DEEP
+    return f"white marks the missing pixels, and its largest value is {picture.pixels.max()} of {white}"
