@@ -130,7 +130,10 @@ class LossOutput:
     Attributes:
         loss: () differentiable loss.
         logs: Detached scalars by name.
+        weight: () number of terms, of the average rank, that the loss is the mean of, where it differs from batch to batch:
+            accumulated batches count in proportion to it. None where all batches count alike.
     """
 
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    weight: Tensor | None = None

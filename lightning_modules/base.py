@@ -100,6 +100,7 @@ class GenerativeModule(LightningModule, ABC):
         self.evaluation_seed = evaluation_seed
         self.trained_steps = 0
         self.draw_seed = 0
+        self._batch_weights: list[Tensor] = []  # of the batches accumulated so far
         self._drops_out = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
 
     @abstractmethod
@@ -186,7 +187,22 @@ class GenerativeModule(LightningModule, ABC):
             self.log_dict(
                 means, batch_size=len(batch.image), sync_dist=True
             )  # of the whole batch, not of rank 0's part
-        return output.loss
+        if output.weight is None or self.trainer.accumulate_grad_batches == 1:
+            return output.loss
+        self._batch_weights.append(output.weight)
+        return output.loss * (output.weight / self._batch_weights[0])
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Make the gradient that of the mean over all terms of the accumulated batches; Lightning's hook, before clipping.
+
+        Lightning adds up the gradients of the batches' losses over their number; those came weighted relative to the first.
+        """
+        if self._batch_weights:
+            first, total = float(self._batch_weights[0]), float(torch.stack(self._batch_weights).sum())
+            self._batch_weights.clear()
+            for parameter in self.trainable_parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.trainer.accumulate_grad_batches * first / total)
 
     def configure_model(self) -> None:
         """Shard the network where the trainer does; Lightning's hook, also called again before a test."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from generative.networks.token_transformer import TokenNetwork
 from generative.randomness import Randomness
+from generative.ranks import mean_over_ranks
 from generative.schedules.masking import MaskSchedule, check_schedule, largest, masked_count
 from generative.types import Condition, LossOutput
 
@@ -128,7 +129,9 @@ class MaskedTokenObjective:
 
         Returns:
             The mean over the batch's masked tokens, or over all. The logs are those of the masked tokens: ``accuracy`` of
-            the most likely code, ``cross_entropy`` without smoothing, and ``masked_share`` of all tokens.
+            the most likely code, ``cross_entropy`` without smoothing, and ``masked_share`` of all tokens. On several ranks
+            sums are divided by the masked tokens of the average rank, so that the ranks' mean is that over the tokens of
+            all of them; ``weight`` is that number of tokens.
         """
         masked_BN = self.mask(tokens_BN, hole_BN, randomness)
         logits_BNK = network(torch.where(masked_BN, network.mask_token, tokens_BN), condition)
@@ -137,13 +140,17 @@ class MaskedTokenObjective:
         error_BN = cross_entropy_BN
         if self.label_smoothing:
             error_BN = torch.lerp(error_BN, -log_p_BNK.mean(dim=-1), self.label_smoothing)
-        loss = error_BN.mean() if self.loss_on == "all" else _mean(error_BN, masked_BN)
+        count = mean_over_ranks(masked_BN.sum())
+
+        def mean(value_BN: Tensor) -> Tensor:
+            return (value_BN * masked_BN).sum() / count
+
         logs = {
-            "accuracy": _mean((logits_BNK.detach().argmax(dim=-1) == tokens_BN).float(), masked_BN),
-            "cross_entropy": _mean(cross_entropy_BN.detach(), masked_BN),
+            "accuracy": mean((logits_BNK.detach().argmax(dim=-1) == tokens_BN).float()),
+            "cross_entropy": mean(cross_entropy_BN.detach()),
             "masked_share": masked_BN.float().mean(),
         }
-        return LossOutput(loss, logs)
+        return LossOutput(error_BN.mean(), logs) if self.loss_on == "all" else LossOutput(mean(error_BN), logs, count)
 
     def mask(self, tokens_BN: Tensor, hole_BN: Tensor | None, randomness: Randomness) -> Tensor:
         """Draw which tokens are masked: of each row's C candidates max(1, ceil(ratio C)).
@@ -191,8 +198,3 @@ def token_accuracy(
     logits_BNK = network(torch.where(masked_BN, network.mask_token, tokens_BN), condition)
     right_BN = (logits_BNK.argmax(dim=-1) == tokens_BN) & masked_BN
     return right_BN.sum(dim=1) / masked_BN.sum(dim=1)
-
-
-def _mean(value_BN: Tensor, masked_BN: Tensor) -> Tensor:
-    """Mean over the masked tokens of the batch."""
-    return (value_BN * masked_BN).sum() / masked_BN.sum()
