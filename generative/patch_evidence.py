@@ -2,8 +2,12 @@
 
 A token counts as unknown when any pixel of its patch is missing, so the transformer never sees the others. By Bayes' rule
 p(token | all that is known) is proportional to p(token | known tokens) p(known pixels of its own patch | token). The second
-factor is taken as Gaussian around the patch that the tokenizer paints for the code. It is added to the logits, so that every
-sampler serves it.
+factor is taken as Gaussian around the patch that the tokenizer paints for the code. Samplers add it to the logits.
+
+Two limits. There is no look-ahead: until a token is accepted, its pixels say nothing about the other tokens, so that the
+order matters and the expected codes use each token's own pixels alone. And the standard deviation is a tuned weight, not a
+model of the noise: ``conf/module/maskgit.yaml`` has the value with the best fillings, some three times the deviation of
+pixels around the patches of their codes, which makes this a likelihood to the power of about a tenth.
 
 Shape legend: B batch, C channels, H/W height and width, G side of the token grid, N = G G tokens, K codes, P = C (H/G) (W/G).
 """
@@ -12,9 +16,6 @@ from __future__ import annotations
 
 from einops import rearrange, repeat
 from torch import Tensor
-
-from generative.networks.token_transformer import TokenNetwork
-from generative.types import Condition
 
 
 def patch_evidence(
@@ -27,8 +28,8 @@ def patch_evidence(
         validity_B1HW: (B, 1, H, W) map, 1 where a pixel is known.
         patch_KP: (K, P) patch of each code, channels first.
         grid_size: Side G of the token grid.
-        std: Standard deviation of a pixel around the patch of its code, in units of [-1, 1]. Larger than that of a single
-            pixel, because the deviations of a patch's pixels go together.
+        std: Standard deviation of the Gaussian in units of [-1, 1]. Larger than that of a pixel around the patch of its code:
+            the deviations of a patch's pixels go together.
 
     Returns:
         (B, N, K) log-likelihoods up to a constant of each token; zero where no pixel is known.
@@ -40,25 +41,3 @@ def patch_evidence(
     pixel_BNP = rearrange(degraded_BCHW, pattern, h=grid_size, w=grid_size)
     # |x - m|^2 over the known pixels, less |x|^2, which is the same for all codes.
     return ((known_BNP * pixel_BNP) @ patch_KP.T - 0.5 * known_BNP @ patch_KP.square().T) / std**2
-
-
-class InformedNetwork:
-    """A network of masked tokens whose logits also hold what is known of each token by itself.
-
-    Args:
-        network: The network.
-        evidence_BNK: (B, N, K) log-likelihoods of the codes, up to a constant of each token.
-    """
-
-    def __init__(self, network: TokenNetwork, evidence_BNK: Tensor) -> None:
-        self.network = network
-        self.evidence_BNK = evidence_BNK
-
-    @property
-    def mask_token(self) -> int:
-        """See ``TokenNetwork.mask_token``."""
-        return self.network.mask_token
-
-    def __call__(self, tokens_BN: Tensor, condition: Condition) -> Tensor:
-        """See ``TokenNetwork.__call__``."""
-        return self.network(tokens_BN, condition) + self.evidence_BNK

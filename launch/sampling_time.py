@@ -50,11 +50,11 @@ class SamplingTime:
 
         return run
 
-    def record(self, num_network_calls: dict[str, int]) -> dict[str, Any]:
+    def record(self, num_network_calls: dict[str, float]) -> dict[str, Any]:
         """Describe the times.
 
         Args:
-            num_network_calls: Network calls behind an image, by output.
+            num_network_calls: Network calls behind an image, by output; a mean where images differ.
 
         Returns:
             Seconds per image by output and how they were measured; empty where nothing was sampled or it is not known how

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.inpainting import composite, gray_patches, token_mask
-from generative.networks.token_transformer import TokenNetwork, TokenTransformer
+from generative.metrics.means import NamedMeans
+from generative.networks.token_transformer import TokenTransformer
 from generative.networks.tokenizer import Tokenizer, load_tokenizer
 from generative.objectives.masked_tokens import MaskedTokenObjective, token_accuracy
-from generative.patch_evidence import InformedNetwork, patch_evidence
+from generative.patch_evidence import patch_evidence
 from generative.randomness import Randomness
 from generative.samplers.diffusion import State
 from generative.samplers.masked import MaskedTokenSampler
@@ -42,11 +43,15 @@ class MaskGIT(GenerativeModule):
             patches inform the guess of their token (``generative.patch_evidence``); None leaves them unused.
         feather: Width in pixels of a ramp outside the hole over which ``sample`` goes from the decoded to the known pixels;
             0 keeps every known pixel.
+        reimpose_known: Put exactly known pixels back into ``sample`` and ``mean``; False leaves them as they are decoded.
         cache_dir: Cache folder of the tokens, or None for the user's.
         **kwargs: Arguments of ``GenerativeModule``.
 
     Raises:
         ValueError: If there is no tokenizer or a setting is out of its range.
+
+    Attributes:
+        mean_network_calls: Network calls behind a ``sample``, mean over the images of the last test; None before it.
     """
 
     network: TokenTransformer
@@ -61,6 +66,7 @@ class MaskGIT(GenerativeModule):
         dilation: int | None = None,
         pixel_std: float | None = None,
         feather: int = 0,
+        reimpose_known: bool = True,
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,6 +97,9 @@ class MaskGIT(GenerativeModule):
         self.dilation = loaded.dilation if dilation is None else dilation
         self.pixel_std = pixel_std
         self.feather = feather
+        self.reimpose_known = reimpose_known
+        self._network_calls = NamedMeans()
+        self.mean_network_calls: float | None = None
         self.cache_dir = cache_dir
 
     @property
@@ -146,42 +155,35 @@ class MaskGIT(GenerativeModule):
 
         Returns:
             ``decoded``, the tokenizer's picture of the sampled tokens; ``sample``, the same with the known pixels; and
-            ``mean``, about the answer of least squared error: the picture of the expected codes, in one network call.
+            ``mean``, the picture of the expected codes, in one network call. That is not the expected picture, the answer of
+            least squared error, since the decoder is no linear map and each code is expected from the known tokens and its
+            own patch alone; how near it comes is measured (``callbacks.Calibration``).
         """
         degraded, validity = batch.observed()
         tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
-        network = self.informed_network(batch)
-        filled = self.sampler(network, tokens, unknown, self._condition(batch), randomness)
+        condition, evidence = self._condition(batch), self._evidence(batch)
+        filled = self.sampler(self.network, tokens, unknown, condition, randomness, evidence)
         decoded = self.tokenizer.decode(filled)
-        mean = self._mean(network, tokens, unknown, self._condition(batch))
-        return {
-            "sample": composite(degraded, validity, decoded, self.feather),
-            "mean": composite(degraded, validity, mean, self.feather),
-            "decoded": decoded,
-        }
+        mean = self._mean(tokens, unknown, condition, evidence)
+        outputs = {"sample": decoded, "mean": mean}
+        if self.reimpose_known:
+            outputs = {name: composite(degraded, validity, image, self.feather) for name, image in outputs.items()}
+        return outputs | {"decoded": decoded}
 
-    def informed_network(self, batch: Batch) -> TokenNetwork:
-        """Return the network that samplers see: it knows the known pixels of partly covered patches.
-
-        Args:
-            batch: Batch with degraded images.
-
-        Returns:
-            The network itself where ``pixel_std`` is None.
-        """
+    def _evidence(self, batch: Batch) -> Tensor | None:
+        """(B, N, K) what the known pixels of partly covered patches say of their tokens."""
         if self.pixel_std is None:
-            return self.network
+            return None
         degraded, validity = batch.observed()
         tokenizer = self.tokenizer
-        evidence = patch_evidence(
-            degraded, validity, tokenizer.patches.to(degraded), tokenizer.grid_size, self.pixel_std
-        )
-        return InformedNetwork(self.network, evidence)
+        return patch_evidence(degraded, validity, tokenizer.patches.to(degraded), tokenizer.grid_size, self.pixel_std)
 
-    def _mean(self, network: TokenNetwork, tokens_BN: Tensor, unknown_BN: Tensor, condition: Condition) -> Tensor:
-        logits_BNK = network(torch.where(unknown_BN, network.mask_token, tokens_BN), condition)
+    def _mean(self, tokens_BN: Tensor, unknown_BN: Tensor, condition: Condition, evidence_BNK: Tensor | None) -> Tensor:
+        logits_BNK = self.network(torch.where(unknown_BN, self.network.mask_token, tokens_BN), condition).float()
+        if evidence_BNK is not None:
+            logits_BNK = logits_BNK + evidence_BNK
         known_BNK = F.one_hot(tokens_BN, self.network.num_codes).float()
-        return self.tokenizer.decode_mean(torch.where(unknown_BN[..., None], logits_BNK.float().softmax(-1), known_BNK))
+        return self.tokenizer.decode_mean(torch.where(unknown_BN[..., None], logits_BNK.softmax(-1), known_BNK))
 
     def decoding_states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         """Yield what the sampler goes through on its way to ``decoded``.
@@ -197,7 +199,7 @@ class MaskGIT(GenerativeModule):
         degraded, validity = batch.observed()
         tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
         for state in self.sampler.states(
-            self.informed_network(batch), tokens, unknown, self._condition(batch), randomness
+            self.network, tokens, unknown, self._condition(batch), randomness, self._evidence(batch)
         ):
             picture = self.tokenizer.decode(state.predicted)
             yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
@@ -226,16 +228,35 @@ class MaskGIT(GenerativeModule):
         }
         return {"batch": batch, "outputs": outputs, "token_accuracy": accuracy}
 
+    def on_test_epoch_start(self) -> None:
+        """Count the network calls anew; Lightning's hook."""
+        self._network_calls.reset(self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Count the network calls of each image, and hand the batch to the callbacks; Lightning's hook."""
+        self._network_calls.add("sample", self.sampler.network_calls(self._unknown(batch.observed()[1])))
+        return super().test_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Average the network calls over the images of all ranks; Lightning's hook."""
+        self.mean_network_calls = self._network_calls.compute()["sample"].value
+
     def sampling_record(self) -> dict[str, Any]:
-        """See ``GenerativeModule.sampling_record``."""
+        """See ``GenerativeModule.sampling_record``.
+
+        Returns:
+            The network calls of ``sample`` are the mean over the test images, after a test; else the most that one takes.
+        """
+        calls = self.sampler.num_network_calls if self.mean_network_calls is None else round(self.mean_network_calls, 3)
         return {
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
-            "num_network_calls": {"sample": self.sampler.num_network_calls, "mean": 1},
+            "num_network_calls": {"sample": int(calls) if calls == int(calls) else calls, "mean": 1},
             "tokenizer": self._tokenizer[0].record(),
             "dilation": self.dilation,
             "pixel_std": self.pixel_std,
             "feather": self.feather,
+            "reimpose_known": self.reimpose_known,
         }
 
     @torch.no_grad()

@@ -1,9 +1,13 @@
 """Samplers of masked token networks: from unknown tokens to codes in T steps that accept some tokens each.
 
 MaskGIT (Chang et al. 2022, arXiv 2202.04200, section 3.3): in step i every unknown token is sampled, the most confident ones
-are accepted, and ceil(gamma(i/T) M) of the M tokens that were unknown at the start stay masked. The confidence is
-log p(token) + tau (1 - i/T) g with Gumbel noise g. Halton-MaskGIT (arXiv 2503.17076) accepts in the order in which the
-(2, 3) Halton sequence visits the grid, and needs no confidence. What is known or accepted never changes.
+are accepted, and ceil(gamma(i/T) M) of the M tokens that were unknown at the start stay masked; each step accepts at least
+one, so T is at most M. The confidence is log p(token) + tau (1 - i/T) g with Gumbel noise g. Halton-MaskGIT
+(arXiv 2503.17076) accepts in the order in which the (2, 3) Halton sequence visits the grid, and needs no confidence. What is
+known or accepted never changes.
+
+Tokens can come with evidence of their own (``generative.patch_evidence``), which is added to their logits in every step.
+Until a token is accepted its evidence tells the others nothing, so that orders without a confidence begin with such tokens.
 
 Shape legend: B batch, N tokens of a square grid in row-major order, K codes, U tokens of the batch that are unknown.
 """
@@ -45,9 +49,10 @@ class MaskedTokenSampler:
     """Fills unknown tokens step by step.
 
     Attributes:
-        num_steps: Number of steps T.
+        num_steps: Number of steps T; a row of fewer unknown tokens takes one for each of them.
         schedule: Name of the schedule gamma of the tokens that stay masked; see ``MaskSchedule``.
-        order: Which tokens are accepted first: by ``"confidence"``, along the ``"halton"`` sequence, or ``"random"``.
+        order: Which tokens are accepted first: by ``"confidence"``, along the ``"halton"`` sequence, or ``"random"``; the
+            latter two begin with the tokens that have evidence.
         token_temperature: Temperature of the softmax that tokens are sampled from; 0 takes the most likely code.
         choice_temperature: Scale tau of the Gumbel noise on the confidence in the first steps; 0 is none. 4.5 in MaskGIT.
         stop_at_step: Step after which everything still unknown takes that step's guess; None goes on to the end.
@@ -81,10 +86,23 @@ class MaskedTokenSampler:
 
     @property
     def num_network_calls(self) -> int:
-        """Network calls per image; none where nothing is unknown."""
-        if self.schedule == "one_shot":
-            return 1
-        return self.num_steps if self.stop_at_step is None else min(self.num_steps, self.stop_at_step)
+        """The most network calls that an image takes; see ``network_calls``."""
+        return self._most_steps if self.stop_at_step is None else min(self._most_steps, self.stop_at_step)
+
+    @property
+    def _most_steps(self) -> int:
+        return 1 if self.schedule == "one_shot" else self.num_steps
+
+    def network_calls(self, unknown_BN: Tensor) -> Tensor:
+        """Return the network calls of each row: one for each unknown token, but no more than ``num_network_calls``.
+
+        Args:
+            unknown_BN: (B, N) bool, true where a token is to be sampled.
+
+        Returns:
+            (B,) int64 numbers, 0 where nothing is unknown.
+        """
+        return unknown_BN.sum(dim=1).clamp(max=self.num_network_calls)
 
     def __call__(
         self,
@@ -93,6 +111,7 @@ class MaskedTokenSampler:
         unknown_BN: Tensor,
         condition: Condition,
         randomness: Randomness,
+        evidence_BNK: Tensor | None = None,
     ) -> Tensor:
         """Return the filled tokens.
 
@@ -102,11 +121,12 @@ class MaskedTokenSampler:
             unknown_BN: (B, N) bool, true where a token is to be sampled; rows may differ in their number, also 0.
             condition: Condition of the network.
             randomness: Source of all draws.
+            evidence_BNK: (B, N, K) log-likelihoods of the codes, zero for tokens without evidence; None without any.
 
         Returns:
             (B, N) int64 codes, equal to ``tokens_BN`` where those are known.
         """
-        for state in self.states(network, tokens_BN, unknown_BN, condition, randomness):
+        for state in self.states(network, tokens_BN, unknown_BN, condition, randomness, evidence_BNK):
             tokens_BN = state.tokens
         return tokens_BN
 
@@ -117,8 +137,9 @@ class MaskedTokenSampler:
         unknown_BN: Tensor,
         condition: Condition,
         randomness: Randomness,
+        evidence_BNK: Tensor | None = None,
     ) -> Iterator[MaskedState]:
-        """Yield the state after each step.
+        """Yield the state after each step; rows in which nothing is left unknown are not shown to the network again.
 
         Args:
             network: Network of masked tokens.
@@ -126,45 +147,63 @@ class MaskedTokenSampler:
             unknown_BN: See ``__call__``.
             condition: Condition of the network.
             randomness: Source of all draws; each row draws the same whatever the others hold.
+            evidence_BNK: See ``__call__``.
 
         Yields:
             One state per network call; after the last one nothing is unknown.
         """
         # On the CPU: all counts follow from those at the start, whatever is sampled.
-        start_B = unknown_BN.sum(dim=1).cpu()
-        left_B = start_B
-        rank_BN = self._rank(unknown_BN, randomness)
-        tokens_BN = torch.where(unknown_BN, network.mask_token, tokens_BN)
-        for step in range(1, self.num_network_calls + 1):
-            if not left_B.any():
+        left_B = unknown_BN.sum(dim=1).cpu()
+        after_TB = self._masked_after_steps(left_B)
+        noise_TB = self._noise(left_B).to(tokens_BN.device)
+        rank_BN = self._rank(unknown_BN, randomness, evidence_BNK)
+        tokens_BN = predicted_BN = torch.where(unknown_BN, network.mask_token, tokens_BN)
+        for stay_B, noise_B in zip(after_TB, noise_TB, strict=True):
+            rows = left_B.nonzero()[:, 0]
+            if len(rows) == 0:
                 return
-            logits_BNK = network(tokens_BN, condition)
-            guess_BN, score_BN = self._guess(logits_BNK, unknown_BN, step, randomness)
-            predicted_BN = torch.where(unknown_BN, guess_BN, tokens_BN)
-            stay_B = self.mask_schedule.masked_after(step, self.num_steps, start_B)
-            if step == self.num_network_calls:
-                stay_B = torch.zeros_like(stay_B)
-            score_BN = (score_BN if rank_BN is None else -rank_BN).nan_to_num()  # finite: above what is known
-            score_BN = score_BN.masked_fill(~unknown_BN, -math.inf)
-            accepted_BN = largest(score_BN, (left_B - stay_B).to(score_BN.device))
-            tokens_BN = torch.where(accepted_BN, predicted_BN, tokens_BN)
-            unknown_BN = unknown_BN & ~accepted_BN
+            count_R, rows = (left_B - stay_B)[rows].to(tokens_BN.device), rows.to(tokens_BN.device)
+            tokens_RN, unknown_RN = tokens_BN[rows], unknown_BN[rows]
+            logits_RNK = network(tokens_RN, condition.select(rows))
+            if evidence_BNK is not None:
+                logits_RNK = logits_RNK + evidence_BNK[rows]
+            guess_RN, score_RN = self._guess(logits_RNK, unknown_RN, noise_B[rows], randomness.select(rows))
+            predicted_RN = torch.where(unknown_RN, guess_RN, tokens_RN)
+            score_RN = (score_RN if rank_BN is None else -rank_BN[rows]).nan_to_num()  # finite: above what is known
+            accepted_RN = largest(score_RN.masked_fill(~unknown_RN, -math.inf), count_R)
+            predicted_BN = tokens_BN.index_copy(0, rows, predicted_RN)
+            tokens_BN = tokens_BN.index_copy(0, rows, torch.where(accepted_RN, predicted_RN, tokens_RN))
+            unknown_BN = unknown_BN.index_copy(0, rows, unknown_RN & ~accepted_RN)
             left_B = stay_B
             yield MaskedState(tokens_BN, unknown_BN, predicted_BN)
 
-    def _rank(self, unknown_BN: Tensor, randomness: Randomness) -> Tensor | None:
+    def _masked_after_steps(self, unknown_B: Tensor) -> Tensor:
+        """(T, B) tokens that are masked after each network call."""
+        after_TB = self.mask_schedule.masked_after_steps(self._most_steps, unknown_B)[: self.num_network_calls]
+        after_TB[-1] = 0
+        return after_TB
+
+    def _noise(self, unknown_B: Tensor) -> Tensor:
+        """(T, B) scales tau (1 - i/T) of the noise on the confidence, T being the row's own number of steps."""
+        step_T1 = torch.arange(1, self.num_network_calls + 1)[:, None]
+        share_TB = 1 - step_T1 / unknown_B.clamp(min=1, max=self._most_steps).double()
+        return (self.choice_temperature * share_TB.clamp(min=0)).float()
+
+    def _rank(self, unknown_BN: Tensor, randomness: Randomness, evidence_BNK: Tensor | None) -> Tensor | None:
         """(B, N) float ranks, the smallest accepted first; None where the confidence decides."""
+        if self.order == "confidence":
+            return None
         num_tokens = unknown_BN.shape[1]
         if self.order == "random":
-            return randomness.uniform(num_tokens)
-        if self.order == "halton":
+            rank_BN = randomness.uniform(num_tokens)
+        else:
             rank_N = torch.empty(num_tokens)
-            rank_N[list(halton_order(num_tokens))] = torch.arange(num_tokens, dtype=rank_N.dtype)
-            return rank_N.to(unknown_BN.device).expand_as(unknown_BN)
-        return None
+            rank_N[list(halton_order(num_tokens))] = torch.arange(num_tokens) / num_tokens
+            rank_BN = rank_N.to(unknown_BN.device).expand_as(unknown_BN)
+        return rank_BN if evidence_BNK is None else rank_BN - evidence_BNK.any(dim=-1).float()
 
     def _guess(
-        self, logits_BNK: Tensor, unknown_BN: Tensor, step: int, randomness: Randomness
+        self, logits_BNK: Tensor, unknown_BN: Tensor, noise_B: Tensor, randomness: Randomness
     ) -> tuple[Tensor, Tensor]:
         """(B, N) sampled codes and their confidence, zeros where nothing is unknown."""
         num_tokens = unknown_BN.shape[1]
@@ -175,11 +214,8 @@ class MaskedTokenSampler:
         nothing = torch.zeros(unknown_BN.numel(), device=unknown_BN.device)
         guess_BN = nothing.long().index_copy(0, place_U, guess_U).view_as(unknown_BN)
         confidence_BN = nothing.index_copy(0, place_U, log_p_U).view_as(unknown_BN)
-        if self.order != "confidence":
-            return guess_BN, confidence_BN
-        scale = self.choice_temperature * (1 - step / self.num_steps)
-        if scale > 0:
-            confidence_BN = confidence_BN + scale * _gumbel(randomness.uniform(num_tokens))
+        if self.order == "confidence" and self.choice_temperature > 0:
+            confidence_BN = confidence_BN + noise_B[:, None] * _gumbel(randomness.uniform(num_tokens))
         return guess_BN, confidence_BN
 
     def _sample(self, logits_UK: Tensor, uniform_U: Tensor | None) -> tuple[Tensor, Tensor]:

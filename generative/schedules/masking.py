@@ -77,18 +77,44 @@ class MaskSchedule:
         """
         return _SCHEDULES[self.name](progress)
 
-    def masked_after(self, step: int, num_steps: int, unknown_B: Tensor) -> Tensor:
-        """Return how many tokens are still masked after a step.
+    def masked_after(self, step: int, num_steps: int | Tensor, unknown_B: Tensor) -> Tensor:
+        """Return how many tokens the schedule leaves masked after a step.
 
         Args:
             step: Step i of the decoding, from 1; 0 is its start.
-            num_steps: Number of steps T.
+            num_steps: Number of steps T; one for all rows, or (B,). After the last of them nothing is masked.
             unknown_B: (B,) int64 number M of tokens that were unknown at the start of each row.
 
         Returns:
             (B,) int64 ceil(gamma(i/T) M).
         """
-        return masked_count(self(torch.tensor(step / num_steps, dtype=torch.float64)).item(), unknown_B)
+        done = torch.tensor(
+            step, dtype=torch.float64
+        )  # a bare number over a tensor is rounded twice: 49 / 49 is below 1
+        return masked_count(self((done / num_steps).clamp(max=1)), unknown_B)
+
+    def masked_after_steps(self, num_steps: int, unknown_B: Tensor) -> Tensor:
+        """Return how many tokens are masked after each step of a decoding whose every step accepts some.
+
+        A row takes T = min(``num_steps``, M) steps. ``masked_after`` holds but for what is needed to leave at least one fewer
+        than before, and at least one for each step to come; google-research/maskgit does so with
+        ``max(1, min(unknown - 1, ...))``.
+
+        Args:
+            num_steps: The most steps of a row.
+            unknown_B: (B,) int64 number M of tokens that are unknown at the start of each row; on the CPU.
+
+        Returns:
+            (``num_steps``, B) int64 numbers, which fall in each row until they are 0.
+        """
+        steps_B = unknown_B.clamp(max=num_steps)
+        left_B, after = unknown_B, []
+        for step in range(1, num_steps + 1):
+            left_B = (
+                self.masked_after(step, steps_B, unknown_B).minimum(left_B - 1).maximum(steps_B - step).clamp(min=0)
+            )
+            after.append(left_B)
+        return torch.stack(after)
 
 
 def masked_count(share: Tensor | float, total_B: Tensor) -> Tensor:

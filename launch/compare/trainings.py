@@ -111,7 +111,7 @@ def costs_of(row: Row) -> list[str]:
     parameters = first.run_record.get("parameters")
     sampling = [entry.record.get("sampling", {}) for entry in row.entries]
     samplers = sorted({str(each["sampler"]).partition("(")[0] for each in sampling if "sampler" in each})
-    calls = sorted({int(n) for each in sampling for n in each.get("num_network_calls", {}).values()})
+    calls = sorted({float(n) for each in sampling for n in each.get("num_network_calls", {}).values()})
     revisions = sorted({_revision(entry.run_record.get("git_revision")) for entry in runs})
     return [
         f"{parameters:,}" if parameters else "",
@@ -119,7 +119,7 @@ def costs_of(row: Row) -> list[str]:
         f"{images:,}",
         _duration(statistics.fmean(seconds)) if seconds else "",
         ", ".join(map(str, row.training_seeds)),
-        " ".join([*samplers, *([f"{'/'.join(map(str, calls))} calls"] if calls else [])]),
+        " ".join([*samplers, *([f"{'/'.join(f'{n:g}' for n in calls)} calls"] if calls else [])]),
         hardware_text(first.run_record.get("hardware", {})),
         ", ".join(revisions),
     ]

@@ -73,14 +73,20 @@ def test_invariants_at_every_step(schedule: str, order: str, num_steps: int) -> 
     sampler = MaskedTokenSampler(num_steps, schedule, order)
     tokens, unknown = rows()
     states = list(sampler.states(network, tokens, unknown, Condition(), randomness()))
-    assert len(network.seen) == len(states) == sampler.num_network_calls
+    assert len(network.seen) == len(states) == sampler.network_calls(unknown).max()
 
     at_start, before = unknown.sum(dim=1), unknown
+    calls = torch.zeros_like(at_start)
     held = torch.where(unknown, K, tokens)
     times_set = torch.zeros_like(tokens)
     for step, (state, shown) in enumerate(zip(states, network.seen, strict=True), start=1):
-        assert torch.equal(shown, held)  # the network sees masks wherever nothing is known yet
-        assert torch.equal(state.unknown.sum(dim=1), MaskSchedule(schedule).masked_after(step, num_steps, at_start))
+        asked = before.any(dim=1)  # rows that are done cost no call
+        calls += asked
+        assert torch.equal(shown, held[asked])  # the network sees masks wherever nothing is known yet
+        left = MaskSchedule(schedule).masked_after_steps(num_steps, at_start)[step - 1]
+        if schedule != "one_shot":
+            assert torch.equal(state.unknown.sum(dim=1), left)
+        assert (before & ~state.unknown).any(dim=1)[asked].all()
         assert not (state.unknown & ~before).any()
         assert torch.equal(state.tokens[~unknown], tokens[~unknown])
         assert torch.equal(state.tokens[~before], held[~before])  # what is accepted stays
@@ -92,6 +98,8 @@ def test_invariants_at_every_step(schedule: str, order: str, num_steps: int) -> 
         times_set += accepted
         before, held = state.unknown, state.tokens
     assert torch.equal(times_set, unknown.long())
+    assert torch.equal(calls, sampler.network_calls(unknown))
+    assert torch.equal(calls, at_start.clamp(max=1 if schedule == "one_shot" else num_steps))
     assert torch.equal(sampler(Toy(), tokens, unknown, Condition(), randomness()), held)
 
 
@@ -152,10 +160,11 @@ def test_arg_max_without_noise_equals_hand_computation() -> None:
     sampler = MaskedTokenSampler(4, "linear", token_temperature=0, choice_temperature=0)
     tokens, unknown = torch.tensor([[1, 0, 0, 0]]), torch.tensor([[False, True, True, True]])
     states = list(sampler.states(Hand(), tokens, unknown, Condition(), randomness(1)))
-    # ceil(3 * [3/4, 2/4, 1/4, 0]) = 3, 2, 1, 0 stay masked. Logits (code 0, code 1) of the tokens 1, 2, 3: at first
+    # Three tokens take three of the four steps: ceil(3 * [2/3, 1/3, 0]) = 2, 1, 0 stay masked. Logits (code 0, code 1) of
+    # the tokens 1, 2, 3: at first
     # (1, 10), (2, 0), (3, 0), so token 1 is the most sure, of code 1; then token 2 has (2, 10) against (3, 0) of token 3.
-    assert [s.tokens[0].tolist() for s in states] == [[1, 2, 2, 2], [1, 1, 2, 2], [1, 1, 1, 2], [1, 1, 1, 1]]
-    assert [s.predicted[0].tolist() for s in states] == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert [s.tokens[0].tolist() for s in states] == [[1, 1, 2, 2], [1, 1, 1, 2], [1, 1, 1, 1]]
+    assert [s.predicted[0].tolist() for s in states] == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -191,7 +200,8 @@ def test_guesses_of_confidence_minus_infinity_are_accepted_before_known_tokens(m
     states = decode(MaskedTokenSampler(4, choice_temperature=0))
     at_start = rows()[1].sum(dim=1)
     for step, state in enumerate(states, start=1):
-        assert torch.equal(state.unknown.sum(dim=1), MaskSchedule().masked_after(step, 4, at_start))
+        left = MaskSchedule().masked_after_steps(4, at_start)[step - 1]
+        assert torch.equal(state.unknown.sum(dim=1), left)
 
 
 def test_codes_are_the_inverse_of_the_cumulative_distribution() -> None:

@@ -74,6 +74,30 @@ def test_counts_never_rise_and_reach_zero_at_the_last_step_alone(name: str) -> N
         assert (counts[:-1, 1:] > 0).all()
 
 
+def published_counts(name: str, num_steps: int, unknown: int) -> list[int]:
+    """Tokens still masked after each step: the paper's ceiling in the loop of google-research/maskgit, for T <= M."""
+    masked = [unknown]
+    for step in range(num_steps):
+        after = math.ceil(FORMULAS[name]((step + 1) / num_steps) * unknown - 1e-4)  # not for the noise of floats
+        masked.append(max(1, min(masked[-1] - 1, after)))  # at least one is kept, and one is left for the next step
+    return [*masked[1:-1], 0]  # the last step takes all
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_step_of_a_decoding_accepts_a_token(name: str) -> None:
+    unknown = torch.arange(65)
+    for num_steps in range(1, 17):
+        left = MaskSchedule(name).masked_after_steps(num_steps, unknown)
+        accepted = -torch.cat([unknown[None], left]).diff(dim=0)
+        assert torch.equal(accepted.sum(dim=0), unknown)
+        assert torch.equal(accepted > 0, torch.arange(num_steps)[:, None] < unknown)  # min(T, M) steps, none idle
+        for m in range(num_steps, 65):
+            published = published_counts(name, num_steps, m)
+            steps_left = [num_steps - step for step in range(1, num_steps + 1)]
+            # The published loop may run into its floor of one token and then accept nothing until the last step.
+            assert left[:, m].tolist() == [max(a, b) for a, b in zip(published, steps_left, strict=True)]
+
+
 def test_shares_are_rounded_up_but_not_for_the_noise_of_floats() -> None:
     total = torch.tensor([30, 100, 256, 256, 5, 0])
     share = torch.tensor([0.1, 0.07, 0.5, 1.0, 0.41, 1.0])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from generative.networks import TokenTransformer
-from generative.patch_evidence import InformedNetwork, patch_evidence
-from generative.randomness import IndexRandomness
+from generative.patch_evidence import patch_evidence
+from generative.randomness import IndexRandomness, StepRandomness, generator_for
 from generative.samplers import MaskedTokenSampler
+from generative.samplers.masked import halton_order
 from generative.types import Condition
 
 CODES, GRID, STD = 6, 4, 0.3
@@ -52,9 +54,37 @@ def test_sure_pixels_decide_the_token() -> None:
     image = patches[tokens[0]].view(GRID, GRID, 2, 2, 2).permute(2, 0, 3, 1, 4).reshape(1, 2, 8, 8)
     validity = torch.ones_like(validity)
     validity[..., ::2, ::2] = 0  # a quarter of every patch is missing
-    informed = InformedNetwork(network, patch_evidence(image, validity, patches, GRID, 0.02))
-    assert informed.mask_token == network.mask_token
+    evidence = patch_evidence(image, validity, patches, GRID, 0.02)
     unknown = torch.ones(1, 16, dtype=torch.bool)
     randomness = IndexRandomness.for_images(0, "test", torch.arange(1))
-    filled = MaskedTokenSampler(4)(informed, torch.zeros_like(tokens), unknown, Condition(), randomness)
+    filled = MaskedTokenSampler(4)(network, torch.zeros_like(tokens), unknown, Condition(), randomness, evidence)
     assert torch.equal(filled, tokens)
+
+
+@pytest.mark.parametrize("order", ["halton", "random"])
+def test_informed_tokens_come_first_where_the_confidence_is_not_asked(order: str) -> None:
+    """Two tokens that agree with probability 0.9; pixels that say 9:1 for code 0 of the second one.
+
+    By Bayes' rule p(first = 0) = 0.9 * 0.9 + 0.1 * 0.1 = 0.82; the other order ignores the pixels when it draws the first.
+    """
+
+    class Pair:
+        mask_token = 2
+
+        def __call__(self, tokens_BN: Tensor, condition: Condition) -> Tensor:
+            other_BN = tokens_BN[:, [1, 0, 3, 2]]
+            p_BN = torch.tensor([0.9, 0.1, 0.5])[other_BN]  # of code 0, given the other one
+            return torch.stack([p_BN, 1 - p_BN], dim=-1).log()
+
+    rows = 20_000
+    tokens = torch.zeros(rows, 4, dtype=torch.long)
+    unknown = torch.tensor([True, True, False, False]).expand(rows, -1)
+    evidence = torch.zeros(rows, 4, 2)
+    first, second = (0, 1) if order == "random" else sorted([0, 1], key=halton_order(4).index)
+    evidence[:, second] = torch.tensor([0.9, 0.1]).log()
+    sampler = MaskedTokenSampler(2, "linear", order)
+    randomness = StepRandomness(generator_for(0, "test"), rows)
+    states = list(sampler.states(Pair(), tokens, unknown, Condition(), randomness, evidence))
+    assert not states[0].unknown[:, second].any()
+    assert (states[-1].tokens[:, second] == 0).float().mean().item() == pytest.approx(0.9, abs=0.01)
+    assert (states[-1].tokens[:, first] == 0).float().mean().item() == pytest.approx(0.82, abs=0.01)

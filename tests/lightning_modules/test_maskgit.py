@@ -9,6 +9,7 @@ import cv2
 import pytest
 import torch
 from helpers import TINY_MASKGIT, finished, read_json, script, tiny, train_here
+from lightning import Trainer
 
 from benchmarks.inpainting import mean_colour, opencv
 from datamodules.base import ImageDataModule
@@ -68,7 +69,6 @@ def test_known_pixels_of_partly_covered_patches_are_used(outputs: Path) -> None:
     batch = data.batch("test", range(10))
     informed = module.sample(batch, module.evaluation_randomness(batch))["mean"]
     module.pixel_std = None
-    assert module.informed_network(batch) is module.network
     alone = module.sample(batch, module.evaluation_randomness(batch))["mean"]
     errors = [(picture - batch.image).square().mean() for picture in (informed, alone)]
     assert errors[0] < errors[1]
@@ -144,13 +144,41 @@ def test_hole_is_widened_by_what_the_encoder_sees(outputs: Path) -> None:
     assert wider._unknown(validity).sum() > module._unknown(validity).sum()
 
 
+def test_network_calls_of_the_record_are_those_made(outputs: Path) -> None:
+    module, data = built(outputs, "sampler.num_steps=12", "trainer.max_steps=1")
+    rows: list[int] = []
+    module.network.register_forward_hook(lambda network, inputs, output: rows.append(len(output)))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.test(module, data, verbose=False)
+    elsewhere = 10 * (1 + 5)  # ``mean``, and the token accuracy at five masked shares
+    unknown = module._unknown(data.batch("test", range(10)).validity).sum(1)
+    calls = module.sampling_record()["num_network_calls"]["sample"]
+    assert calls == pytest.approx((sum(rows) - elsewhere) / 10, abs=1e-3)
+    assert calls == pytest.approx(unknown.clamp(max=12).float().mean().item(), abs=1e-3)
+    assert calls < 12  # some holes have fewer tokens than there are steps
+
+
+def test_known_pixels_can_be_left_as_decoded(outputs: Path) -> None:
+    kept, data = built(outputs)
+    painted, _ = built(outputs, "module.reimpose_known=false")
+    batch = data.batch("test", range(4))
+    a, b = (module.sample(batch, module.evaluation_randomness(batch)) for module in (kept, painted))
+    assert torch.equal(b["sample"], a["decoded"])
+    hole = (batch.validity == 0).expand_as(batch.image)
+    assert torch.equal(b["mean"][hole], a["mean"][hole])
+    assert not torch.equal(b["mean"], a["mean"])
+    assert [module.sampling_record()["reimpose_known"] for module in (kept, painted)] == [True, False]
+
+
 def test_run_leaves_metrics_images_and_its_tokenizer(run: RunFolder, outputs: Path) -> None:
     content = read_json(run.path / "metrics.json")
     for output in ("sample", "mean", "decoded", "reconstruction", "composite", "degraded"):
         assert {f"psnr/{output}", f"psnr_hole/{output}", f"ssim/{output}"} <= content["metrics"].keys()
     assert "token_accuracy/0.5" in content["metrics"]
     tokenizer = load_tokenizer(outputs / "vqgan_scenes" / "run" / "checkpoints" / "last.ckpt")
-    assert content["record"]["sampling"]["tokenizer"]["hash"] == tokenizer.hash
+    sampling = content["record"]["sampling"]
+    assert sampling["tokenizer"]["hash"] == tokenizer.hash
+    assert sampling["num_network_calls"] == {"sample": 2, "mean": 1}
     assert run.record["parts"]["tokenizer"] == tokenizer.record()
     assert {p.name for p in (run.path / "images").iterdir()} >= {"restoration", "decoding", "test", "decoding_test"}
     names = torch.load(run.checkpoint, weights_only=True)["state_dict"]
