@@ -8,12 +8,13 @@ from typing import Any
 from launch import build
 from launch.command_line import MULTIRUN
 from launch.comparison import compare
+from launch.data_check import check_unchanged
 from launch.errors import reported
 from launch.evaluation import print_result, run_test
 from launch.job import Job, datamodule_for, read_job
 from launch.run_folder import is_main_process, write_json
 
-USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [overrides]
+USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [data_changed=stop|accept] [overrides]
        python evaluate.py -m run=DIR,DIR [name=NAME] [overrides with several values]
 
 Evaluates a run on the test images as the end of its training did, with the run's own config plus the overrides, and
@@ -21,6 +22,9 @@ writes DIR/evaluations/NAME/metrics.json and images. NAME is made from the overr
 
   python evaluate.py run=DIR sampler.num_steps=16
   python evaluate.py run=DIR degradation=block_mask weights=raw name=raw_block
+
+Images or labels that have changed since the training stop it, unless other data were asked for by data=... or
+data_changed=accept.
 
 With -m every combination of the values is evaluated, of one run or of several on the same data and degradation, each into
 its run's evaluations/; what was evaluated before is not evaluated again. A table and outputs/comparisons/NAME.csv have a
@@ -53,9 +57,13 @@ def evaluate(job: Job) -> dict[str, Any]:
     module = build.build_module(config)
     datamodule = datamodule_for(config)
     build.check_data(module, datamodule)
+    references = {callback.get("reference_split") for callback in config.callbacks.values() if callback} - {None}
+    changed = check_unchanged(job.run, config, datamodule, ("test", "label_sets", *references), job.data_changed)
     build.load_weights(module, job.run, checkpoint, job.weights)
     result = run_test(trainer, module, datamodule, config, job.weights, checkpoint["global_step"])
     result["record"].update(run=str(job.run.path), **job.identity())
+    if changed:
+        result["record"]["data"]["changed"] = changed
     if is_main_process():
         write_json(job.metrics_path, result)
     return result

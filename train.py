@@ -12,6 +12,8 @@ from omegaconf import DictConfig
 
 from launch import build
 from launch.command_line import current_run, keep_config, training_arguments
+from launch.data_check import KEY as DATA_CHANGED
+from launch.data_check import STOP, check_answer, check_unchanged, data_record
 from launch.errors import UserError, reported
 from launch.evaluation import print_result, run_test
 from launch.loggers import build_loggers, log_result, logged
@@ -34,6 +36,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
     Raises:
         UserError: The run to resume has nothing left to do.
     """
+    answer = check_answer(config.get(DATA_CHANGED, STOP))
     path, checkpoint = run.newest_checkpoint(set_aside=True) if config.resume else (None, None)
     step = checkpoint["global_step"] if checkpoint else 0
     if checkpoint and step >= config.trainer.max_steps and run.record.get("finished"):
@@ -50,6 +53,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
     if checkpoint:
         build.check_network(module, run, checkpoint["state_dict"])
         build.check_parts(module, run)
+        check_unchanged(run, config, datamodule, answer=answer)
         datamodule.start_step = step * config.trainer.accumulate_grad_batches
 
     record = {
@@ -63,7 +67,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
         "git_revision": git_revision(),
         "versions": versions(),
         "hardware": {**hardware(trainer.strategy.root_device, training_threads(trainer)), "ranks": trainer.world_size},
-        "data": datamodule.record(),
+        "data": data_record(run, config, datamodule, step if checkpoint else None),
         "parts": module.parts_record(),
         "parameters": sum(p.numel() for p in module.parameters()),
     }
@@ -77,7 +81,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
         log_result(trainer.loggers, result, trainer.global_step)
     if is_main_process():
         write_json(run.path / "metrics.json", result)
-        record["data"] = datamodule.record()  # by now with the damaged images that were met
+        record["data"] |= datamodule.record()  # by now with the damaged images that were met
         write_json(run.record_path, {**record, "finished": True, "ended": now(), "step": trainer.global_step})
         print_result(result["metrics"], run.path)
 

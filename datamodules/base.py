@@ -17,7 +17,7 @@ from datamodules.damage import check_policy
 from datamodules.loader import EvaluationLoader, RawBatch, TrainingLoader
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
-from datamodules.splits import Split, Splits
+from datamodules.splits import Split, Splits, digest_of
 from datamodules.token_cache import TokenCache, tokenized
 from files.images import NUM_NAMED
 from generative.degradations import Degradation
@@ -323,7 +323,11 @@ class ImageDataModule(LightningDataModule, ABC):
         }
         if self.label_names:
             settings |= {"label_names": list(self.label_names), "label_factors": list(self.label_factors)}
-        return settings | self.splits.record() | self.damage_record()
+        record = settings | self.splits.record() | self.damage_record()
+        if self.label_sets:
+            rows = [f"{name} {row.nonzero()[:, 0].tolist()}" for name, sets in self.label_sets.items() for row in sets]
+            record["fingerprints"] = {**record["fingerprints"], "label_sets": digest_of([*self.label_names, *rows])}
+        return record
 
 
 def datamodule_of(trainer: Trainer) -> ImageDataModule:

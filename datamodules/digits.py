@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.splits import Split, Splits
-from datamodules.store import ImageStore, pad_to
+from datamodules.store import ImageStore, content_hash, pad_to
 from generative.randomness import generator_for
 
 FACES = (
@@ -36,6 +36,7 @@ FACES = (
 )
 NUM_DIGITS = 10
 SIZES: dict[Split, int] = {"train": 60_000, "val": 2_000, "test": 2_000}
+_VERSION = 2  # of the cache file
 _CHUNK = 1_000  # images drawn at a time: bounds the memory, and is part of what the images are
 
 
@@ -183,7 +184,8 @@ def generate_digits(style: DigitStyle, sizes: dict[Split, int] | None = None) ->
         sizes: Images per split; ``SIZES`` by default.
 
     Returns:
-        For each split ``<split>/images``, (N, 1, S, S) uint8, and ``<split>/digits``, (N,) int64.
+        For each split ``<split>/images``, (N, 1, S, S) uint8, and ``<split>/digits``, (N,) int64; and ``glyphs``, a hash of
+        the undistorted glyphs, which change with the fonts and with what draws them.
     """
     distances = glyph_distances(style)
     tensors: Tensors = {}
@@ -195,6 +197,7 @@ def generate_digits(style: DigitStyle, sizes: dict[Split, int] | None = None) ->
             images.append(draw_digits(glyphs, distances, style, generator))
             digits.append(glyphs % NUM_DIGITS)
         tensors[f"{split}/images"], tensors[f"{split}/digits"] = torch.cat(images), torch.cat(digits)
+    tensors["glyphs"] = torch.tensor(content_hash((distances > 0).to(torch.uint8)))
     return tensors
 
 
@@ -223,7 +226,7 @@ class DigitsDataModule(ImageDataModule):
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, **settings)
         self.style = style or DigitStyle()
-        self.path = cache_folder(cache_dir) / f"digits-{self.style.key()}.pt"
+        self.path = cache_folder(cache_dir) / f"digits-{self.style.key()}-{_VERSION}.pt"
 
     def load_splits(self) -> Splits:
         """See ``ImageDataModule.load_splits``."""
@@ -232,7 +235,9 @@ class DigitsDataModule(ImageDataModule):
         def store(split: Split) -> ImageStore:
             images = tensors[f"{split}/images"]
             labels = F.one_hot(tensors[f"{split}/digits"], NUM_DIGITS).float()
-            return ImageStore.dense(pad_to(images, max(self.image_size, self.style.size)), labels)
+            size = max(self.image_size, self.style.size)
+            recipe = f"digits {self.style.key()} {int(tensors['glyphs'])} {split} {size}"
+            return ImageStore.dense(pad_to(images, size), labels, recipe)
 
         return Splits(
             train=store("train"),

@@ -270,7 +270,8 @@ class ICLEVRDataModule(ImageDataModule):
             train=store("train"),
             val=store("val"),
             test=store("test"),
-            source=f"i-CLEVR in {folder}, labels of {self._path('train.json')}",
+            source="i-CLEVR",
+            folders={"images": str(folder), "labels": str(self._path("train.json"))},
             drawn=f"whole scenes, one in {SCENES_PER_HELD_OUT} for val and for test, in the permutation of seed "
             f"{_SPLIT_SEED} of the sorted scene names",
             damaged=damaged_names,

@@ -218,7 +218,8 @@ class ImageFolderDataModule(ImageDataModule):
             train=store("train"),
             val=store("val"),
             test=store("test"),
-            source=", ".join(f"{split}: {folder}" for split, folder in origins.items() if folder),
+            source="image files",
+            folders={split: str(folder) for split, folder in origins.items() if folder},
             drawn=", ".join(
                 f"{split}: own folder"
                 if origins[split]

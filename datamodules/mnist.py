@@ -123,7 +123,8 @@ class TorchvisionDataModule(ImageDataModule):
             train=self._store(images[kept], classes[kept]),
             val=self._store(images[held_out], classes[held_out]),
             test=self._store(*parts["test"]),
-            source=f"{self.dataset} in {self.root}",
+            source=self.dataset,
+            folders={"root": str(self.root)},
             drawn=f"test: the official one; val: the last {NUM_HELD_OUT} of the official training images "
             f"in the permutation of seed {_SPLIT_SEED}",
         )

@@ -262,7 +262,8 @@ class ScenesDataModule(ImageDataModule):
         num_images = SIZES[split] if limit is None else max(0, min(limit, SIZES[split]))
         path = self.cache_dir / f"scenes-{self.style.key()}-{split}-{num_images}.pt"
         tensors = cached(path, lambda: generate_scenes(self.style, split, num_images))
-        return ImageStore.dense(tensors["images"], tensors["labels"].float())
+        recipe = f"scenes {self.style.key()} {split}"
+        return ImageStore.dense(tensors["images"], tensors["labels"].float(), recipe)
 
     def load_splits(self) -> Splits:
         """See ``ImageDataModule.load_splits``."""

@@ -5,12 +5,16 @@ Shape suffixes: N images of the split, M of a part of it, B batch, C channels, S
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from generative.randomness import Randomness
+
+_CHUNK = 2**16  # images whose labels are hashed at a time; a multiple of the eight bits of a byte
 
 
 class ImageSource(ABC):
@@ -89,6 +93,28 @@ class ImageSource(ABC):
         Returns:
             (N,) int64 hashes.
         """
+
+    def identities(self) -> Tensor:
+        """Return what stands for each image in the fingerprint.
+
+        Returns:
+            (N,) int64 numbers: the content hashes, or others where pixels depend on the processor that made them.
+        """
+        return self.content_hashes()
+
+    def fingerprint(self) -> str:
+        """Hash the images and their labels in their order.
+
+        Returns:
+            16 hexadecimal digits, the same on every machine.
+        """
+        digest = hashlib.blake2b(f"{len(self)} images, {self.num_classes} labels".encode(), digest_size=8)
+        digest.update(self.identities().numpy().astype("<i8").data)
+        for indices in torch.arange(len(self)).split(_CHUNK):
+            labels = self.labels_of(indices)
+            if labels is not None:
+                digest.update(np.packbits(labels.cpu().numpy() > 0).data)
+        return digest.hexdigest()
 
     @abstractmethod
     def hashed(self) -> ImageSource:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -21,10 +23,11 @@ class Splits:
         train: Images to learn from.
         val: Images to look at while learning.
         test: Images to report on.
-        source: Where the images come from, for the record.
+        source: What the images are, for the record.
         drawn: How the parts were drawn, in words, for the record.
         num_removed: Training images left out because an evaluation split holds the same pixels.
         damaged: Names of the image files that were left out because they cannot be decoded.
+        folders: Files, folders or addresses that they were read from, by what they hold.
     """
 
     train: ImageSource
@@ -34,6 +37,7 @@ class Splits:
     drawn: str
     num_removed: int = 0
     damaged: tuple[str, ...] = ()
+    folders: dict[str, str] = field(default_factory=dict)
 
     def without_leaks(self) -> Splits:
         """Leave out the training images that are, pixel for pixel, in the validation or test split.
@@ -58,26 +62,42 @@ class Splits:
         """
         return replace(self, train=_first(self.train, train), val=_first(self.val, val), test=_first(self.test, test))
 
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each split; see ``ImageSource.fingerprint``."""
+        return {split: getattr(self, split).fingerprint() for split in ("train", "val", "test")}
+
     def record(self) -> dict[str, Any]:
         """Describe the splits and check that they are disjoint.
 
         Returns:
-            Plain values; ``fingerprint`` changes with any pixel of any split.
+            Plain values; ``fingerprints`` change with any pixel and any label of their split, ``fingerprint`` is that of all.
         """
         stores = {"train": self.train, "val": self.val, "test": self.test}
         hashes = {split: store.content_hashes() for split, store in stores.items()}
-        digest = hashlib.blake2b(digest_size=8)
-        for hash_N in hashes.values():
-            digest.update(hash_N.numpy().data)
         pairs = (("train", "val"), ("train", "test"), ("val", "test"))
         return {
             "source": self.source,
+            "folders": self.folders,
             "drawn": self.drawn,
             "images": {split: len(store) for split, store in stores.items()},
             "identical_images": {f"{a}/{b}": int(torch.isin(hashes[a], hashes[b]).sum()) for a, b in pairs},
             "removed_from_train": self.num_removed,
-            "fingerprint": digest.hexdigest(),
+            "fingerprints": self.fingerprints,
+            "fingerprint": digest_of(self.fingerprints.values()),
         }
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """Hash texts in their order.
+
+    Args:
+        parts: The texts, none with a line break.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def _first(store: ImageSource, limit: int | None) -> ImageSource:

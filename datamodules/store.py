@@ -27,6 +27,7 @@ class ImageStore(ImageSource):
         channels: Number of channels C of every image.
         labels: (N, L) float multi-hot labels, or None.
         hashes: (N,) int64 content hashes where they are known already, or None.
+        origins: (N,) int64 numbers of what each image was generated from, or None for images that were read.
     """
 
     flat: Tensor
@@ -36,14 +37,18 @@ class ImageStore(ImageSource):
     channels: int
     labels: Tensor | None = None
     hashes: Tensor | None = None
+    origins: Tensor | None = None
 
     @classmethod
-    def dense(cls, images_NCHW: Tensor, labels: Tensor | None = None) -> ImageStore:
+    def dense(cls, images_NCHW: Tensor, labels: Tensor | None = None, recipe: str | None = None) -> ImageStore:
         """Build a store of images of one size.
 
         Args:
             images_NCHW: (N, C, H, W) uint8 images.
             labels: (N, L) float multi-hot labels, or None.
+            recipe: For generated images all that they were generated from, their places in the store apart. It stands for
+                the pixels in the fingerprint: the last bit of a float, and so a grey level here and there, depends on the
+                processor.
 
         Returns:
             The store; it shares memory with a contiguous ``images_NCHW``.
@@ -56,6 +61,7 @@ class ImageStore(ImageSource):
             widths=torch.full((n,), width),
             channels=channels,
             labels=labels,
+            origins=None if recipe is None else _numbered(recipe, n),
         )
 
     @classmethod
@@ -143,6 +149,7 @@ class ImageStore(ImageSource):
             widths=self.widths[rows],
             labels=None if self.labels is None else self.labels[rows],
             hashes=None if self.hashes is None else self.hashes[rows],
+            origins=None if self.origins is None else self.origins[rows],
         )
 
     def image(self, index: int) -> Tensor:
@@ -166,6 +173,10 @@ class ImageStore(ImageSource):
         if self.hashes is not None:
             return self.hashes
         return torch.tensor([content_hash(self.image(i)) for i in range(len(self))], dtype=torch.int64)
+
+    def identities(self) -> Tensor:
+        """See ``ImageSource.identities``."""
+        return self.content_hashes() if self.origins is None else self.origins
 
     def hashed(self) -> ImageStore:
         """See ``ImageSource.hashed``."""
@@ -199,6 +210,12 @@ class ImageStore(ImageSource):
         # Positions split into a line start and a column keep the int64 index small until the last, broadcast sum.
         starts_BCS = planes_BC[:, :, None] + lines_BS[:, None, :]
         return self.flat[starts_BCS[..., None] + columns_BS[:, None, None, :]]
+
+
+def _numbered(recipe: str, count: int) -> Tensor:
+    """Return (count,) different int64 numbers, others for another recipe."""
+    first = int.from_bytes(hashlib.blake2b(recipe.encode(), digest_size=8).digest(), "little", signed=True)
+    return torch.arange(count) + first  # beyond the largest number come the smallest ones
 
 
 def content_hash(image_CHW: Tensor) -> int:

@@ -128,7 +128,12 @@ class WebDatasetDataModule(ImageDataModule):
             train=stores["train"],
             val=val,
             test=test,
-            source=", ".join(f"{split}: {pattern}" for split, pattern in self.patterns.items() if pattern),
+            source="tar shards",
+            folders={
+                split: pattern if isinstance(pattern, str) else ", ".join(pattern)
+                for split, pattern in self.patterns.items()
+                if pattern
+            },
             drawn=", ".join(
                 f"{split}: own shards"
                 if split in shards

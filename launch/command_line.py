@@ -21,12 +21,15 @@ from launch.compose import (
     register_resolvers,
     values_of,
 )
+from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
 from launch.names import checked_name, tell_swept
+from launch.paths import make_absolute
 from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
 
 MULTIRUN = {"-m", "--multirun"}
+THIS_TIME = ("resume", DATA_CHANGED)  # keys that say how to begin this time, and nothing of the run
 
 
 def _take(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
@@ -63,7 +66,7 @@ def training_arguments(arguments: list[str]) -> list[str]:
     elif resume not in (None, "null"):
         return _resume_arguments(resume, overrides)
     if resume and resume != "null":
-        return _resume_arguments(resume, [])
+        return _resume_arguments(resume, [o for o in overrides if o.startswith(f"{DATA_CHANGED}=")])
     _require_experiment(overrides)
     compose_config(overrides)
     check_types(overrides)
@@ -146,7 +149,7 @@ def _resume_arguments(folder: str, overrides: list[str]) -> list[str]:
     keys = {parse(o)[0] for o in overrides}
     if "experiment" in keys:
         raise UserError("resume= takes its experiment from the run: leave out experiment=.")
-    own = [o for o in run.overrides() if parse(o)[0] not in keys and parse(o)[0] not in ("resume", "hydra.run.dir")]
+    own = [o for o in run.overrides() if parse(o)[0] not in keys and parse(o)[0] not in (*THIS_TIME, "hydra.run.dir")]
     result = own + overrides
     compose_config(result)
     check_types(result)
@@ -168,10 +171,13 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
     _prepare_child_processes(overrides, run)
     if config.resume:
         recorded = run.overrides()
-        new = [o for o in overrides if o not in recorded and parse(o)[0] != "resume"]
+        new = [o for o in overrides if o not in recorded and parse(o)[0] not in THIS_TIME]
+        composed = config
         config = apply_overrides(run_config(run), recorded, new)
         config.resume = str(run.path)
+        OmegaConf.update(config, DATA_CHANGED, composed[DATA_CHANGED], force_add=True)
         overrides = recorded + new
+    make_absolute(config)
     return run, config, overrides
 
 
@@ -261,5 +267,6 @@ def run_arguments(
     note_typed(arguments)
     run = RunFolder.existing(folder, "run")
     config = apply_overrides(run_config(run), run.overrides(), arguments)
+    make_absolute(config)
     check_types(run.overrides() + arguments)
     return run, config, own, arguments

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from launch.compose import values_of
+from launch.data_check import STOP
 from launch.errors import UserError
 from launch.job import Job, read_job
 from launch.names import checked_name, file_name
@@ -128,7 +129,10 @@ def _evaluated_before(jobs: list[Job]) -> list[dict[str, Any] | None]:
             if job.run.path not in steps:
                 steps[job.run.path] = job.run.load_checkpoint()["global_step"]
             wanted = job.identity() | {"step": steps[job.run.path]}
-            if any(content["record"].get(key) != value for key, value in wanted.items()):
+            accepted = job.data_changed != STOP or content["record"]["data"].get(
+                "changed"
+            )  # data that may change again
+            if accepted or any(content["record"].get(key) != value for key, value in wanted.items()):
                 content = None
         found.append(content)
     return found

@@ -22,7 +22,9 @@ from lightning_modules import MaskGIT
 
 GRID = "test.png"
 # What only training or the run's own machine needs.
-NOT_EXPORTED = ("paths", "logger", "resume", "sweep", "classifier", "tokenizer", "optimized_metric", "hydra")
+NOT_EXPORTED = (
+    "paths", "logger", "resume", "data_changed", "sweep", "classifier", "tokenizer", "optimized_metric", "hydra",
+)  # fmt: skip
 
 
 def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Path:

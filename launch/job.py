@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.base import ImageDataModule
 from launch import build
 from launch.command_line import run_arguments
+from launch.data_check import KEY as DATA_CHANGED
+from launch.data_check import STOP, check_answer
 from launch.names import checked_name, file_name
 from launch.run_folder import RunFolder
 
-DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema"}
+DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema", DATA_CHANGED: STOP}
 _last_datamodule: dict[tuple[str, ...], ImageDataModule] = {}
 
 
@@ -29,6 +31,7 @@ class Job:
         overrides: The overrides.
         name: Name of the evaluation.
         arguments: The command line that makes the same evaluation by itself.
+        data_changed: ``stop`` or ``accept``: what to do where the data are not those of the run's record.
     """
 
     run: RunFolder
@@ -37,6 +40,7 @@ class Job:
     overrides: list[str]
     name: str
     arguments: list[str]
+    data_changed: str = STOP
 
     @property
     def folder(self) -> Path:
@@ -71,9 +75,12 @@ def read_job(arguments: list[str], usage: str) -> Job:
     """
     run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
     weights = str(own["weights"])
+    data_changed = check_answer(own[DATA_CHANGED])
     changes = overrides if weights == "ema" else [*overrides, f"weights={weights}"]
+    if data_changed != STOP:
+        changes = [*changes, f"{DATA_CHANGED}={data_changed}"]
     name = file_name(changes) if own["name"] is None else checked_name("name", own["name"])
-    return Job(run, config, weights, overrides, name, arguments)
+    return Job(run, config, weights, overrides, name, arguments, data_changed)
 
 
 def datamodule_for(config: DictConfig) -> ImageDataModule:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from launch.errors import UserError
 
 NAME_LENGTH = 150  # bytes; file systems take 255
-NOT_IN_NAMES = ("sweep", "paths.outputs", "search")
+NOT_IN_NAMES = ("sweep", "paths.outputs", "search", "data_changed")
 SWEPT_VARIABLE = "TRIPTYCH_SWEPT"  # keys in which the jobs of a sweep differ; inherited by the processes of its jobs
 
 

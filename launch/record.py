@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from launch.paths import without_paths
+
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
 
 
@@ -70,11 +72,14 @@ def hardware(device: torch.device, threads: int | None = None) -> dict[str, Any]
 def config_hash(config: DictConfig) -> str:
     """Hash what determines a run's result: the config without paths, loggers and the hydra node.
 
+    The same on every machine: data and weights that were read from paths have fingerprints of their own.
+
     Args:
         config: The composed config.
 
     Returns:
         12 hexadecimal digits.
     """
-    kept = {k: config._get_node(k) for k in config if k not in ("hydra", "paths", "logger", "resume", "sweep")}
-    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()[:12]
+    left_out = ("hydra", "paths", "logger", "resume", "data_changed", "sweep")
+    kept = without_paths(OmegaConf.create({k: config._get_node(k) for k in config if k not in left_out}))
+    return hashlib.sha256(OmegaConf.to_yaml(kept, sort_keys=True).encode()).hexdigest()[:12]

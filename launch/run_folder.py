@@ -209,9 +209,10 @@ def identity(overrides: list[str]) -> list[str]:
         overrides: Task overrides.
 
     Returns:
-        The overrides without ``resume`` and ``hydra.*``.
+        The overrides without ``resume``, ``data_changed`` and ``hydra.*``.
     """
-    return sorted(o for o in overrides if not o.lstrip("+~").startswith(("resume=", "hydra.", "hydra/")))
+    others = ("resume=", "data_changed=", "hydra.", "hydra/")
+    return sorted(o for o in overrides if not o.lstrip("+~").startswith(others))
 
 
 def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:

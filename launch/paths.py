@@ -1,0 +1,82 @@
+"""Paths in a config: relative ones start at the folder of the command, and are kept absolute from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+# Keys whose value is a file or folder to read, wherever they stand. What a run writes lies below paths.outputs.
+PATH_KEYS = frozenset(
+    {
+        *("root", "train_root", "val_root", "test_root", "images"),
+        *("objects_json", "train_json", "test_json", "new_test_json"),
+        *("classifier", "label_classifier", "tokenizer", "weights", "heads", "cache_dir"),
+    }
+)
+SHARD_KEYS = frozenset({"data.train", "data.val", "data.test"})  # paths, patterns and addresses, one or several
+WORDS = frozenset({"auto"})
+
+
+def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:
+    """Find the paths of a config.
+
+    Args:
+        config: A config, not resolved.
+
+    Yields:
+        The container, the key in it and the path; addresses are left out, and what refers to another key.
+    """
+    for container, key, name in _leaves(config, ""):
+        value = container._get_node(key)._value()  # type: ignore[union-attr]
+        is_path = name.rpartition(".")[2] in PATH_KEYS or name in SHARD_KEYS
+        if is_path and isinstance(value, str) and value not in WORDS and not _is_address(value) and "${" not in value:
+            yield container, key, value
+
+
+def _leaves(node: DictConfig | ListConfig, name: str) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:
+    if node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        child = node._get_node(key)
+        full = name if isinstance(node, ListConfig) else f"{name}.{key}".lstrip(".")
+        if OmegaConf.is_config(child):
+            yield from _leaves(child, full)  # type: ignore[arg-type]
+        else:
+            yield node, key, full
+
+
+def _is_address(value: str) -> bool:
+    return value.startswith("pipe:") or "://" in value
+
+
+def make_absolute(config: DictConfig) -> None:
+    """Make the paths of a config absolute, so that they mean the same wherever a later command is typed.
+
+    Args:
+        config: A config; changed in place.
+    """
+    for container, key, value in list(path_nodes(config)):
+        container._get_node(key)._set_value("::".join(map(_absolute, value.split("::"))))  # type: ignore[union-attr]
+
+
+def _absolute(value: str) -> str:
+    path = Path(value).expanduser().absolute()
+    return str(path.resolve() if ".." in path.parts else path)
+
+
+def without_paths(config: DictConfig) -> DictConfig:
+    """Return a config that says the same on every machine.
+
+    Args:
+        config: A config, not resolved.
+
+    Returns:
+        A copy whose paths are null.
+    """
+    copy = config.copy()
+    for container, key, _ in list(path_nodes(copy)):
+        container._get_node(key)._set_value(None)  # type: ignore[union-attr]
+    return copy
