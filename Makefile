@@ -1,9 +1,9 @@
 # make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite;
-# make kills: kill -9 at 20 random moments.
+# make kills: kill -9 at 20 random moments; make exhaustive: every number of every experiment with five values.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test kills check clean
+.PHONY: train test kills exhaustive check clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=meanflow_dit
@@ -13,6 +13,9 @@ test: .venv/installed-dev
 
 kills: .venv/installed-dev
 	$(BIN)/python -m pytest -s -k killed tests/test_faults.py tests/test_resume.py --kills=20
+
+exhaustive: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m exhaustive tests/test_values.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

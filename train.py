@@ -14,7 +14,7 @@ from launch import build
 from launch.command_line import current_run, keep_config, training_arguments
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer, check_unchanged, data_record
-from launch.errors import UserError, reported
+from launch.errors import UserError, explained, reported
 from launch.evaluation import print_result, run_test
 from launch.loggers import build_loggers, log_result, logged
 from launch.parent import end_with_parent
@@ -104,7 +104,8 @@ def main(config: DictConfig) -> float | None:
         with run.locked():
             if not config.resume:
                 keep_config(run, config, overrides)
-            train(run, config, overrides)
+            with explained(run.path, overrides):
+                train(run, config, overrides)
     return None
 
 

@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from generative.metrics import CalibrationMetrics
+from generative.ranges import Count
 
 
 class Calibration(Callback):
@@ -28,7 +29,7 @@ class Calibration(Callback):
         record: Split, number of images and samples, definitions and theory behind ``results``.
     """
 
-    def __init__(self, num_images: int = 256, num_samples: int = 16, output: str = "sample") -> None:
+    def __init__(self, num_images: Count = 256, num_samples: Count = 16, output: str = "sample") -> None:
         if num_images < 1:
             raise ValueError(f"callbacks.calibration.num_images={num_images} must be at least 1.")
         self.num_images = num_images

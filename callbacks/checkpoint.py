@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from files.whole import WriteError, whole_file
+from generative.ranges import Count
 
 FILE_NAME = "last.ckpt"
 PREVIOUS_NAME = "previous.ckpt"
@@ -101,13 +102,14 @@ class LastCheckpoint(Checkpoint):
         ValueError: If the interval is not positive.
     """
 
-    def __init__(self, every_n_steps: int = 500, signal_check_every_n_steps: int = 10) -> None:
+    def __init__(self, every_n_steps: Count = 500, signal_check_every_n_steps: Count = 10) -> None:
         if every_n_steps < 1:
             raise ValueError(f"callbacks.checkpoint.every_n_steps={every_n_steps} must be at least 1.")
         self.every_n_steps = every_n_steps
         self.run_config: dict[str, Any] = {}
         self.signal_check_every_n_steps = signal_check_every_n_steps
         self._last_saved = -1
+        self._first_step = 0
         self._last_seen = -1
         self._between_steps = False
         self._signal: int | None = None
@@ -144,7 +146,7 @@ class LastCheckpoint(Checkpoint):
         Not in ``on_fit_start``: Lightning restores the step after that, and adds signal handlers of its own, which leave a
         validation unfinished and, with several ranks, send to the other processes from inside the handler.
         """
-        self._last_saved = self._last_seen = trainer.global_step
+        self._last_saved = self._last_seen = self._first_step = trainer.global_step
         self._handle_signals(self._on_signal)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -207,21 +209,18 @@ class LastCheckpoint(Checkpoint):
         self._previous_handlers = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back, and say where a run can go on whose disk took no more."""
+        """Give the signals back, and note with an error where the run stood and where it can go on."""
         self._restore_handlers()
+        path, step = self.path(trainer), self._last_saved
+        is_saved = path.exists() and step >= 0
+        where = f" at step {trainer.global_step}; " + (
+            f"the last good checkpoint is {path} of step {step}: " if is_saved else "no checkpoint is there yet: "
+        )
+        how = f"go on with python train.py resume={trainer.default_root_dir}" if is_saved else "start again"
         if isinstance(exception, WriteError):
-            path, step = self.path(trainer), self._last_saved
-            is_saved = path.exists() and step >= 0
-            exception.advice = (
-                f" at step {trainer.global_step}; "
-                + (
-                    f"the last good checkpoint is {path} of step {step}: "
-                    if is_saved
-                    else "no checkpoint is there yet: "
-                )
-                + "make room or mend the disk, then "
-                + (f"go on with python train.py resume={trainer.default_root_dir}" if is_saved else "start again")
-            )
+            exception.advice = f"{where}make room or mend the disk, then {how}"
+        elif trainer.global_step > self._first_step:
+            exception.add_note(where + how)
 
 
 def _end_of_last_batch(loop: dict[str, Any]) -> None:

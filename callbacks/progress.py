@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from generative.ranges import NonNegative, Positive
+
 LIVE_REFRESH_SECONDS = 0.5  # reading the loss waits for a GPU, so not at every step
 
 
@@ -50,8 +52,8 @@ class TrainingProgress(ProgressBar):
     def __init__(
         self,
         metrics: Sequence[str] = ("val/psnr/mean", "val/psnr/sample"),
-        every_percent: float = 5.0,
-        every_seconds: float = 30.0,
+        every_percent: Positive = 5.0,
+        every_seconds: NonNegative = 30.0,
     ) -> None:
         super().__init__()
         if every_percent <= 0:

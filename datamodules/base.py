@@ -23,6 +23,7 @@ from files.images import NUM_NAMED
 from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
+from generative.ranges import Count, WholeNumber
 from generative.types import Batch
 
 # A larger training set stays in host memory, or on disk where it is memory-mapped, and is copied batch by batch.
@@ -68,15 +69,15 @@ class ImageDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         name: str,
-        image_size: int,
+        image_size: Count,
         channels: int,
-        num_classes: int = 0,
-        label_factors: Sequence[int] = (),
-        global_batch_size: int = 128,
-        eval_batch_size: int = 250,
-        num_train: int | None = None,
-        num_val: int | None = None,
-        num_test: int | None = None,
+        num_classes: WholeNumber = 0,
+        label_factors: Sequence[Count] = (),
+        global_batch_size: Count = 128,
+        eval_batch_size: Count = 250,
+        num_train: Count | None = None,
+        num_val: Count | None = None,
+        num_test: Count | None = None,
         horizontal_flip: bool = False,
         degradation: Degradation | None = None,
         resident: bool = True,

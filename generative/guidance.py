@@ -16,6 +16,7 @@ from torch import Tensor
 
 from generative.denoiser import Denoiser, Network, Prediction
 from generative.randomness import Randomness
+from generative.ranges import Share
 from generative.types import Condition
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -31,8 +32,8 @@ class LabelDropout:
         object_probability: Probability that a single label is left out.
     """
 
-    set_probability: float = 0.1
-    object_probability: float = 0.0
+    set_probability: Share = 0.1
+    object_probability: Share = 0.0
 
     def __post_init__(self) -> None:
         for name in ("set_probability", "object_probability"):
@@ -67,8 +68,8 @@ class ClassifierFreeGuidance:
     """
 
     scale: float = 1.0
-    interval: tuple[float, float] = (0.0, 1.0)
-    rescale: float = 0.0
+    interval: tuple[Share, Share] = (0.0, 1.0)
+    rescale: Share = 0.0
 
     def __post_init__(self) -> None:
         if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:

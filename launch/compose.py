@@ -12,11 +12,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launch.checking import check_values
 from launch.errors import UserError, near_matches, one_line
 from launch.names import job_folder
 from launch.received import CONF_DIR, checked_config
@@ -172,23 +172,12 @@ def values_of(argument: str) -> list[str]:
 
 
 def check_types(overrides: list[str]) -> None:
-    """Check that numbers are overridden by numbers; what a word means is left to the object that takes it.
+    """Check the values of a composed config against what takes them.
 
     Args:
         overrides: Hydra overrides.
-
-    Raises:
-        UserError: A word or nothing stands where the config has a number.
     """
-    names = groups()
-    values = {key: value for key, value in map(parse, overrides) if key not in names}
-    defaults = compose_config([o for o in overrides if parse(o)[0] in names])
-    for key, value in values.items():
-        default = OmegaConf.select(defaults, key, throw_on_resolution_failure=False)
-        if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str | QuotedString):
-            if str(value).startswith("${"):
-                continue
-            raise UserError(f"{key}={value} must be a number, such as the default {default}.")
+    check_values(compose_config(overrides))
 
 
 def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: list[str]) -> DictConfig:

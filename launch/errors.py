@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.checkpoint import STOP_SIGNALS, Interrupted
@@ -25,6 +30,11 @@ from generative.weight_files import WeightsError
 
 EXIT_USER_ERROR = 2
 EXIT_RUN_FAILED = 3
+LOG_NAME = "error.log"
+MENDABLE = (
+    ValueError, TypeError, OSError, RuntimeError, ImportError, LookupError, ArithmeticError, HydraException,
+    OmegaConfBaseException, MisconfigurationException,
+)  # fmt: skip
 
 
 class UserError(Exception):
@@ -79,15 +89,64 @@ def as_user_error() -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, InstantiationException | ValueError | TypeError | OSError | OmegaConfBaseException):
+        if isinstance(cause, MENDABLE):
             key = re.search(r"full_key: (\S+)", str(error))
             where = f" (config key: {key.group(1)})" if key else ""
             raise UserError(
                 one_line(cause).replace(key.group(0), "").strip() + where if key else one_line(cause)
             ) from error
         raise
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+    except (ValueError, OSError, HydraException, OmegaConfBaseException, MisconfigurationException) as error:
         raise UserError(one_line(error)) from error
+
+
+class RunFailedError(Exception):
+    """A run ended with an error after steps were made; the message names the checkpoint to go on from."""
+
+
+@contextmanager
+def explained(folder: Path, overrides: list[str]) -> Iterator[None]:
+    """Say an unexpected error of a run in one sentence, and keep its traceback in the run's ``error.log``.
+
+    Before the first step is made, what was set on the command line is named as the likely cause: a value that no check knows
+    to be bad. An untouched experiment that cannot begin has a fault of ours: its traceback is let through.
+
+    Args:
+        folder: The run folder.
+        overrides: What was set on the command line.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: An error before the first step, of a run with overrides.
+        RunFailedError: An error after it.
+        Exception: What is expected, or has nothing to do with a setting.
+    """
+    try:
+        yield
+    except Exception as error:
+        changed = [o for o in overrides if not o.startswith(("experiment=", "resume=", "hydra."))]
+        notes = getattr(error, "__notes__", [])
+        if exit_code(error) is not None or not (changed or notes):
+            raise
+        said = f"{type(error).__name__}: {one_line(error).rstrip('.')}"
+        log = f"the traceback is in {_keep_traceback(folder, error)}"
+        if notes:
+            raise RunFailedError(f"{said}{notes[0]}; {log}.") from error
+        raise UserError(f"{said}; the cause may be one of {' '.join(changed)}; {log}.") from error
+
+
+def _keep_traceback(folder: Path, error: BaseException) -> Path:
+    text, rank = "".join(traceback.format_exception(error)), os.environ.get("LOCAL_RANK", "0")
+    name = LOG_NAME if rank == "0" else f"rank_{rank}.{LOG_NAME}"
+    path = folder / name
+    try:
+        path.write_text(text)
+    except OSError:  # the run folder is not there, or its disk is full
+        path = Path(tempfile.mkdtemp(prefix="triptych-")) / name
+        path.write_text(text)
+    return path
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -103,6 +162,7 @@ def exit_code(error: BaseException) -> int | None:
         return 128 + error.signal_number
     failures = (
         NonFiniteLossError, SpikeError, RankDisagreementError, WriteError, JobFailedError, DamagedImageError, ShardError,
+        RunFailedError,
     )  # fmt: skip
     if isinstance(error, failures) or (isinstance(error, OSError) and error.errno in NO_ROOM):
         return EXIT_RUN_FAILED

@@ -13,6 +13,7 @@ from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance, Labe
 from generative.networks.label_classifier import LabelClassifier, load_label_classifier
 from generative.objectives.diffusion import DiffusionObjective
 from generative.randomness import Randomness
+from generative.ranges import NonNegative
 from generative.samplers.diffusion import DiffusionSampler, State
 from generative.schedules import NoiseSchedule
 from generative.types import Batch, Condition, LossOutput
@@ -47,7 +48,7 @@ class DDPM(GenerativeModule):
         guidance: ClassifierFreeGuidance | None = None,
         label_dropout: LabelDropout | None = None,
         conditional: bool = True,
-        classifier_guidance: float = 0.0,
+        classifier_guidance: NonNegative = 0.0,
         classifier: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -260,7 +260,7 @@ BAD_ARGUMENTS = [
     (["experiment=meanflow_dti"], "did you mean meanflow_dit"),
     (["experiment=meanflow_dit", "network.dims=64"], "did you mean dim?"),
     (["experiment=meanflow_dit", "data=mnits"], "did you mean mnist?"),
-    (["experiment=meanflow_dit", "trainer.max_steps=many"], "trainer.max_steps=many must be a number"),
+    (["experiment=meanflow_dit", "trainer.max_steps=many"], "trainer.max_steps=many must be a whole number"),
     (["experiment=meanflow_dit", "no override"], "is not of the form key=value"),
     (["resume=/nowhere"], "resume=/nowhere"),
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 from generative.degradations.base import Degradation
 from generative.degradations.severity import Severity, SeveritySpec
 from generative.randomness import Randomness
+from generative.ranges import Count
 
 STROKE_SEGMENTS = 4
 MAX_TURN = math.pi / 2  # between consecutive segments of a stroke
@@ -53,7 +54,7 @@ class _Mask(Degradation):
 class BlockMask(_Mask):
     """Removes square blocks at uniform positions wholly inside the image."""
 
-    def __init__(self, size: SeveritySpec, num_blocks: int = 1, fill: SeveritySpec = 0.0) -> None:
+    def __init__(self, size: SeveritySpec, num_blocks: Count = 1, fill: SeveritySpec = 0.0) -> None:
         """Set the shape of the hole.
 
         Args:

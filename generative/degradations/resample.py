@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from generative.degradations.base import Degradation, nothing_known
 from generative.randomness import Randomness
+from generative.ranges import Count
 
 Upsampling = Literal["bicubic", "nearest"]
 
@@ -16,7 +17,7 @@ Upsampling = Literal["bicubic", "nearest"]
 class Downsample(Degradation):
     """Averages blocks of factor x factor pixels and interpolates back to the old size; no pixel stays known."""
 
-    def __init__(self, factor: int, upsampling: Upsampling = "bicubic") -> None:
+    def __init__(self, factor: Count, upsampling: Upsampling = "bicubic") -> None:
         """Set the strength.
 
         Args:

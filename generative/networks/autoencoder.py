@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from generative.networks.bottlenecks import Bottleneck
 from generative.randomness import Randomness
+from generative.ranges import Count, WholeNumber
 
 
 class PixelNorm(nn.Module):
@@ -103,14 +104,14 @@ class Autoencoder(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        in_channels: int,
+        image_size: Count,
+        in_channels: Count,
         bottleneck: Bottleneck,
-        channels: Sequence[int] = (64, 128, 256),
-        encoder_blocks: Sequence[int] = (1, 1, 2),
-        encoder_kernels: Sequence[int] = (3, 3, 1),
-        decoder_blocks: Sequence[int] = (2, 2, 2),
-        fold: int = 1,
+        channels: Sequence[Count] = (64, 128, 256),
+        encoder_blocks: Sequence[WholeNumber] = (1, 1, 2),
+        encoder_kernels: Sequence[Count] = (3, 3, 1),
+        decoder_blocks: Sequence[WholeNumber] = (2, 2, 2),
+        fold: Count = 1,
     ) -> None:
         super().__init__()
         for name, values in {

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from generative.randomness import Randomness
+from generative.ranges import Count, NonNegative
 
 
 @dataclass
@@ -81,7 +82,7 @@ class GaussianBottleneck(Bottleneck):
         ValueError: If a setting is out of its range.
     """
 
-    def __init__(self, dim: int, kl_weight: float = 1e-6) -> None:
+    def __init__(self, dim: Count, kl_weight: NonNegative = 1e-6) -> None:
         super().__init__()
         if kl_weight < 0:
             raise ValueError(f"bottleneck.kl_weight={kl_weight} must not be negative.")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from generative.networks.attention import Attention, make_attention
 from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.ranges import Count, Positive, WholeNumber
 from generative.types import Condition
 
 MAX_TIME_FREQUENCY = 10.0  # radians per unit of time; 1000 as in DiT makes |du/dt| about 20 times larger
@@ -180,18 +181,18 @@ class DiT(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        in_channels: int,
-        condition_channels: int = 0,
-        num_times: int = 1,
-        num_outputs: int = 1,
-        patch_size: int = 4,
-        dim: int = 128,
-        depth: int = 4,
-        head_depth: int = 0,
-        num_heads: int = 4,
-        mlp_ratio: float = 4.0,
-        label_factors: Sequence[int] = (),
+        image_size: Count,
+        in_channels: Count,
+        condition_channels: WholeNumber = 0,
+        num_times: Count = 1,
+        num_outputs: Count = 1,
+        patch_size: Count = 4,
+        dim: Count = 128,
+        depth: Count = 4,
+        head_depth: WholeNumber = 0,
+        num_heads: Count = 4,
+        mlp_ratio: Positive = 4.0,
+        label_factors: Sequence[Count] = (),
     ) -> None:
         super().__init__()
         if image_size % patch_size:

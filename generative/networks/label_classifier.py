@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from generative.ranges import Count
 from generative.weights import NotLoadedError, network_weights, read_checkpoint
 
 FEATURE_SIZE = 512  # width of resnet18 before its last layer
@@ -31,7 +32,7 @@ class LabelClassifier(nn.Module):
         in_channels: Channels C of the images; the published layout has 3.
     """
 
-    def __init__(self, num_labels: int = 24, input_size: int = DEFAULT_INPUT_SIZE, in_channels: int = 3) -> None:
+    def __init__(self, num_labels: Count = 24, input_size: Count = DEFAULT_INPUT_SIZE, in_channels: Count = 3) -> None:
         super().__init__()
         self.num_labels = num_labels
         self.input_size = input_size

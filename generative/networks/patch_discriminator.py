@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from generative.ranges import Count, WholeNumber
+
 NUM_GROUPS = 8  # group norm: batch norm would tie the judgements of a batch's images to each other
 
 
@@ -22,7 +24,7 @@ class PatchDiscriminator(nn.Module):
         ValueError: If the width is no multiple of 8.
     """
 
-    def __init__(self, in_channels: int, channels: int = 64, num_layers: int = 3) -> None:
+    def __init__(self, in_channels: Count, channels: Count = 64, num_layers: WholeNumber = 3) -> None:
         super().__init__()
         if channels % NUM_GROUPS:
             raise ValueError(f"discriminator.channels={channels} must be a multiple of {NUM_GROUPS}.")

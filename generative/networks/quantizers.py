@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from generative.networks.bottlenecks import Bottleneck, Latent
 from generative.randomness import Randomness
+from generative.ranges import BelowOne, Count, NonNegative
 
 BOUND_MARGIN = 1e-3  # of FSQ's range beyond its outermost levels, so that these are reached
 Gradient = Literal["straight_through", "rotation"]
@@ -149,11 +150,11 @@ class VectorQuantizer(_NearestCode):
 
     def __init__(
         self,
-        num_codes: int,
-        dim: int,
-        decay: float = 0.98,
-        commitment_weight: float = 0.25,
-        restart_below: float = 0.05,
+        num_codes: Count,
+        dim: Count,
+        decay: BelowOne = 0.98,
+        commitment_weight: NonNegative = 0.25,
+        restart_below: NonNegative = 0.05,
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(num_codes, dim, commitment_weight, gradient)
@@ -221,7 +222,7 @@ class SimVQ(_NearestCode):
     """
 
     def __init__(
-        self, num_codes: int, dim: int, commitment_weight: float = 0.25, gradient: Gradient = "rotation"
+        self, num_codes: Count, dim: Count, commitment_weight: NonNegative = 0.25, gradient: Gradient = "rotation"
     ) -> None:
         super().__init__(num_codes, dim, commitment_weight, gradient)
         self.base: Tensor
@@ -248,7 +249,7 @@ class FSQ(Bottleneck):
         ValueError: If a setting is out of its range.
     """
 
-    def __init__(self, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
+    def __init__(self, levels: Sequence[Count] = (8, 5, 5, 5)) -> None:
         super().__init__()
         if not levels or min(levels) < 3:
             raise ValueError(f"bottleneck.levels={list(levels)} must be numbers of at least 3.")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from generative.networks.attention import make_attention
 from generative.networks.dit import SwiGLU, sincos_positions
 from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.ranges import BelowOne, Count, Positive
 from generative.types import Condition
 
 INIT_STD = 0.02  # of MaskGIT, as of BERT (arXiv 1810.04805)
@@ -96,14 +97,14 @@ class TokenTransformer(nn.Module):
 
     def __init__(
         self,
-        num_codes: int,
-        grid_size: int,
-        dim: int = 192,
-        depth: int = 6,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        label_factors: Sequence[int] = (),
+        num_codes: Count,
+        grid_size: Count,
+        dim: Count = 192,
+        depth: Count = 6,
+        num_heads: Count = 6,
+        mlp_ratio: Positive = 4.0,
+        dropout: BelowOne = 0.0,
+        label_factors: Sequence[Count] = (),
         codebook_KE: Tensor | None = None,
     ) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from generative.networks.attention import AttentionKind, SpatialAttention
 from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.ranges import BelowOne, Count, WholeNumber
 from generative.types import Condition
 
 TIME_SCALE = 1000.0  # the features of DDPM are those of a step in 0 .. 1000
@@ -152,22 +153,22 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        in_channels: int,
-        condition_channels: int = 0,
-        num_times: int = 1,
-        num_outputs: int = 1,
-        label_factors: Sequence[int] = (),
-        patch_size: int = 1,
-        base_channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
-        num_blocks: int = 2,
-        full_attention: Sequence[int] = (),
-        linear_attention: Sequence[int] = (),
-        cross_attention: Sequence[int] = (),
-        head_dim: int = 64,
-        num_groups: int = 32,
-        dropout: float = 0.0,
+        image_size: Count,
+        in_channels: Count,
+        condition_channels: WholeNumber = 0,
+        num_times: Count = 1,
+        num_outputs: Count = 1,
+        label_factors: Sequence[Count] = (),
+        patch_size: Count = 1,
+        base_channels: Count = 128,
+        channel_multipliers: Sequence[Count] = (1, 2, 2, 2),
+        num_blocks: Count = 2,
+        full_attention: Sequence[Count] = (),
+        linear_attention: Sequence[Count] = (),
+        cross_attention: Sequence[Count] = (),
+        head_dim: Count = 64,
+        num_groups: Count = 32,
+        dropout: BelowOne = 0.0,
         adaptive_norm: bool = True,
     ) -> None:
         """Build the network.

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from generative.ranges import Count, WholeNumber
 from generative.types import Condition
 
 RESIDUAL_SCALE = 1.414  # of the published code: keeps the variance of a sum of two
@@ -76,17 +77,17 @@ class FirstUNet(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        in_channels: int,
-        condition_channels: int = 0,
-        num_times: int = 1,
-        num_outputs: int = 1,
-        label_factors: Sequence[int] = (),
-        base_channels: int = 256,
+        image_size: Count,
+        in_channels: Count,
+        condition_channels: WholeNumber = 0,
+        num_times: Count = 1,
+        num_outputs: Count = 1,
+        label_factors: Sequence[Count] = (),
+        base_channels: Count = 256,
         time_embedding: bool = True,
         label_embedding: bool = True,
         add_at_every_level: bool = False,
-        extra_levels: int = 0,
+        extra_levels: WholeNumber = 0,
     ) -> None:
         """Build the network.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from generative.ranges import NonNegative, Positive
+
 
 def squared_error(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     """Return per-image squared errors.
@@ -29,8 +31,8 @@ class AdaptiveWeight:
         offset: Added to the summed squared error; 1e-3 in MeanFlow, 1e-2 in improved MeanFlow.
     """
 
-    power: float = 1.0
-    offset: float = 1e-2
+    power: NonNegative = 1.0
+    offset: Positive = 1e-2
 
     def __call__(self, error_B: Tensor, magnitude_B: Tensor | None = None) -> Tensor:
         """Weight per-image errors.

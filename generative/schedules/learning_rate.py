@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from generative.ranges import Share, WholeNumber
+
 
 @dataclass(frozen=True)
 class WarmupCosine:
@@ -17,8 +19,8 @@ class WarmupCosine:
     """
 
     total_steps: int
-    warmup_steps: int = 200
-    final_share: float = 0.02
+    warmup_steps: WholeNumber = 200
+    final_share: Share = 0.02
 
     def __call__(self, step: int) -> float:
         """Return the factor of one step.

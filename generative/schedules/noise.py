@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from generative.ranges import BelowOne, Count
+
 MAX_BETA = 0.999  # arXiv 2102.09672: without the clip the last cosine step has no signal left to divide by
 COSINE_OFFSET = 0.008  # arXiv 2102.09672: keeps the first noise level about as large as a pixel's quantisation
 
@@ -47,9 +49,9 @@ class NoiseSchedule:
     """
 
     kind: Literal["linear", "cosine"] = "linear"
-    num_timesteps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    num_timesteps: Count = 1000
+    beta_start: BelowOne = 1e-4
+    beta_end: BelowOne = 0.02
     zero_terminal_snr: bool = False
     _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from generative.randomness import Randomness
+from generative.ranges import NonNegative, Share
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class TimeLaw:
 
     distribution: Literal["logit_normal", "uniform"] = "logit_normal"
     mean: float = -0.4
-    std: float = 1.0
-    distinct_share: float = 0.5
-    terminal_share: float = 0.15
-    zero_share: float = 0.0
+    std: NonNegative = 1.0
+    distinct_share: Share = 0.5
+    terminal_share: Share = 0.15
+    zero_share: Share = 0.0
 
     def __post_init__(self) -> None:
         if self.distribution not in ("logit_normal", "uniform"):
