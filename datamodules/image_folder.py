@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,12 @@ _VERSION = 2  # raised when decoding changes
 _DECODE_THREADS = 8
 
 
-def image_files(folder: Path, leave_out: Sequence[Path] = ()) -> list[Path]:
+def image_files(folder: Path, key: str = "data.root") -> list[Path]:
     """List the image files of a folder tree; a warning names pictures of formats that are not read.
 
     Args:
         folder: The folder.
-        leave_out: Folders within it that are passed over.
+        key: What names it, for messages.
 
     Returns:
         Paths in a fixed order.
@@ -43,11 +42,13 @@ def image_files(folder: Path, leave_out: Sequence[Path] = ()) -> list[Path]:
         FileNotFoundError: If the folder is missing or holds no image file.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"the image folder {folder} does not exist: set data.root=FOLDER to a folder of images")
-    listing = list_images(folder, leave_out)
+        raise FileNotFoundError(
+            f"the image folder {folder.absolute()} does not exist: set {key}=FOLDER to a folder of images"
+        )
+    listing = list_images(folder)
     if not listing.images:
         raise FileNotFoundError(
-            f"the image folder {folder} holds no image file: set data.root=FOLDER to a folder of images"
+            f"the image folder {folder.absolute()} holds no image file: set {key}=FOLDER to a folder of images"
         )
     if listing.unread:
         rank_zero_warn(
@@ -168,19 +169,22 @@ class ImageFolderDataModule(ImageDataModule):
             return root / split
         return root if split == "train" else None
 
+    def _key(self, split: Split) -> str:
+        return "data.root" if self.roots[split] is None else f"data.{split}_root"
+
     def _files(self) -> dict[Split, list[Path]]:
         """List the files of each split."""
         train_root = self._folder("train")
         if train_root is None:
             raise FileNotFoundError("data=image_folder needs images: set data.root=FOLDER to a folder of images")
-        files: dict[Split, list[Path]] = {"train": image_files(train_root)}
+        files: dict[Split, list[Path]] = {"train": image_files(train_root, self._key("train"))}
         missing: dict[Split, float] = {}
         for split, fraction in self.fractions.items():
             folder = self._folder(split)
             if folder is None:
                 missing[split] = fraction
             else:
-                files[split] = image_files(folder)
+                files[split] = image_files(folder, self._key(split))
         names = [file.relative_to(train_root).as_posix() for file in files["train"]]
         if len(names) <= len(missing):
             raise ValueError(

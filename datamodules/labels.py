@@ -92,7 +92,7 @@ def read_json(path: Path, remedy: str) -> Any:
         raise FileNotFoundError(f"the file {path} does not exist: {remedy}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also what is not UTF-8
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or lists a hundred thousand deep
         raise ValueError(f"{path} is not JSON ({error}): replace it by the published file") from error
 
 

@@ -107,8 +107,9 @@ class TorchvisionDataModule(ImageDataModule):
             try:
                 _DOWNLOADERS[self.dataset](str(self.root), download=True)
             except (OSError, RuntimeError) as error:
+                reason = str(error).strip().partition("\n")[0]
                 raise FileNotFoundError(
-                    f"{self.dataset} is not in {self.root} and could not be downloaded: "
+                    f"{self.dataset} is not in {self.root.absolute()} and could not be downloaded ({reason}): "
                     "set data.root=FOLDER to a torchvision root that holds it, or connect to the internet"
                 ) from error
             return {part: self._read(part) for part in ("train", "test")}

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -45,15 +45,19 @@ def is_url(location: str) -> bool:
 def locked(path: Path) -> Iterator[None]:
     """Do something in one process of this machine at a time; the lock goes with the process.
 
+    Where the folder cannot be written, nothing is locked: what is done there says so itself.
+
     Args:
         path: What is worked on; the lock lies beside it.
 
     Yields:
         Nothing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.with_name(f".{path.name}.lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -134,7 +138,7 @@ class ShardFiles:
                     reason = error if isinstance(error, HTTPError) else getattr(error, "reason", None) or error
                     raise ShardError(
                         f"the shard {location} cannot be downloaded to {path.parent} ({reason}): check the address, the "
-                        "network and the space on the disk"
+                        "network and the space on the disk, or set paths.cache_dir to another folder"
                     ) from error
             os.utime(path)  # used last now
             return path.open("rb")

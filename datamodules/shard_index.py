@@ -28,6 +28,8 @@ from datamodules.shard_files import ShardError, ShardFiles, is_url, locked
 _VERSION = 1  # raised when the index changes
 _THREADS = 4
 _NO_LABEL = -1
+_MAX_BYTES = 2**30  # of an image or label file: many times what can be decoded, and less than one read gives
+_TAR_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)  # of damaged headers
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ShardIndex:
     Attributes:
         shard: (N,) int32 number of the shard.
         offset: (N,) int64 first byte of the image within the shard.
-        size: (N,) int32 bytes.
+        size: (N,) int32 bytes, at most 1 GiB.
         hash: (N,) int64 hashes of these bytes.
         labels: (N, K) int32 numbers of the labels, filled up with -1.
         shard_bytes: (shards,) int64 size of each shard.
@@ -131,12 +133,13 @@ def _index(files: ShardFiles, shard: int, keys: SampleKeys) -> Tensors:
         if ending is None:
             without_image += 1
             continue
-        offset, size = members[ending]
+        where = f"the sample {sample} of {location}"
+        offset, size = _bounded(members, ending, where)
         digest = hashlib.blake2b(os.pread(file.fileno(), size, offset), digest_size=8).digest()
         offsets.append(offset)
         sizes.append(size)
         hashes.append(int.from_bytes(digest, "little", signed=True))
-        labels.append(_labels(file, members, keys, f"the sample {sample} of {location}"))
+        labels.append(_labels(file, members, keys, where))
     if not offsets:
         found = ", ".join(ending for ending, _ in endings.most_common(8)) or "none"
         raise ShardError(
@@ -177,10 +180,12 @@ def _members(file: BinaryIO, location: str) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
+                if member.size < 0:  # the next header would be looked for at or before this one, for ever
+                    raise tarfile.ReadError(f"{member.name} has a negative size")
                 if member.isreg():
                     yield member
             end = tar.offset
-    except tarfile.ReadError as error:
+    except _TAR_ERRORS as error:
         compressed = os.pread(file.fileno(), 2, 0) == b"\x1f\x8b"
         raise ShardError(
             f"the shard {location} is compressed, so that its images cannot be read one by one: unpack it with gunzip"
@@ -191,16 +196,27 @@ def _members(file: BinaryIO, location: str) -> Iterator[tarfile.TarInfo]:
         raise ShardError(f"the shard {location} is truncated: its end mark is missing: {remedy}")
 
 
+def _bounded(members: dict[str, tuple[int, int]], ending: str, where: str) -> tuple[int, int]:
+    """Return place and size of a member that is to be read."""
+    offset, size = members[ending]
+    if size > _MAX_BYTES:
+        raise ShardError(
+            f"{where}: .{ending} has {size / 2**30:.1f} GiB, more than the {_MAX_BYTES / 2**30:g} GiB that an image may have: "
+            "pack the shard again without it"
+        )
+    return offset, size
+
+
 def _labels(file: BinaryIO, members: dict[str, tuple[int, int]], keys: SampleKeys, where: str) -> list[int]:
     """Read the labels of a sample."""
     if keys.label is None:
         return []
     if keys.label not in members:
         raise ShardError(f"{where} has no member .{keys.label}, but {', '.join(members)}: set data.label_key=ENDING")
-    offset, size = members[keys.label]
+    offset, size = _bounded(members, keys.label, where)
     try:
         content = json.loads(os.pread(file.fileno(), size, offset))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(
             f"{where}: .{keys.label} holds neither a number nor JSON: set data.label_key=ENDING"
         ) from error

@@ -178,6 +178,53 @@ def test_made_shards_hold_the_files_as_they_are(tmp_path):
     assert made == {**dict.fromkeys(range(5), 0), **dict.fromkeys(range(10, 14), 1)}
 
 
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (
+            lambda f: make_shards(f, f.parent / "shards", "train", 4, False),
+            {},
+            r"has shards named train- already \(train-",
+        ),
+        (None, {"output": "images/shards"}, "lies inside .*images: write the shards to a folder outside"),
+        (None, {"output": "images"}, "lies inside"),
+        (
+            lambda f: (f / "stray.png").write_bytes(png(1)),
+            {"labels": True},
+            r"1 images are in no subfolder .*stray\.png",
+        ),
+        (None, {"per_shard": 0}, "--per-shard 0 must be at least 1"),
+        (None, {"prefix": "../a"}, r"--prefix \.\./a is no beginning of a file name"),
+    ],
+)
+def test_shards_are_not_mixed_with_others(tmp_path, change, options, message):
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    for i in range(5):
+        (tmp_path / "images" / "cat" / f"{i}.png").write_bytes(png(i))
+    if change:
+        change(tmp_path / "images")
+    before = sorted(tmp_path.rglob("*"))
+    settings = {"prefix": "train", "per_shard": 20, "labels": False, **options}
+    output = tmp_path / settings.pop("output", "shards")
+    with pytest.raises(ValueError, match=message):
+        make_shards(tmp_path / "images", output, **settings)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_shards_appear_together_or_not_at_all(tmp_path, file_limit):
+    (tmp_path / "images").mkdir()
+    for i in range(6):
+        (tmp_path / "images" / f"{i}.png").write_bytes(png(i) + bytes(20_000 * i))
+    output = tmp_path / "100%"
+    file_limit(50_000)
+    with pytest.raises(OSError, match="File too large"):
+        make_shards(tmp_path / "images", output, "train", 1, labels=False)
+    assert not list(output.iterdir())
+    file_limit(1_000_000)
+    make_shards(tmp_path / "images", output, "train", 1, labels=False)
+    assert [path.name for path in sorted(output.iterdir())] == [f"train-{i:06d}.tar" for i in range(6)]
+
+
 def first_shard(folder: Path) -> Path:
     return folder / "train-000.tar"
 
@@ -190,6 +237,15 @@ def cut(folder: Path, keep: float) -> None:
 
 def rewrite(folder: Path, *samples: dict[str, bytes]) -> None:
     write_shard(first_shard(folder), list(samples))
+
+
+def claim_size(folder: Path, size: int, ending: str = "png") -> None:
+    """Put a member of that size, all holes, at the front of a tar."""
+    member = tarfile.TarInfo(f"00000.{ending}")
+    member.size = size
+    with first_shard(folder).open("wb") as file:
+        file.write(member.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(max(0, size) + 4 * tarfile.BLOCKSIZE)
 
 
 def members_alone(folder: Path) -> None:
@@ -225,6 +281,13 @@ LABELLED = {"num_classes": 3, "label_key": "cls"}
         (lambda f: rewrite(f, {"png": png(0), "cls": b"cat"}), LABELLED, r"\.cls holds neither a number nor JSON"),
         (lambda f: rewrite(f, {"png": png(0), "cls": b"3"}), LABELLED, r"\[3\] are no label numbers from 0 to 2"),
         (lambda f: rewrite(f, {"png": png(0), "cls": b'{"a": 1}'}), LABELLED, r"the fields a: set data\.label_field"),
+        (
+            lambda f: rewrite(f, {"png": png(0), "cls": b"[" * 100_000}),
+            LABELLED,
+            r"00000 of .*neither a number nor JSON",
+        ),
+        (lambda f: claim_size(f, 3 * 2**30), {}, r"00000 of .*train-000\.tar: \.png has 3\.0 GiB, more than the 1 GiB"),
+        (lambda f: claim_size(f, -512), {}, r"train-000\.tar is damaged or no tar file \(.*negative"),
         (None, {"num_classes": 3}, r"data\.num_classes=3 and data\.label_key=None do not go together"),
         (None, {"mixed_shards": 0}, r"data\.mixed_shards=0 must be at least 1"),
         (None, {"damaged": "ignore"}, r"data\.damaged=ignore is unknown: choose stop or skip"),
