@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from datamodules.store import ImageStore, pad_to
 from generative.randomness import generator_for
 
 NUM_CLASSES = 10
-# Both sets come with train and test parts only; validation images are held out of the training part, the same ones
-# whatever the run's seed.
+# Both sets come with train and test parts only; validation images are held out of one of them, the same ones whatever the
+# run's seed.
 NUM_HELD_OUT = 2_000
 _SPLIT_SEED = 0
 
@@ -74,10 +74,11 @@ class TorchvisionDataModule(ImageDataModule):
         root: A torchvision root, used as it is where it holds the data, else downloaded into; None for one in the
             cache folder.
         cache_dir: Cache folder, or None for the user's.
+        val_from: Part that the validation images are held out of: ``train``, or ``test`` to train on all training images.
         **settings: See ``ImageDataModule``.
 
     Raises:
-        ValueError: If ``dataset`` is not known.
+        ValueError: If ``dataset`` or ``val_from`` is not known.
     """
 
     def __init__(
@@ -89,12 +90,16 @@ class TorchvisionDataModule(ImageDataModule):
         num_classes: int = NUM_CLASSES,
         root: str | Path | None = None,
         cache_dir: str | Path | None = None,
+        val_from: Literal["train", "test"] = "train",
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, **settings)
         if dataset not in _READERS:
             raise ValueError(f"data.dataset={dataset} is not one of {', '.join(_READERS)}")
+        if val_from not in ("train", "test"):
+            raise ValueError(f"data.val_from={val_from} is unknown: choose train or test.")
         self.dataset = dataset
+        self.val_from = val_from
         self.root = Path(root) if root else cache_folder(cache_dir) / "torchvision"
 
     def _read(self, part: str) -> ImagesAndClasses:
@@ -117,17 +122,21 @@ class TorchvisionDataModule(ImageDataModule):
     def load_splits(self) -> Splits:
         """See ``ImageDataModule.load_splits``."""
         parts = self._read_or_download()
-        images, classes = parts["train"]
+        images, classes = parts[self.val_from]
         order = torch.randperm(len(images), generator=generator_for(_SPLIT_SEED, "split"))
         held_out, kept = order[-NUM_HELD_OUT:], order[:-NUM_HELD_OUT]
+        parts |= {"val": (images[held_out], classes[held_out]), self.val_from: (images[kept], classes[kept])}
+        split = {
+            "train": f"test: the official one; val: the last {NUM_HELD_OUT} of the official training images",
+            "test": f"train: the official one; test: the official one without val; val: its last {NUM_HELD_OUT} images",
+        }
         return Splits(
-            train=self._store(images[kept], classes[kept]),
-            val=self._store(images[held_out], classes[held_out]),
+            train=self._store(*parts["train"]),
+            val=self._store(*parts["val"]),
             test=self._store(*parts["test"]),
             source=self.dataset,
             folders={"root": str(self.root)},
-            drawn=f"test: the official one; val: the last {NUM_HELD_OUT} of the official training images "
-            f"in the permutation of seed {_SPLIT_SEED}",
+            drawn=f"{split[self.val_from]} in the permutation of seed {_SPLIT_SEED}",
         )
 
     def _store(self, images_NCHW: Tensor, classes_N: Tensor) -> ImageStore:

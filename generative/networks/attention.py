@@ -1,6 +1,6 @@
 """Exchangeable kinds of attention: ``layer(x_BND, objects) -> (B, N, D)``, without norm before and residual after.
 
-- ``full``: softmax self-attention, with RMS-normalised queries and keys (arXiv 2302.05442);
+- ``full``: softmax self-attention, with RMS-normalised queries and keys (arXiv 2302.05442) or, as in DDPM, plain;
 - ``linear``: efficient attention (Shen et al. 2018, arXiv 1812.01243), linear in the number of tokens;
 - ``cross``: softmax attention from the image's tokens to the object tokens of the labels.
 
@@ -20,17 +20,18 @@ from torch import Tensor, nn
 from generative.networks.labels import ObjectTokens
 
 AttentionKind = Literal["full", "linear", "cross"]
+DDPM_NORM_EPS = 1e-6  # that of TensorFlow's group norm; PyTorch's is 1e-5
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with RMS-normalised queries and keys."""
+    """Multi-head self-attention with RMS-normalised queries and keys; plain, with biases in place of these norms."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, plain: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.q_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=plain)
+        self.q_norm = nn.Identity() if plain else nn.RMSNorm(dim // num_heads, eps=1e-6)
+        self.k_norm = nn.Identity() if plain else nn.RMSNorm(dim // num_heads, eps=1e-6)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, objects: ObjectTokens | None = None) -> Tensor:
@@ -102,7 +103,9 @@ class CrossAttention(nn.Module):
         return self.out(rearrange(x, "b h n d -> b n (h d)"))
 
 
-def make_attention(kind: AttentionKind, dim: int, num_heads: int, token_dim: int) -> nn.Module:
+def make_attention(
+    kind: AttentionKind, dim: int, num_heads: int, token_dim: int, plain: bool = False
+) -> Attention | LinearAttention | CrossAttention:
     """Build a kind of attention that begins as zero.
 
     Args:
@@ -110,6 +113,7 @@ def make_attention(kind: AttentionKind, dim: int, num_heads: int, token_dim: int
         dim: Width D of the image's tokens.
         num_heads: Number of heads, a divisor of ``dim``.
         token_dim: Width of the object tokens.
+        plain: Whether full attention has biases in place of the norms of queries and keys; the other kinds stay.
 
     Returns:
         The layer.
@@ -118,7 +122,7 @@ def make_attention(kind: AttentionKind, dim: int, num_heads: int, token_dim: int
     if kind == "cross":
         layer = CrossAttention(dim, num_heads, token_dim)
     else:
-        layer = Attention(dim, num_heads) if kind == "full" else LinearAttention(dim, num_heads)
+        layer = Attention(dim, num_heads, plain) if kind == "full" else LinearAttention(dim, num_heads)
     nn.init.zeros_(layer.out.weight)
     nn.init.zeros_(layer.out.bias)
     return layer
@@ -127,10 +131,12 @@ def make_attention(kind: AttentionKind, dim: int, num_heads: int, token_dim: int
 class SpatialAttention(nn.Module):
     """A kind of attention over the pixels of a feature map, behind group norm and beside a residual connection."""
 
-    def __init__(self, kind: AttentionKind, channels: int, num_heads: int, token_dim: int, num_groups: int) -> None:
+    def __init__(
+        self, kind: AttentionKind, channels: int, num_heads: int, token_dim: int, num_groups: int, plain: bool = False
+    ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels)
-        self.attention = make_attention(kind, channels, num_heads, token_dim)
+        self.norm = nn.GroupNorm(num_groups, channels, DDPM_NORM_EPS) if plain else nn.GroupNorm(num_groups, channels)
+        self.attention = make_attention(kind, channels, num_heads, token_dim, plain)
 
     def forward(self, x_BCHW: Tensor, objects: ObjectTokens | None) -> Tensor:
         """Mix the pixels.

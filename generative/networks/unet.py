@@ -1,16 +1,15 @@
 """U-Net with adaptive group norm and a choice of attention per resolution.
 
 ADM (Dhariwal & Nichol 2021, arXiv 2105.05233): residual blocks whose norm is scaled and shifted by the embedding of time
-and labels. The last norm is so too, as in DiT (arXiv 2212.09748). Down- and up-sampling are those of DDPM (Ho et al. 2020,
-arXiv 2006.11239), and with ``adaptive_norm=False`` all is. Labels enter as object tokens: pooled into the embedding, and
-by cross-attention.
+and labels. The last norm is so too, as in DiT (arXiv 2212.09748). Down- and up-sampling by a convolution are DDPM's (Ho et al.
+2020, arXiv 2006.11239). With ``adaptive_norm=False`` the whole network is DDPM's, as its authors' code builds and initialises
+it. Labels, which DDPM does not have, enter as object tokens: pooled into the embedding, and by cross-attention.
 
-Shape legend: B batch, C channels, H/W height and width, T network times, K condition channels, E embedding width.
+Shape legend: B batch, C channels, H/W height and width, T network times, K condition channels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -18,129 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.networks.attention import AttentionKind, SpatialAttention
-from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.networks.labels import LabelTokens
+from generative.networks.unet_blocks import (
+    AdaptiveNorm,
+    Downsampling,
+    ResidualBlock,
+    SinusoidalTimeEmbedding,
+    Stage,
+    group_norm,
+    initialise_as_ddpm,
+    zeroed,
+)
 from generative.ranges import BelowOne, Count, WholeNumber
 from generative.types import Condition
-
-TIME_SCALE = 1000.0  # the features of DDPM are those of a step in 0 .. 1000
-MAX_PERIOD = 10000.0  # of the sinusoidal features, in steps (arXiv 1706.03762)
-
-
-class SinusoidalTimeEmbedding(nn.Module):
-    """Embeds T times in [0, 1]: sinusoidal features of 1000 t, an MLP for each time, summed."""
-
-    def __init__(self, num_times: int, num_features: int, dim: int) -> None:
-        super().__init__()
-        self.frequencies: Tensor
-        half = num_features // 2
-        frequencies = TIME_SCALE * torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.mlps = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim)) for _ in range(num_times)
-        )
-
-    def forward(self, times_BT: Tensor) -> Tensor:
-        """Embed times.
-
-        Args:
-            times_BT: (B, T) times in [0, 1].
-
-        Returns:
-            (B, E) embeddings.
-        """
-        angles = times_BT[..., None] * self.frequencies
-        features_BTF = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        embeddings = [mlp(features_BTF[:, i]) for i, mlp in enumerate(self.mlps)]
-        return torch.stack(embeddings).sum(dim=0)
-
-
-class AdaptiveNorm(nn.Module):
-    """Group norm that the embedding scales and shifts, as in ADM."""
-
-    def __init__(self, channels: int, embedding_dim: int, num_groups: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels)
-        self.embedding = nn.Linear(embedding_dim, 2 * channels)
-
-    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
-        """Normalise.
-
-        Args:
-            x_BCHW: (B, C, H, W) features.
-            embedding_BE: (B, E) activated embedding.
-
-        Returns:
-            (B, C, H, W) features.
-        """
-        scale, shift = self.embedding(embedding_BE)[:, :, None, None].chunk(2, dim=1)
-        return torch.addcmul(shift, self.norm(x_BCHW), 1 + scale)
-
-
-class AdditiveNorm(nn.Module):
-    """Group norm of features to which the embedding has been added, as in DDPM."""
-
-    def __init__(self, channels: int, embedding_dim: int, num_groups: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels)
-        self.embedding = nn.Linear(embedding_dim, channels)
-
-    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
-        """See ``AdaptiveNorm.forward``."""
-        return self.norm(x_BCHW + self.embedding(embedding_BE)[:, :, None, None])
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions around the embedding; begins as its shortcut."""
-
-    def __init__(
-        self, in_channels: int, channels: int, embedding_dim: int, num_groups: int, dropout: float, adaptive_norm: bool
-    ) -> None:
-        super().__init__()
-        self.in_norm = nn.GroupNorm(num_groups, in_channels)
-        self.in_conv = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.out_norm = (AdaptiveNorm if adaptive_norm else AdditiveNorm)(channels, embedding_dim, num_groups)
-        self.dropout = nn.Dropout(dropout)
-        self.out_conv = _zero(nn.Conv2d(channels, channels, 3, padding=1))
-        self.shortcut = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
-
-    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
-        """Transform the features.
-
-        Args:
-            x_BCHW: (B, C, H, W) features.
-            embedding_BE: (B, E) activated embedding.
-
-        Returns:
-            (B, C', H, W) features.
-        """
-        h = self.in_conv(F.silu(self.in_norm(x_BCHW)))
-        h = self.out_norm(h, embedding_BE)
-        return self.shortcut(x_BCHW) + self.out_conv(self.dropout(F.silu(h)))
-
-
-class Stage(nn.Module):
-    """A residual block and the attention of its resolution."""
-
-    def __init__(self, block: ResidualBlock, attention: Sequence[SpatialAttention]) -> None:
-        super().__init__()
-        self.block = block
-        self.attention = nn.ModuleList(attention)
-
-    def forward(self, x_BCHW: Tensor, embedding_BE: Tensor, objects: ObjectTokens | None) -> Tensor:
-        """Transform the features.
-
-        Args:
-            x_BCHW: (B, C, H, W) features.
-            embedding_BE: (B, E) activated embedding.
-            objects: Object tokens of the batch, or None without labels.
-
-        Returns:
-            (B, C', H, W) features.
-        """
-        x_BCHW = self.block(x_BCHW, embedding_BE)
-        for attention in self.attention:
-            x_BCHW = attention(x_BCHW, objects)
-        return x_BCHW
 
 
 class UNet(nn.Module):
@@ -190,7 +79,9 @@ class UNet(nn.Module):
             head_dim: Channels of an attention head.
             num_groups: Groups of the norms.
             dropout: Share of features dropped in the residual blocks while training, in [0, 1).
-            adaptive_norm: Whether the embedding scales and shifts the norms; it is added to the blocks' features otherwise.
+            adaptive_norm: Whether the embedding scales and shifts the norms, as in ADM. Otherwise the network is DDPM's: the
+                embedding is added to the blocks' features, full attention has biases and no norms of queries and keys, and
+                the features of the time, the padding, the norms' epsilon and the initialisation are DDPM's.
 
         Raises:
             ValueError: Sizes that do not fit together, or attention at a resolution that does not exist.
@@ -219,12 +110,15 @@ class UNet(nn.Module):
             heads = channels // head_dim
             return Stage(
                 ResidualBlock(channels_in, channels, embedding_dim, num_groups, dropout, adaptive_norm),
-                [SpatialAttention(kind, channels, heads, embedding_dim, num_groups) for kind in attention],
+                [
+                    SpatialAttention(kind, channels, heads, embedding_dim, num_groups, plain=not adaptive_norm)
+                    for kind in attention
+                ],
             )
 
         self.patch_size = patch_size
         self.num_outputs = num_outputs
-        self.time_embedding = SinusoidalTimeEmbedding(num_times, base_channels, embedding_dim)
+        self.time_embedding = SinusoidalTimeEmbedding(num_times, base_channels, embedding_dim, ddpm=not adaptive_norm)
         self.labels = LabelTokens(label_factors, embedding_dim) if label_factors else None
         self.stem = nn.Conv2d((in_channels + condition_channels) * patch_size**2, base_channels, 3, padding=1)
 
@@ -232,7 +126,9 @@ class UNet(nn.Module):
         self.encoder = nn.ModuleList()
         for level, channels in enumerate(widths):
             if level:
-                self.encoder.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                self.encoder.append(
+                    nn.Conv2d(width, width, 3, stride=2, padding=1) if adaptive_norm else Downsampling(width)
+                )
                 skips.append(width)
             for _ in range(num_blocks):
                 self.encoder.append(stage(width, channels, at_level[level]))
@@ -247,9 +143,13 @@ class UNet(nn.Module):
                 self.decoder.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
         # The scale of the output depends on the time: a last norm that knows it saves steps at the start of training.
         self.head_norm = (
-            AdaptiveNorm(width, embedding_dim, num_groups) if adaptive_norm else nn.GroupNorm(num_groups, width)
+            AdaptiveNorm(width, embedding_dim, num_groups)
+            if adaptive_norm
+            else group_norm(width, num_groups, adaptive_norm)
         )
-        self.head = _zero(nn.Conv2d(width, num_outputs * in_channels * patch_size**2, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(width, num_outputs * in_channels * patch_size**2, 3, padding=1))
+        if not adaptive_norm:
+            initialise_as_ddpm(self, self.head)
 
     def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
         """Run the network.
@@ -288,13 +188,6 @@ class UNet(nn.Module):
             h = run(layer, h)
         h = self.head_norm(h, embedding_BE) if isinstance(self.head_norm, AdaptiveNorm) else self.head_norm(h)
         return F.pixel_shuffle(self.head(F.silu(h)), self.patch_size).chunk(self.num_outputs, dim=1)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Return the layer, set to zero."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
 
 
 def _level_sizes(image_size: int, patch_size: int, num_levels: int) -> list[int]:

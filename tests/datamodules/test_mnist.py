@@ -38,18 +38,32 @@ def root(request, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def values(data):
+    """Return what the images of each split are filled with."""
+    numbers = data.record()["images"].items()
+    images = {split: data.batch(split, range(n)).image.flatten(1).amax(1) for split, n in numbers}
+    return {split: set(image.add(1).mul(127.5).round().int().tolist()) for split, image in images.items()}
+
+
 def test_splits_are_held_out_of_training_and_official(root):
     data = TorchvisionDataModule(**SETTINGS, root=root)
     assert data.record()["images"] == {"train": 30, "val": 10, "test": 12}
-    value = [
-        set(data.batch(split, range(n)).image.flatten(1).amax(1).add(1).mul(127.5).round().int().tolist())
-        for split, n in (("train", 30), ("val", 10), ("test", 12))
-    ]
-    assert value[0] | value[1] == set(range(40))
-    assert value[2] == set(range(100, 112))
+    value = values(data)
+    assert value["train"] | value["val"] == set(range(40))
+    assert value["test"] == set(range(100, 112))
     batch = data.batch("test", range(12))
     assert batch.labels.argmax(1).tolist() == [i % 10 for i in range(12)]
     assert (batch.image[:, :, :2] == -1).all()
+
+
+def test_all_training_images_train_where_the_test_images_validate(root):
+    data = TorchvisionDataModule(**SETTINGS, root=root, val_from="test")
+    assert data.record()["images"] == {"train": 40, "val": 10, "test": 2}
+    value = values(data)
+    assert value["train"] == set(range(40))
+    assert value["val"] | value["test"] == set(range(100, 112))
+    with pytest.raises(ValueError, match=r"data\.val_from=both"):
+        TorchvisionDataModule(**SETTINGS, val_from="both")
 
 
 def test_the_root_is_not_written_to(root):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 
 from generative.denoiser import Denoiser, conversion
@@ -18,6 +19,7 @@ from generative.randomness import StepRandomness, generator_for
 from generative.samplers import DDIM, Ancestral, DiffusionSampler, DPMSolverPP2M
 from generative.schedules import NoiseSchedule
 from generative.types import Condition
+from launch.compose import compose_config
 
 SPACINGS = ("leading", "linspace", "trailing")
 PREDICTION_TYPES = {"noise": "epsilon", "v": "v_prediction", "image": "sample"}
@@ -144,6 +146,21 @@ def test_ancestral_with_large_variance_equals_diffusers() -> None:
     )
     expected = reference_states(scheduler, 20, generator=randomness(2).generator)
     assert_same_states(Ancestral(20, "leading", "none", variance="large"), Denoiser(toy, schedule, "v"), expected)
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_the_cifar10_experiment_samples_as_published() -> None:
+    """All 1,000 steps equal those of diffusers with the scheduler_config.json of google/ddpm-cifar10-32."""
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDPMScheduler(
+        num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", trained_betas=None,
+        variance_type="fixed_large", clip_sample=True,
+    )  # fmt: skip
+    scheduler.alphas_cumprod = (1 - scheduler.betas.double()).cumprod(0)
+    config = compose_config(["experiment=ddpm_cifar10"])
+    denoiser = Denoiser(toy, instantiate(config.schedule), config.module.output)
+    expected = reference_states(scheduler, 1000, generator=randomness(2).generator)
+    assert_same_states(instantiate(config.sampler), denoiser, expected)
 
 
 @pytest.mark.parametrize("schedule", [NoiseSchedule(), NoiseSchedule("cosine")], ids=lambda s: s.kind)

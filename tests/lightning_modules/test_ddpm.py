@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import train_here
+from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor, nn
 
@@ -118,6 +119,27 @@ def test_the_classifier_in_the_loop_is_marked_and_moves_the_sample(tmp_path: Any
     assert not torch.allclose(a, b)
     with pytest.raises(ValueError, match="experiment=label_classifier"):
         ddpm(classifier_guidance=1.0)
+
+
+def test_the_cifar10_experiment_trains_as_published() -> None:
+    """The defaults of scripts/run_cifar.py in github.com/hojonathanho/diffusion, and 800,000 steps (arXiv 2006.11239)."""
+    config = compose_config(["experiment=ddpm_cifar10"])
+    assert config.module.output == config.objective.loss_space == "noise"
+    assert (config.objective.weight, config.objective.logit_mean) == ("uniform", None)
+    assert (config.schedule.kind, config.schedule.beta_start, config.schedule.beta_end) == ("linear", 1e-4, 0.02)
+    assert (config.schedule.num_timesteps, config.schedule.zero_terminal_snr) == (1000, False)
+    assert (config.data.name, config.data.val_from, config.data.num_train) == ("cifar10", "test", None)
+    assert config.data.horizontal_flip
+    assert (config.data.global_batch_size, config.trainer.max_steps) == (128, 800_000)
+    assert config.trainer.precision == "32-true"
+    assert (config.trainer.gradient_clip_val, config.trainer.accumulate_grad_batches) == (1.0, 1)
+    assert (config.optimizer.lr, list(config.optimizer.betas), config.optimizer.weight_decay) == (2e-4, [0.9, 0.999], 0)
+    factor = instantiate(config.learning_rate)
+    for step in (0, 100, 4999, 5000, 400_000, 799_999):
+        assert factor(step) == pytest.approx(min(step / 5000, 1), abs=3e-4)
+    assert (config.network.dropout, config.callbacks.ema.decay, config.callbacks.spikes) == (0.1, 0.9999, None)
+    generation = config.callbacks.generation
+    assert (generation.num_images, generation.reference_split, generation.num_reference) == (50_000, "train", None)
 
 
 @pytest.mark.parametrize(
