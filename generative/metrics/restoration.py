@@ -15,18 +15,20 @@ from generative.types import Batch
 DATA_RANGE = 2.0  # images lie in [-1, 1]
 PSNR_CAP = 60.0  # dB; rounding to 8 bits alone costs 20 log10(255) + 10 log10(12) = 58.9 dB
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
-SSIM_MIN_SIZE = 6  # torchmetrics reflects 5 pixels at the border, which takes 6
+SSIM_BORDER = 5  # pixels on each side where the 11 x 11 window would leave the image
+SSIM_MIN_SIZE = 2 * SSIM_BORDER + 1
 SSIM_PIXELS_PER_CALL = 2**15  # on the CPU, larger calls leave the cache and take twice as long
 
 DEFINITIONS = {
-    "images": "restored and clean images in [-1, 1]; restored images are clamped to that range first; data range 2",
+    "images": "restored and clean images in [-1, 1]; restored images are clamped to that range first; data range 2; "
+    "SSIM sees them on [0, 1] with data range 1",
     "psnr": f"mean over the images of the PSNR in dB of the image's MSE over all channels; capped at {PSNR_CAP:g} dB",
     "psnr_channel": "colour images: mean over the images of the mean of the three channels' PSNR; same cap",
     "psnr_luma": "colour images: mean over the images of the PSNR of BT.601 luma Y = 0.299 R + 0.587 G + 0.114 B at "
     "full range; same cap; papers that use the 16-235 range (MATLAB's rgb2ycbcr) report 1.32 dB more",
     "psnr_pooled": "PSNR in dB of the MSE over all images and channels: the one that theory speaks about; same cap",
-    "ssim": "mean over the images and channels of the SSIM: 11 x 11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03, "
-    "border reflected; absent for images smaller than 6 pixels",
+    "ssim": "mean over the images and channels of the SSIM of images on [0, 1], data range 1: 11 x 11 Gaussian window, "
+    f"sigma 1.5, K1 0.01, K2 0.03, windows inside the image only; absent for images smaller than {SSIM_MIN_SIZE} pixels",
     "mse": "mean squared error over all images, channels and pixels, in units of [-1, 1]",
     "psnr_hole": "PSNR in dB of the MSE pooled over the pixels with validity 0 of those images that have both known "
     "and unknown pixels; absent when there is no such image; same cap",
@@ -59,24 +61,27 @@ def psnr(restored_BCHW: Tensor, clean_BCHW: Tensor) -> Tensor:
 
 
 def ssim(restored_BCHW: Tensor, clean_BCHW: Tensor) -> Tensor:
-    """Return the SSIM of each image, as torchmetrics computes it.
+    """Return the SSIM of each image as Wang et al. compute it: on [0, 1], over the windows that lie inside the image.
+
+    SSIM compares local means by their ratio, so it is not the same for images in [-1, 1] with data range 2.
 
     Args:
-        restored_BCHW: (B, C, H, W) images in [-1, 1], at least 6 x 6.
+        restored_BCHW: (B, C, H, W) images in [-1, 1], at least 11 x 11.
         clean_BCHW: (B, C, H, W) images in [-1, 1].
 
     Returns:
         (B,) SSIM, the mean over the channels.
     """
     # SSIM is a mean over channels, so channels can stand as images of one channel: the fastest shape for the CPU.
-    restored, clean = (image.flatten(0, 1).unsqueeze(1) for image in (restored_BCHW, clean_BCHW))
+    restored, clean = ((image.flatten(0, 1).unsqueeze(1) + 1) / 2 for image in (restored_BCHW, clean_BCHW))
     height, width = clean.shape[-2:]
     planes = max(1, SSIM_PIXELS_PER_CALL // (height * width)) if clean.device.type == "cpu" else len(clean)
-    values = [
-        structural_similarity_index_measure(a, b, data_range=DATA_RANGE, reduction="none")
-        for a, b in zip(restored.split(planes), clean.split(planes), strict=True)
-    ]
-    return torch.cat(values).view(clean_BCHW.shape[:2]).mean(1)  # type: ignore[arg-type]
+    inside = slice(SSIM_BORDER, -SSIM_BORDER)
+    values = []
+    for a, b in zip(restored.split(planes), clean.split(planes), strict=True):
+        _, full = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none", return_full_image=True)
+        values.append(full[..., inside, inside].flatten(1).mean(1))  # torchmetrics reflects the border
+    return torch.cat(values).view(clean_BCHW.shape[:2]).mean(1)
 
 
 def hole_mask(validity_B1HW: Tensor) -> Tensor:

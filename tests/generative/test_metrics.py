@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from skimage.metrics import structural_similarity
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from generative.metrics import CalibrationMetrics, RestorationMetrics
 from generative.metrics.calibration import theoretical_gap
@@ -41,15 +42,37 @@ def test_psnr_and_mse_of_a_constant_error() -> None:
     assert not {"psnr_channel/x", "psnr_luma/x", "psnr_hole/x"} & measured.keys()
 
 
-def test_psnr_and_ssim_equal_torchmetrics() -> None:
+def test_psnr_equals_torchmetrics() -> None:
+    clean = _images(20, channels=3, size=24)
+    restored = (clean + 0.3 * _images(20, 3, 24, seed=1)).clamp(-1, 1)
+    psnr = peak_signal_noise_ratio(restored, clean, data_range=2.0, dim=(1, 2, 3))
+    assert _measure(restored, clean)["psnr/x"] == pytest.approx(psnr.item(), abs=1e-4)
+
+
+def _ssim_of_levels(restored: torch.Tensor, clean: torch.Tensor) -> float:
+    """SSIM by scikit-image on grey levels in [0, 255], with the settings of Wang et al.; (C, H, W) images in [-1, 1]."""
+    a, b = ((image.double().numpy() + 1) * 127.5 for image in (restored, clean))
+    return structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=0
+    )
+
+
+def test_ssim_equals_scikit_image() -> None:
     clean = _images(70, channels=3, size=24)  # more planes than one call of ssim takes
     restored = (clean + 0.3 * _images(70, 3, 24, seed=1)).clamp(-1, 1)
-    measured = _measure(restored, clean)
-    psnr = peak_signal_noise_ratio(restored, clean, data_range=2.0, dim=(1, 2, 3))
-    assert measured["psnr/x"] == pytest.approx(psnr.item(), abs=1e-4)
-    whole = structural_similarity_index_measure(restored, clean, data_range=2.0, reduction="none")
-    torch.testing.assert_close(ssim(restored, clean), whole, atol=1e-5, rtol=0)
-    assert measured["ssim/x"] == pytest.approx(whole.mean().item(), abs=1e-5)
+    expected = [_ssim_of_levels(a, b) for a, b in zip(restored, clean, strict=True)]
+    torch.testing.assert_close(ssim(restored, clean), torch.tensor(expected).float(), atol=2e-5, rtol=0)
+    assert _measure(restored, clean)["ssim/x"] == pytest.approx(sum(expected) / 70, abs=1e-5)
+
+
+@pytest.mark.parametrize("level", [-0.95, 0.0, 0.9])
+@pytest.mark.parametrize("size", [(11, 11), (11, 40), (33, 17)])
+def test_ssim_of_a_change_of_brightness_equals_scikit_image(level: float, size: tuple[int, int]) -> None:
+    """Around mid-grey, 0 in [-1, 1], signed images would compare means by a meaningless ratio."""
+    clean = level + 0.05 * torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    restored = (clean + 0.03).clamp(-1, 1)
+    assert ssim(restored, clean).item() == pytest.approx(_ssim_of_levels(restored[0], clean[0]), abs=2e-4)
+    assert ssim(clean, clean).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_colour_conventions_differ_as_defined() -> None:
@@ -86,9 +109,9 @@ def test_hole_is_the_unknown_part_of_partly_known_images() -> None:
 
 
 def test_tiny_images_have_no_ssim_and_wrong_shapes_are_named() -> None:
-    clean = _images(2, size=4)
+    clean = _images(2, size=10)  # the window has 11
     assert "ssim/x" not in _measure(clean, clean)
-    with pytest.raises(ValueError, match=r"Output x has shape \(1, 1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"Output x has shape \(1, 1, 10, 10\)"):
         _measure(clean[:1], clean)
 
 
