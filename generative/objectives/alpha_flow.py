@@ -49,6 +49,12 @@ class AlphaFlow(FlowMapObjective):
         target = alpha * rows.conditional_velocity + (1 - alpha) * u_s
         return rows.u, target.clamp(-TARGET_LIMIT, TARGET_LIMIT)
 
-    def consistency_weight(self, error_M: Tensor, velocity_error_M: Tensor, progress: float) -> Tensor:
-        """See ``FlowMapObjective.consistency_weight``; AlphaFlow weights by a / (L + c)."""
-        return self.alpha(progress) * self.weight(error_M)
+    def consistency_factors(
+        self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
+    ) -> Tensor:
+        """See ``FlowMapObjective.consistency_factors``.
+
+        The error is of order a^2, so the factor a^(2 power - 1) keeps the MeanFlow loss as its limit for every power: the
+        published a / (L + c) for power 1, the plain a^-1 L for power 0.
+        """
+        return self.alpha(progress) ** (2 * self.weight.power - 1) * self.weight.factors(error_M, time_M)

@@ -50,7 +50,7 @@ class FlowMapObjective(ABC):
 
     Attributes:
         time_law: Law of the pairs (r, t).
-        weight: Adaptive weight of each image's error.
+        weight: Adaptive weight of each row's error. The velocity at r = t = 1 is the mean: there it never biases.
         velocity_only_share: Share of the training, from its start, with r = t everywhere: the velocity is learnt before
             the flow map leans on it.
     """
@@ -71,18 +71,21 @@ class FlowMapObjective(ABC):
             Prediction (with gradient) and target (without), each (M, C, H, W).
         """
 
-    def consistency_weight(self, error_M: Tensor, velocity_error_M: Tensor, progress: float) -> Tensor:
-        """Weight the errors of the slice.
+    def consistency_factors(
+        self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
+    ) -> Tensor:
+        """Return the factors of the errors of the slice.
 
         Args:
             error_M: (M,) squared errors of prediction against target.
-            velocity_error_M: (M,) squared errors of the velocity head on the same rows.
+            time_M: (M,) start times.
+            velocity_factors_M: (M,) factors of the velocity head's errors in the same rows.
             progress: Share of the training done.
 
         Returns:
-            (M,) weighted errors.
+            (M,) factors without gradient.
         """
-        return self.weight(error_M)
+        return self.weight.factors(error_M, time_M)
 
     def __call__(
         self,
@@ -119,9 +122,10 @@ class FlowMapObjective(ABC):
         conditional_velocity = source_BCHW - image_BCHW
         u, v = flow_map.velocities(z, pairs.r_B, pairs.t_B, condition)
         velocity_error = squared_error(v, conditional_velocity)
-        average_error = squared_error(u, conditional_velocity)
-        weighted = self.weight(average_error)
+        velocity_factors = self.weight.factors(velocity_error, pairs.t_B, expectation_B=pairs.r_B == 1)
         m = pairs.num_distinct
+        average_error = squared_error(u[m:], conditional_velocity[m:])
+        average_loss = (average_error * self.weight.factors(average_error, pairs.t_B[m:])).sum()
         pixels = image_BCHW[0].numel()
         logs = {"velocity_error": velocity_error.mean() / pixels}
         if m:
@@ -131,6 +135,7 @@ class FlowMapObjective(ABC):
             )  # fmt: skip
             error = squared_error(*self.consistency(flow_map, rows))
             logs["consistency_error"] = error.mean() / pixels
-            weighted = torch.cat([self.consistency_weight(error, velocity_error[:m], progress), weighted[m:]])
-        loss = weighted.mean() + self.weight(velocity_error).mean()
+            factors = self.consistency_factors(error, rows.t, velocity_factors[:m], progress)
+            average_loss = average_loss + (error * factors).sum()
+        loss = average_loss / len(t) + (velocity_error * velocity_factors).mean()
         return LossOutput(loss, {name: value.detach() for name, value in logs.items()})

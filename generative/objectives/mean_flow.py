@@ -66,8 +66,8 @@ class ImprovedMeanFlow(FlowMapObjective):
 
     Attributes:
         target: ``"conditional"``: V regresses e - x, as published. ``"predicted"``: V regresses the network's own velocity
-            v(z_t, t), which has the same expectation without the variance of e - x; the weight is then set by the
-            velocity head's error, so that both heads keep one scale.
+            v(z_t, t), which has the same expectation without the variance of e - x (Eulerian self-distillation,
+            arXiv 2505.18825); the weight is then set by the velocity head's error, so that both heads keep one scale.
     """
 
     target: Literal["conditional", "predicted"] = "conditional"
@@ -78,6 +78,8 @@ class ImprovedMeanFlow(FlowMapObjective):
         compound = rows.u + per_image(rows.t - rows.r) * dudt
         return compound, rows.v if self.target == "predicted" else rows.conditional_velocity
 
-    def consistency_weight(self, error_M: Tensor, velocity_error_M: Tensor, progress: float) -> Tensor:
-        """See ``FlowMapObjective.consistency_weight``."""
-        return self.weight(error_M, velocity_error_M if self.target == "predicted" else None)
+    def consistency_factors(
+        self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
+    ) -> Tensor:
+        """See ``FlowMapObjective.consistency_factors``."""
+        return velocity_factors_M if self.target == "predicted" else self.weight.factors(error_M, time_M)

@@ -1,12 +1,22 @@
-"""Adaptive loss weights (MeanFlow, arXiv 2505.13447, section 4.3; after Consistency Models Made Easy, 2406.14548)."""
+"""Weights that bring the squared errors of a flow map's rows to one size; what they do to the minimiser.
+
+The adaptive weight of the papers (MeanFlow, arXiv 2505.13447, section 4.3; after Consistency Models Made Easy, 2406.14548)
+divides each row's error L by sg[(L + c)^p]. The gradient is then that of a concave function of L: for p = 1/2 the minimiser
+is the geometric median of the targets, for p = 1 nearly a mode, and only for p = 0 their mean. A weight that does not know
+the row's own error keeps the mean as the minimiser for every p.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from generative.ranges import NonNegative, Positive
+
+NUM_NEIGHBOURS = 8  # rows of the batch whose times are nearest
 
 
 def squared_error(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
@@ -22,27 +32,62 @@ def squared_error(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     return (a_BCHW - b_BCHW).square().flatten(1).sum(dim=1)
 
 
+def neighbours_error(error_B: Tensor, time_B: Tensor) -> Tensor:
+    """Return the mean error of the other rows whose times are nearest; a row's own error has no part in it.
+
+    Args:
+        error_B: (B,) errors.
+        time_B: (B,) times; of equal ones those next to it in the batch count.
+
+    Returns:
+        (B,) means without gradient; ones where a row has no other beside it.
+    """
+    size = len(error_B)
+    if size == 1:
+        return torch.ones_like(error_B)
+    order = time_B.argsort(stable=True)
+    others = min(NUM_NEIGHBOURS, size - 1)
+    position = torch.arange(size, device=error_B.device)
+    first = (position - others // 2).clamp(0, size - 1 - others)
+    window = first[:, None] + torch.arange(others + 1, device=error_B.device)  # the row itself is one of these
+    own = window == position[:, None]
+    means = error_B.detach()[order][window].masked_fill(own, 0).sum(1) / others
+    return torch.empty_like(means).scatter_(0, order, means)
+
+
 @dataclass(frozen=True)
 class AdaptiveWeight:
-    """Divides each image's error by its own magnitude, L / sg[(L + offset)^power].
+    """Divides each row's error by a magnitude, L / sg[(magnitude + offset)^power].
 
     Attributes:
-        power: 0 is plain squared error, 0.5 close to the Huber loss, 1 the default of the papers.
+        power: 0 is plain squared error; 1, the default of the papers, brings all times to one size.
         offset: Added to the summed squared error; 1e-3 in MeanFlow, 1e-2 in improved MeanFlow.
+        magnitude: ``"time"``: the mean error of the other rows of the batch at about the same time, which leaves the
+            minimiser, the expectation, as it is. ``"own"``: the row's own error, as published: the minimiser moves
+            towards the likelier answer.
     """
 
     power: NonNegative = 1.0
     offset: Positive = 1e-2
+    magnitude: Literal["time", "own"] = "own"
 
-    def __call__(self, error_B: Tensor, magnitude_B: Tensor | None = None) -> Tensor:
-        """Weight per-image errors.
+    def __post_init__(self) -> None:
+        if self.magnitude not in ("time", "own"):
+            raise ValueError(f"objective.weight.magnitude={self.magnitude} is unknown: choose time or own.")
+
+    def factors(self, error_B: Tensor, time_B: Tensor, expectation_B: Tensor | None = None) -> Tensor:
+        """Return the factors of a batch's errors.
 
         Args:
             error_B: (B,) summed squared errors.
-            magnitude_B: (B,) errors that set the weight instead of ``error_B``; no gradient passes.
+            time_B: (B,) times of the rows.
+            expectation_B: (B,) True for rows whose minimiser must be the expectation, whatever ``magnitude`` is.
 
         Returns:
-            (B,) weighted errors.
+            (B,) factors without gradient.
         """
-        magnitude_B = error_B if magnitude_B is None else magnitude_B
-        return error_B / (magnitude_B.detach() + self.offset).pow(self.power)
+        magnitude = neighbours_error(error_B, time_B)
+        if self.magnitude == "own":
+            own = error_B.detach()
+            magnitude = own if expectation_B is None else torch.where(expectation_B, magnitude, own)
+        return (magnitude + self.offset).pow(-self.power)
