@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from generative.flow_map import FlowMap, per_image
 from generative.networks import DiT
 from generative.objectives import AdaptiveWeight, AlphaFlow, FlowMatching, ImprovedMeanFlow, MeanFlow
-from generative.objectives.flow_map import FlowMapObjective
+from generative.objectives.flow_map import FlowMapObjective, FlowSlice
 from generative.objectives.mean_flow import total_derivative
+from generative.objectives.weighting import NUM_NEIGHBOURS, neighbours_error, squared_error
 from generative.randomness import StepRandomness, generator_for
 from generative.samplers import Euler, FlowMapSampler, Heun
 from generative.schedules import TimeLaw
 from generative.types import Condition
+from launch.compose import compose_config, register_resolvers
 
 OBJECTIVES = [MeanFlow, ImprovedMeanFlow, AlphaFlow, FlowMatching]
 
@@ -208,13 +213,149 @@ def test_predicted_target_agrees_with_the_conditional_one_in_expectation() -> No
     assert errors["predicted"] < 1e-3 < errors["conditional"]
 
 
-def test_adaptive_weight_closed_form() -> None:
-    error = torch.tensor([0.5, 4.0], requires_grad=True)
-    weighted = AdaptiveWeight(power=1.0, offset=0.1)(error)
-    torch.testing.assert_close(weighted, torch.tensor([0.5 / 0.6, 4.0 / 4.1]))
-    (gradient,) = torch.autograd.grad(weighted.sum(), error)
-    torch.testing.assert_close(gradient, torch.tensor([1 / 0.6, 1 / 4.1]))
-    torch.testing.assert_close(AdaptiveWeight(power=0.0)(error), error)
+def test_published_weight_closed_form() -> None:
+    error, time = torch.tensor([0.5, 4.0]), torch.tensor([0.3, 1.0])
+    own = AdaptiveWeight(power=1.0, offset=0.1, magnitude="own")
+    torch.testing.assert_close(own.factors(error, time), torch.tensor([1 / 0.6, 1 / 4.1]))
+    kept = own.factors(error, time, expectation_B=torch.tensor([False, True]))
+    torch.testing.assert_close(kept, torch.tensor([1 / 0.6, 1 / 0.6]))  # by the error of the only other row
+    for magnitude in ("own", "time"):
+        plain = AdaptiveWeight(power=0.0, magnitude=magnitude)
+        torch.testing.assert_close(plain.factors(error, time), torch.ones(2))
+    with pytest.raises(ValueError, match=r"objective\.weight\.magnitude=batch"):
+        AdaptiveWeight(magnitude="batch")
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9, 40])
+def test_neighbours_are_the_other_rows_nearest_in_time(size: int) -> None:
+    g = torch.Generator().manual_seed(size)
+    time, error = torch.rand(size, generator=g), 10 * torch.rand(size, generator=g)
+    time[size // 2 :] = 1.0  # as the rows that teach the mean
+    found = neighbours_error(error, time)
+    order = sorted(range(size), key=lambda row: (time[row].item(), row))
+    for place, row in enumerate(order):
+        first = max(0, min(place - NUM_NEIGHBOURS // 2, size - 1 - NUM_NEIGHBOURS))
+        others = [other for other in order[first : first + NUM_NEIGHBOURS + 1] if other != row]
+        expected = sum(error[other].item() for other in others) / len(others) if others else 1.0
+        assert found[row].item() == pytest.approx(expected, rel=1e-5)
+        changed = error.clone()
+        changed[row] += 5
+        assert neighbours_error(changed, time)[row] == found[row]
+
+
+@pytest.mark.parametrize(
+    ("weight", "likelier"),
+    [
+        (AdaptiveWeight(0.0), (0.62, 0.68)),
+        (AdaptiveWeight(0.5, magnitude="time"), (0.62, 0.68)),
+        (AdaptiveWeight(1.0, magnitude="time"), (0.62, 0.68)),
+        (AdaptiveWeight(0.5, magnitude="own"), (0.95, 1.0)),  # the geometric median
+        (AdaptiveWeight(1.0, magnitude="own"), (0.99, 1.0)),  # nearly a mode
+    ],
+)
+def test_the_minimiser_is_the_mean_unless_a_row_weights_itself(
+    weight: AdaptiveWeight, likelier: tuple[float, float]
+) -> None:
+    """A free estimate of one of two images with probabilities 0.65 and 0.35; the mean is 0.65 of the way."""
+    g = torch.Generator().manual_seed(0)
+    estimate = nn.Parameter(torch.full((100,), 0.5))
+    optimizer = torch.optim.Adam([estimate], lr=0.02)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 400)
+        target = (torch.rand(64, 1, generator=g) < 0.65).float().expand(-1, 100)
+        error = (estimate - target).square().sum(1)
+        loss = (error * weight.factors(error, torch.ones(64))).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert likelier[0] < estimate.mean().item() < likelier[1]
+
+
+class Perceptron(nn.Module):
+    """A two-headed flow map of points in the plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 96
+        self.trunk = nn.Sequential(
+            nn.Linear(4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+        self.heads = nn.Linear(width, 4)
+
+    def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        u, v = self.heads(self.trunk(torch.cat([z.flatten(1), times], dim=1))).chunk(2, dim=1)
+        return u.view_as(z), v.view_as(z)
+
+
+@pytest.mark.slow
+def test_the_default_learns_the_mean_and_both_modes_of_a_mixture() -> None:
+    """Modes at (1, 0) and (-1, 0), probabilities 0.65 and 0.35: the mean is 0.30, and samples keep the proportion."""
+    register_resolvers()
+    config = compose_config(["experiment=meanflow_dit"])
+    objective: FlowMapObjective = instantiate(config.objective, _convert_="all")
+    torch.manual_seed(0)
+    net, size, steps = Perceptron(), 512, 800
+    flow_map = FlowMap(net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        g = generator_for(0, "data", step)
+        side = (torch.rand(size, generator=g) < 0.65).float() * 2 - 1
+        image = 0.15 * torch.randn(size, 2, 1, 1, generator=g)
+        image[:, 0, 0, 0] += side
+        source, draws = torch.randn(size, 2, 1, 1, generator=g), StepRandomness(g, size)
+        loss = objective(flow_map, image, source, Condition(), draws, step / steps, torch.zeros_like(image)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    source = torch.randn(20_000, 2, 1, 1, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mean = flow_map.mean(torch.zeros(1, 2, 1, 1), Condition())[0, 0].item()
+        right = {s: (s(flow_map, source, Condition())[:, 0] > 0).float().mean() for s in (Euler(64), FlowMapSampler(1))}
+    assert mean == pytest.approx(0.30, abs=0.03)
+    for share in right.values():
+        assert share.item() == pytest.approx(0.65, abs=0.05)
+
+
+def _consistency_gradient(objective: AlphaFlow, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradient of the weighted consistency loss, prediction and target, at a given relative step."""
+    net, (z, v, r, t, condition) = network(), inputs()
+    flow_map = FlowMap(net, "velocity")
+    progress = objective.midpoint + math.log(1 / alpha - 1) / objective.sharpness
+    assert objective.alpha(progress) == pytest.approx(alpha)
+    u, instantaneous = flow_map.velocities(z, r, t, condition)
+    rows = FlowSlice(z, r, t, u, instantaneous.detach(), v, condition, progress)
+    prediction, target = objective.consistency(flow_map, rows)
+    error = squared_error(prediction, target)
+    loss = (error * objective.consistency_factors(error, t, torch.ones_like(t), progress)).mean()
+    gradients = torch.autograd.grad(loss, net.parameters(), retain_graph=True, allow_unused=True)
+    return torch.cat([g.flatten() for g in gradients if g is not None]), prediction, target
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("magnitude", ["time", "own"])
+def test_alpha_flow_keeps_its_consistency_loss_as_alpha_falls(power: float, magnitude: str) -> None:
+    objective = AlphaFlow(weight=AdaptiveWeight(power, 1e-4, magnitude), minimum=0.005)
+    norms = [_consistency_gradient(objective, alpha)[0].norm() for alpha in (0.1, 0.03, 0.01)]
+    for norm in norms[1:]:
+        assert 0.6 < norm / norms[0] < 1.7  # with the plain factor alpha and power 0.5 it would fall tenfold
+
+
+def test_alpha_flow_with_the_published_weight_has_the_published_gradient() -> None:
+    """alpha L / sg[L + c], the loss of AlphaFlow (arXiv 2510.20771) with power 1."""
+    objective = AlphaFlow(weight=AdaptiveWeight(1.0, 0.01, "own"))
+    for alpha in (0.9, 0.3, 0.06):
+        gradient, prediction, target = _consistency_gradient(objective, alpha)
+        direction = 2 * (prediction - target).detach()
+        error = (prediction - target).detach().square().flatten(1).sum(1)
+        weight = per_image(alpha / (error + 0.01)) / len(error)
+        net = network()
+        z, _, r, t, condition = inputs()
+        u = FlowMap(net, "velocity").velocities(z, r, t, condition)[0]
+        published = torch.autograd.grad((u * direction * weight).sum(), net.parameters(), allow_unused=True)
+        published = torch.cat([g.flatten() for g in published if g is not None])
+        torch.testing.assert_close(gradient, published, rtol=1e-4, atol=1e-5 * published.abs().max().item())
 
 
 def test_alpha_goes_from_one_to_its_minimum() -> None:
