@@ -23,7 +23,7 @@ from files.images import NUM_NAMED
 from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
-from generative.ranges import Count, WholeNumber
+from generative.ranges import Channels, Count, WholeNumber
 from generative.types import Batch
 
 # A larger training set stays in host memory, or on disk where it is memory-mapped, and is copied batch by batch.
@@ -70,7 +70,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self,
         name: str,
         image_size: Count,
-        channels: int,
+        channels: Channels,
         num_classes: WholeNumber = 0,
         label_factors: Sequence[Count] = (),
         global_batch_size: Count = 128,
@@ -89,7 +89,7 @@ class ImageDataModule(LightningDataModule, ABC):
         check_policy(damaged)
         self.name = name
         self.image_size = image_size
-        self.channels = channels
+        self.channels: int = channels
         self.num_classes = num_classes
         self.label_factors = tuple(label_factors) or ((num_classes,) if num_classes else ())
         if math.prod(self.label_factors or (0,)) != num_classes:

@@ -26,6 +26,7 @@ from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash, pad_to
 from generative.randomness import generator_for
+from generative.ranges import Channels, Count, WholeNumber
 
 FACES = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
@@ -217,9 +218,9 @@ class DigitsDataModule(ImageDataModule):
     def __init__(
         self,
         name: str = "digits",
-        image_size: int = 32,
-        channels: int = 1,
-        num_classes: int = NUM_DIGITS,
+        image_size: Count = 32,
+        channels: Channels = 1,
+        num_classes: WholeNumber = NUM_DIGITS,
         cache_dir: str | Path | None = None,
         style: DigitStyle | None = None,
         **settings: Any,

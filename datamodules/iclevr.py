@@ -19,12 +19,20 @@ from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.damage import left_out
 from datamodules.decoding import tell_notes, to_tensor
-from datamodules.labels import LABELS, check_label_factors, check_labels, multi_hot, read_json, read_label_sets
+from datamodules.labels import (
+    NUM_LABELS,
+    check_label_factors,
+    check_labels,
+    multi_hot,
+    read_json,
+    read_label_sets,
+)
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
 from files.images import DECODING_ERRORS, NOTES, Picture, read_picture
 from files.listing import file_state
 from generative.randomness import generator_for
+from generative.ranges import Channels, Count, WholeNumber
 
 # Validation and test each hold one scene in so many: 300 of the 6,003, with all the pictures of a scene, which show
 # the same objects. The same scenes whatever the run's seed.
@@ -145,9 +153,9 @@ class ICLEVRDataModule(ImageDataModule):
     def __init__(
         self,
         name: str = "iclevr",
-        image_size: int = 64,
-        channels: int = 3,
-        num_classes: int = len(LABELS),
+        image_size: Count = 64,
+        channels: Channels = 3,
+        num_classes: WholeNumber = NUM_LABELS,
         root: str | Path | None = None,
         images: str | Path | None = None,
         objects_json: str | Path | None = None,

@@ -19,10 +19,11 @@ from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.damage import left_out
 from datamodules.decoding import fitted, tell_notes
-from datamodules.splits import Split, Splits
+from datamodules.splits import Split, Splits, check_fractions
 from datamodules.store import ImageStore, content_hash
 from files.images import DECODING_ERRORS, NOTES, named, read_picture
 from files.listing import file_state, list_images
+from generative.ranges import BelowOne, Channels, Count, WholeNumber
 
 _VERSION = 2  # raised when decoding changes
 _DECODE_THREADS = 8
@@ -137,16 +138,16 @@ class ImageFolderDataModule(ImageDataModule):
     def __init__(
         self,
         name: str,
-        image_size: int,
-        channels: int,
-        num_classes: int = 0,
+        image_size: Count,
+        channels: Channels,
+        num_classes: WholeNumber = 0,
         root: str | Path | None = None,
         train_root: str | Path | None = None,
         val_root: str | Path | None = None,
         test_root: str | Path | None = None,
-        val_fraction: float = 0.05,
-        test_fraction: float = 0.05,
-        short_side: int | None = None,
+        val_fraction: BelowOne = 0.05,
+        test_fraction: BelowOne = 0.05,
+        short_side: Count | None = None,
         cache_dir: str | Path | None = None,
         damaged: str = "stop",
         **settings: Any,
@@ -191,6 +192,7 @@ class ImageFolderDataModule(ImageDataModule):
                 f"{train_root} holds {len(names)} images, too few for the splits {', '.join(('train', *missing))}: "
                 "set data.root to a folder with more"
             )
+        check_fractions(missing)
         parts = held_out(names, missing)
         return files | {split: [files["train"][i] for i in rows] for split, rows in parts.items()}
 

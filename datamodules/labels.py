@@ -24,6 +24,7 @@ COLOURS = {
 }
 SHAPES = ("cube", "sphere", "cylinder")
 LABELS = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
+NUM_LABELS = len(LABELS)
 LABEL_FACTORS = (len(SHAPES), len(COLOURS))  # label i is shape i // 8 in colour i % 8
 
 # How many sets of each size the public label sets hold: 72 and 84 labels in 32 sets.

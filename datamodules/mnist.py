@@ -18,6 +18,7 @@ from datamodules.cache import cache_folder
 from datamodules.splits import Splits
 from datamodules.store import ImageStore, pad_to
 from generative.randomness import generator_for
+from generative.ranges import Channels, Count, WholeNumber
 
 NUM_CLASSES = 10
 # Both sets come with train and test parts only; validation images are held out of one of them, the same ones whatever the
@@ -85,9 +86,9 @@ class TorchvisionDataModule(ImageDataModule):
         self,
         dataset: str,
         name: str,
-        image_size: int,
-        channels: int,
-        num_classes: int = NUM_CLASSES,
+        image_size: Count,
+        channels: Channels,
+        num_classes: WholeNumber = NUM_CLASSES,
         root: str | Path | None = None,
         cache_dir: str | Path | None = None,
         val_from: Literal["train", "test"] = "train",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.cache import Tensors, cache_folder, cached
-from datamodules.labels import COLOURS, LABELS, draw_label_sets, read_label_sets
+from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, read_label_sets
 from datamodules.raycaster import (
     CAMERA,
     CAMERA_DISTANCE,
@@ -32,6 +32,7 @@ from datamodules.raycaster import (
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore
 from generative.randomness import generator_for
+from generative.ranges import Channels, Count, Positive, WholeNumber
 
 SIZES: dict[Split, int] = {"train": 20_000, "val": 1_000, "test": 2_000}
 MAX_OBJECTS = 3
@@ -230,10 +231,10 @@ class ScenesDataModule(ImageDataModule):
     def __init__(
         self,
         name: str = "scenes",
-        image_size: int = 32,
-        channels: int = 3,
-        num_classes: int = len(LABELS),
-        camera_distance: float = 7.0,
+        image_size: Count = 32,
+        channels: Channels = 3,
+        num_classes: WholeNumber = NUM_LABELS,
+        camera_distance: Positive = 7.0,
         test_json: str | Path | None = None,
         new_test_json: str | Path | None = None,
         cache_dir: str | Path | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -86,6 +86,20 @@ class Splits:
             "fingerprints": self.fingerprints,
             "fingerprint": digest_of(self.fingerprints.values()),
         }
+
+
+def check_fractions(fractions: Mapping[Split, float]) -> None:
+    """Check the config keys ``data.val_fraction`` and ``data.test_fraction`` that are in use.
+
+    Args:
+        fractions: Share of the training images for each split that is held out of them.
+
+    Raises:
+        ValueError: If they leave nothing to train on.
+    """
+    if sum(fractions.values()) >= 1:
+        keys = " and ".join(f"data.{split}_fraction={fraction:g}" for split, fraction in fractions.items())
+        raise ValueError(f"{keys} leave no training images: together they must be below 1")
 
 
 def digest_of(parts: Iterable[str]) -> str:

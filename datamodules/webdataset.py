@@ -19,8 +19,9 @@ from datamodules.damage import left_out
 from datamodules.shard_files import ShardFiles, is_url
 from datamodules.shard_index import SampleKeys, ShardIndex, index_shards
 from datamodules.shard_store import ShardStore
-from datamodules.splits import Split, Splits
+from datamodules.splits import Split, Splits, check_fractions
 from files.images import SUFFIXES
+from generative.ranges import BelowOne, Channels, Count, Positive, WholeNumber
 
 _SPARE_FILES = 16  # open ones beyond those that are mixed
 _ENDINGS = tuple(suffix[1:] for suffix in SUFFIXES)
@@ -64,22 +65,22 @@ class WebDatasetDataModule(ImageDataModule):
     def __init__(
         self,
         name: str,
-        image_size: int,
-        channels: int,
-        num_classes: int = 0,
+        image_size: Count,
+        channels: Channels,
+        num_classes: WholeNumber = 0,
         train: str | Sequence[str] | None = None,
         val: str | Sequence[str] | None = None,
         test: str | Sequence[str] | None = None,
-        val_fraction: float = 0.01,
-        test_fraction: float = 0.01,
+        val_fraction: BelowOne = 0.01,
+        test_fraction: BelowOne = 0.01,
         image_key: str | Sequence[str] = _ENDINGS,
         label_key: str | None = None,
         label_field: str | None = None,
-        short_side: int | None = None,
-        mixed_shards: int = 16,
-        num_threads: int = 8,
-        prefetch: int = 2,
-        cache_gigabytes: float | None = None,
+        short_side: Count | None = None,
+        mixed_shards: Count = 16,
+        num_threads: Count = 8,
+        prefetch: Count = 2,
+        cache_gigabytes: Positive | None = None,
         damaged: str = "stop",
         cache_dir: str | Path | None = None,
         **settings: Any,
@@ -92,9 +93,6 @@ class WebDatasetDataModule(ImageDataModule):
                 f"data.num_classes={num_classes} and data.label_key={label_key} do not go together: set both for images "
                 "with labels, or neither"
             )
-        for key, value in {"mixed_shards": mixed_shards, "num_threads": num_threads, "prefetch": prefetch}.items():
-            if value < 1:
-                raise ValueError(f"data.{key}={value} must be at least 1")
         self.patterns: dict[Split, str | Sequence[str] | None] = {"train": train, "val": val, "test": test}
         self.fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
         endings = image_key.replace(";", " ").split() if isinstance(image_key, str) else image_key
@@ -152,6 +150,7 @@ class WebDatasetDataModule(ImageDataModule):
             numbers = torch.tensor([locations.index(location) for location in own])
             rows[split] = torch.isin(index.shard, numbers).nonzero()[:, 0]
         missing = [split for split in self.fractions if split not in rows]
+        check_fractions({split: self.fractions[split] for split in missing})
         order = rows["train"][index.hash[rows["train"]].argsort()]
         if len(order) <= len(missing):
             raise ValueError(f"data.train has {len(order)} images, too few for the splits train, {', '.join(missing)}")
