@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from launch.command_line import training_arguments
 from launch.compose import compose_config
+from launch.paths import make_absolute
 from launch.run_folder import RunFolder, identity
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,7 @@ def composed(folder: Path, overrides: list[str]) -> DictConfig:
     """Compose a run's config and lay its folder out as Hydra does."""
     training_arguments(overrides)
     config = compose_config(overrides)
+    make_absolute(config)
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / ".hydra" / "config.yaml")
     OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
