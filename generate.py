@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from generative.degradations import Degradation
 from launch import build
 from launch.command_line import run_arguments
-from launch.drawing import draw_images, read_labels, write_drawings
-from launch.errors import UserError, reported
+from launch.drawing import draw_images, earlier_drawings, read_labels, write_drawings
+from launch.errors import EXIT_RUN_FAILED, UserError, reported
+from launch.folders import plan
 from launch.restoring import Restorer, restore_folder
 from launch.run_folder import RunFolder
 from lightning_modules import DDPM, GenerativeModule
@@ -20,10 +21,10 @@ from lightning_modules import DDPM, GenerativeModule
 USAGE = """Usage: python generate.py run=DIR input=FOLDER output=FOLDER [overrides]
        python generate.py run=DIR labels="red cube, blue sphere" num_images=16 output=FOLDER [overrides]
 
-Restores every image file of the input folder and keeps the file names, or draws images of the labels; with the run's
-EMA weights. A run that was trained without labels draws without labels=.
+Restores every image file of the input folder under its own name, or draws images of the labels; with the run's EMA
+weights. A run that was trained without labels draws without labels=. docs/images.md says how files and masks are read.
 
-  output=FOLDER       where the image files go
+  output=FOLDER       where the image files go; overwrite=true replaces what is there
   batch_size=64       images at a time
   weights=raw         the raw instead of the averaged weights
   sampler.num_steps=4, guidance.scale=3, module.reimpose_known=true, ...  any override of the run's config
@@ -31,38 +32,86 @@ EMA weights. A run that was trained without labels draws without labels=.
 Restoring
   result=sample       which of the run's outputs to write: sample (a plausible image), mean (least squared error; MeanFlow),
                       decoded (the tokenizer's picture, known pixels included; MaskGIT)
-  masks=FOLDER        masks of the same file names and sizes, white where pixels are missing; the rest counts as known
+  masks=FOLDER        masks of the same names (any suffix) and sizes, white where pixels are missing; the rest counts as known
+                      and is kept bit for bit: results are PNG files of the images' own size
   degrade=true        degrade the images first, as the run's evaluation does: to try the restorer on clean images; a
                       MaskGIT run needs the one or the other
 
 Drawing
-  num_images=16       how many; each to a file of its own, all of them to grid.png
-  evaluation_seed=1   another seed, other images"""
+  num_images=16       how many; each to a file of its own, the first 1000 also to grid.png
+  evaluation_seed=1   another seed, other images
+
+The exit code is 3 where a picture of the input folder was left out; its name is printed."""
 MASKGIT = "lightning_modules.MaskGIT"
 DEFAULTS: dict[str, str | None] = {
     "input": None, "output": None, "masks": None, "result": "sample", "degrade": "false", "labels": None, "num_images": "16",
-    "batch_size": "64", "weights": "ema",
+    "batch_size": "64", "weights": "ema", "overwrite": "false",
 }  # fmt: skip
 
 
-def whole_number(own: dict[str, str | None], key: str, minimum: int) -> int:
+FOLDERS = ("input", "output", "masks")
+MAX_IMAGES, MAX_BATCH = 1_000_000, 10_000  # more are a slip of the keyboard
+
+
+def whole_number(own: dict[str, str | None], key: str, maximum: int) -> int:
     """Read a whole number from the command line.
 
     Args:
         own: The script's own values.
         key: Which one.
-        minimum: Its smallest value.
+        maximum: Its largest value; the smallest is 1.
 
     Returns:
         The number.
 
     Raises:
-        UserError: It is none, or too small.
+        UserError: It is none, too small or too large.
     """
     text = str(own[key])
-    if not text.isdecimal() or int(text) < minimum:
-        raise UserError(f"{key}={text} must be a whole number of at least {minimum}.")
+    if not text.isdecimal() or len(text) > len(str(maximum)) or not 1 <= int(text) <= maximum:
+        raise UserError(f"{key}={text} must be a whole number of at least 1 and at most {maximum}.")
     return int(text)
+
+
+def is_true(own: dict[str, str | None], key: str) -> bool:
+    """Read a switch from the command line.
+
+    Args:
+        own: The script's own values.
+        key: Which one.
+
+    Returns:
+        Whether it is on.
+
+    Raises:
+        UserError: It is neither ``true`` nor ``false``.
+    """
+    if own[key] not in ("true", "false"):
+        raise UserError(f"{key}={own[key]} takes true or false.")
+    return own[key] == "true"
+
+
+def read_folders(own: dict[str, str | None]) -> dict[str, Path | None]:
+    """Read the folders from the command line.
+
+    Args:
+        own: The script's own values.
+
+    Returns:
+        The folders that were given, by key; ``~`` stands for the home folder.
+
+    Raises:
+        UserError: A value is empty, or names the home folder of nobody.
+    """
+    folders: dict[str, Path | None] = {}
+    for key in FOLDERS:
+        if (value := own[key]) == "":
+            raise UserError(f"{key}= is empty: give a folder.")
+        try:
+            folders[key] = None if value is None else Path(value).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"{key}={value}: there is no such home folder.") from error
+    return folders
 
 
 def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeModule:
@@ -94,13 +143,16 @@ def label_names(run: RunFolder, config: DictConfig) -> list[str]:
     return run.record["data"].get("label_names") or [str(number) for number in range(config.data.num_classes)]
 
 
-def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None:
+def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
     """Draw images of typed labels.
 
     Args:
         run: The run.
         config: Its config.
         own: The script's own values.
+
+    Returns:
+        True: nothing is left out.
 
     Raises:
         UserError: A label or setting cannot be used.
@@ -109,11 +161,15 @@ def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None
         raise UserError("this run draws images from noise and has no use for input=: leave it out.")
     names = label_names(run, config) if config.module.conditional else []
     labels = read_labels(own["labels"], names)
-    num_images, batch_size = whole_number(own, "num_images", 1), whole_number(own, "batch_size", 1)
+    num_images, batch_size = whole_number(own, "num_images", MAX_IMAGES), whole_number(own, "batch_size", MAX_BATCH)
+    target, overwrite = Path(str(read_folders(own)["output"])), is_true(own, "overwrite")
+    stale = earlier_drawings(target, num_images, overwrite)
     module = load_module(run, config, str(own["weights"]))
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     images = draw_images(module, labels, shape, num_images, batch_size)
-    write_drawings(images, str(own["labels"] or config.name), Path(str(own["output"])))
+    title = " ".join((own["labels"] or config.name).split())
+    write_drawings(images, num_images, title, target, stale, overwrite)
+    return True
 
 
 def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradation | None:
@@ -129,9 +185,7 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
     Raises:
         UserError: ``degrade`` and ``masks`` say nothing, too much, or what the run cannot do.
     """
-    if own["degrade"] not in ("true", "false"):
-        raise UserError("degrade= takes true or false.")
-    if own["degrade"] == "false":
+    if not is_true(own, "degrade"):
         if own["masks"] is None and config.module._target_ == MASKGIT:
             raise UserError(
                 "this run fills holes: say where they are with masks=FOLDER, or let the run's own degradation make them with "
@@ -146,13 +200,16 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
     return degradation
 
 
-def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> None:
+def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
     """Restore a folder of images.
 
     Args:
         run: The run.
         config: Its config.
         own: The script's own values.
+
+    Returns:
+        Whether a result was written of every picture.
 
     Raises:
         UserError: A folder, file or setting cannot be used.
@@ -162,20 +219,26 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> N
     if own["input"] is None:
         raise UserError("say where the images are and where the results go with input=FOLDER output=FOLDER.")
     degradation = read_degradation(config, own)
-    batch_size = whole_number(own, "batch_size", 1)
+    batch_size = whole_number(own, "batch_size", MAX_BATCH)
+    source, target, masks = read_folders(own).values()
+    assert source is not None and target is not None, "checked above and in main"  # noqa: PT018
+    something_known = masks is not None or degradation is not None
+    job = plan(source, target, masks, something_known, is_true(own, "overwrite"))
     module = load_module(run, config, str(own["weights"]))
     restorer = Restorer(
         module, degradation, config.data.image_size, config.data.channels, str(own["result"]), module.device
     )
-    masks = Path(own["masks"]) if own["masks"] else None
-    restore_folder(restorer, Path(own["input"]), masks, Path(str(own["output"])), batch_size)
+    return restore_folder(restorer, job, batch_size)
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Restore or draw, as the run can.
 
     Args:
         arguments: The command line.
+
+    Returns:
+        The exit code: 0, or 3 where a picture was left out.
 
     Raises:
         UserError: A folder, file or setting cannot be used.
@@ -184,9 +247,10 @@ def main(arguments: list[str]) -> None:
     if own["output"] is None:
         raise UserError("say where the results go with output=FOLDER.")
     generates = config.module._target_ == f"lightning_modules.{DDPM.__name__}"
-    (draw if generates else restore)(run, config, own)
+    return 0 if (draw if generates else restore)(run, config, own) else EXIT_RUN_FAILED
 
 
 if __name__ == "__main__":
     with reported():
-        main(sys.argv[1:])
+        code = main(sys.argv[1:])
+    sys.exit(code)

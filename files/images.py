@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from files.whole import whole_file
 
 # Formats whose decoders read pixels and nothing else, and the suffixes of their files. Whatever a file is called, no other
 # decoder sees it: some run programs (EPS) or open other files.
@@ -44,6 +46,7 @@ NOTES = (
 )
 NUM_NAMED = 3  # files named in messages and records
 
+_SOFTWARE = "Software"  # a keyword of PNG
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF and its value
 
 
@@ -149,6 +152,47 @@ def upright_size(path: Path) -> tuple[int, int]:
         # Pillow turns TIFF files by itself, and their size with them.
         turned = opened.format != "TIFF" and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
+
+
+def write_picture(picture: Picture, path: Path, replace: bool = True, software: str | None = None) -> None:
+    """Write a picture in the format of the file's suffix, whole or not at all; without loss but in JPEG files.
+
+    Args:
+        picture: The picture. PNG files hold all of it; others what their format holds.
+        path: File to write; its folder is created.
+        replace: Whether a file that is there may be replaced.
+        software: Who made it, for the header of a PNG file.
+    """
+    values = picture.pixels
+    if picture.alpha is not None:
+        values = np.dstack([to_8_bits(values), picture.alpha])
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    options: dict[str, Any] = {"icc_profile": picture.icc_profile} if picture.icc_profile else {}
+    if kind == "JPEG":
+        options |= {"quality": 95, "subsampling": 0}
+    elif kind == "WEBP":
+        options["lossless"] = True
+    elif kind == "PNG" and software:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text(_SOFTWARE, software)
+    with whole_file(path, replace=replace) as file:
+        Image.fromarray(values).save(file, kind, **options)
+
+
+def software_of(path: Path) -> str | None:
+    """Read who made a PNG file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What ``write_picture`` was told, or None.
+    """
+    try:
+        with _opened(path) as opened:
+            return opened.info.get(_SOFTWARE)
+    except DECODING_ERRORS:
+        return None
 
 
 def reason(error: BaseException) -> str:

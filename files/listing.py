@@ -35,13 +35,13 @@ def list_images(folder: Path, leave_out: Sequence[Path] = ()) -> Listing:
 
     Args:
         folder: The folder.
-        leave_out: Folders that are passed over with all that is in them.
+        leave_out: Folders that are passed over with all that is in them, where they lie within the folder.
 
     Returns:
         The files.
     """
     root = Path(os.path.realpath(folder))
-    apart = [Path(os.path.realpath(path)) for path in leave_out]
+    apart = [place for path in leave_out if not root.is_relative_to(place := Path(os.path.realpath(path)))]
     seen = set(root.parents)  # a link to a folder around this one would lead back into it
     found: list[Path] = []
     pending, links = [(folder, root)], list[Path]()  # paths with their places on the disk

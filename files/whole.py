@@ -36,7 +36,12 @@ class WriteError(RuntimeError):
 
 @contextmanager
 def whole_file(
-    path: Path, mode: str = "wb", sync: bool = False, size: int | None = None, before: Path | None = None
+    path: Path,
+    mode: str = "wb",
+    sync: bool = False,
+    size: int | None = None,
+    before: Path | None = None,
+    replace: bool = True,
 ) -> Iterator[IO[Any]]:
     """Open a temporary file beside a path and move it into place once it is complete.
 
@@ -48,6 +53,7 @@ def whole_file(
         sync: Whether the content and the move must be on the disk before this returns.
         size: About how many bytes will be written, for the message where there is no room.
         before: What the file that is there is renamed to; None: it is replaced.
+        replace: Whether a file that is there may be replaced. If not, the one that is complete first stays.
 
     Yields:
         The open temporary file.
@@ -60,7 +66,7 @@ def whole_file(
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, descriptor = _own(temporary)
+        temporary, descriptor = _own(temporary) if replace else _fresh(temporary)
         with open(descriptor, mode, **text) as file:  # type: ignore[call-overload]  # noqa: PTH123
             yield file
             file.flush()
@@ -68,7 +74,10 @@ def whole_file(
                 os.fsync(file.fileno())
             if before is not None and path.exists():
                 path.replace(before)
-            temporary.replace(path)  # while it is open, and so locked
+            if replace:
+                temporary.replace(path)  # while it is open, and so locked
+            else:
+                _place(temporary, path)
         if sync:
             sync_folder(path.parent)
     except BaseException as error:
@@ -94,8 +103,29 @@ def _own(temporary: Path) -> tuple[Path, int]:
         os.close(descriptor)
     except OSError:  # another one writes the same file, or it is another user's, or the file system has no locks
         pass
-    temporary = temporary.with_name(f"{temporary.stem}.{secrets.token_hex(4)}.tmp")
+    return _fresh(temporary)
+
+
+def _fresh(temporary: Path) -> tuple[Path, int]:
+    """Open a temporary file that no other writer uses, now or later."""
+    temporary = temporary.with_name(
+        f".{secrets.token_hex(8)}.tmp"
+    )  # short: the name itself may be as long as names can be
     return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Give a file its name where nothing has that name, in one step."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: in two steps
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:

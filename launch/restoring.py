@@ -1,151 +1,172 @@
-"""Restores a folder of images with a trained module: the files are read, restored and written under the same names."""
+"""Restores a folder of images with a trained module: the files are read, restored and written."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from files.images import DECODING_ERRORS, NOTES, Picture, named, printable, read_picture, reason, write_picture
 from generative.degradations import Degradation
 from generative.randomness import IndexRandomness
 from generative.types import Batch
-from launch.errors import UserError, one_line
-from launch.image_files import write_image
+from launch.errors import UserError
+from launch.folders import Job, check_masks, open_mask, say_all
+from launch.image_files import fill, say, told_when_stopped, write_image
 from lightning_modules import GenerativeModule
 
-WHITE = 127  # a mask's pixel above this value is missing
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+WHOLE_PICTURES = ("decoded",)  # outputs that show the known pixels, too, as the network sees them
+READING_ERRORS = (*DECODING_ERRORS, MemoryError)
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sub-folders included, in order of their names.
-
-    Args:
-        folder: Folder to search.
-
-    Returns:
-        Paths relative to the folder.
-
-    Raises:
-        UserError: The folder does not exist or holds no image.
-    """
-    if not folder.is_dir():
-        raise UserError(f"input={folder}: there is no such folder.")
-    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"input={folder} holds no image file ({', '.join(sorted(SUFFIXES))}).")
-    return files
-
-
-def read_image(path: Path, size: int, channels: int) -> tuple[Tensor, tuple[int, int]]:
-    """Read an image at the network's size.
+def at_size(picture: Picture, size: int, channels: int) -> Tensor:
+    """Resize a picture to what the network takes.
 
     Args:
-        path: Image file.
+        picture: The picture.
         size: Height and width in pixels.
         channels: 1 for grey, 3 for RGB.
 
     Returns:
-        (C, size, size) image in [-1, 1], and the file's own width and height.
+        (C, size, size) image in [-1, 1].
     """
-    with Image.open(path) as image:
-        own = image.size
-        converted = image.convert("L" if channels == 1 else "RGB")
-        if own != (size, size):
-            converted = converted.resize((size, size), Image.Resampling.LANCZOS)
-    return pil_to_tensor(converted).float() / 127.5 - 1, own
+    image = picture.shown(channels)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return pil_to_tensor(image).float() / 127.5 - 1
 
 
-def read_hole(path: Path, size: int) -> Tensor:
-    """Read a mask at the network's size.
+def hole_at_size(missing_HW: Tensor, size: int) -> Tensor:
+    """Resize a hole to what the network takes.
 
     Args:
-        path: Mask file, white where pixels are missing.
+        missing_HW: (H, W) bool.
         size: Height and width in pixels.
 
     Returns:
         (1, size, size) bool, True where any pixel that goes into this one is missing.
     """
-    with Image.open(path) as image:
-        hole = pil_to_tensor(image.convert("L")) > WHITE
-    return F.adaptive_max_pool2d(hole.float(), (size, size)) > 0
+    return F.adaptive_max_pool2d(missing_HW[None].float(), (size, size)) > 0
 
 
-def check_masks(source: Path, masks: Path, files: list[Path]) -> None:
-    """Check all masks before anything is restored.
+@contextmanager
+def within_memory(batch_size: int) -> Iterator[None]:
+    """Turn what a too large batch raises into one sentence.
 
     Args:
-        source: Folder of the images.
-        masks: Folder of the masks.
-        files: The images' names, which are the masks'.
+        batch_size: Images at a time.
+
+    Yields:
+        Nothing.
 
     Raises:
-        UserError: A mask is missing, cannot be read, has another size than its image, or has no hole.
+        UserError: Memory did not hold the batch.
+        Exception: Anything else.
     """
-    absent = [file for file in files if not (masks / file).is_file()]
-    if absent:
-        raise UserError(f"masks={masks} has no mask named {absent[0]} ({len(absent)} missing in all).")
-    for file in files:
-        try:
-            with Image.open(masks / file) as mask:
-                size, has_hole = mask.size, bool((pil_to_tensor(mask.convert("L")) > WHITE).any())
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"the mask {masks / file} cannot be read as an image: {one_line(error)}.") from error
-        if not has_hole:
-            raise UserError(f"the mask {masks / file} has no hole: white marks the missing pixels.")
-        try:
-            with Image.open(source / file) as image:
-                own = image.size
-        except (OSError, UnidentifiedImageError):
-            continue  # reported at the end, with what else was unreadable
-        if own != size:
+    try:
+        yield
+    except Exception as error:  # PyTorch raises a plain RuntimeError for the memory of the CPU
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
             raise UserError(
-                f"the mask {masks / file} has {size[0]}x{size[1]} pixels and its image {own[0]}x{own[1]}: give a mask of "
-                "the image's own size."
-            )
+                f"batch_size={batch_size} images at a time do not fit into memory: set a smaller one."
+            ) from error
+        raise
 
 
-def restore_folder(restorer: Restorer, source: Path, masks: Path | None, target: Path, batch_size: int) -> None:
+@dataclass
+class Progress:
+    """What became of the files so far.
+
+    Attributes:
+        sizes: How many images had which width and height.
+        notes: The files that each of ``NOTES`` is true of.
+        reduced: Files whose values are finer than those that are kept.
+        left_out: Files that could not be read, and why.
+        written: The results.
+    """
+
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    notes: dict[str, list[Path]] = field(default_factory=lambda: {note: [] for note in NOTES})
+    reduced: list[Path] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
+    written: list[Path] = field(default_factory=list)
+
+    def count(self, file: Path, picture: Picture) -> None:
+        """Count an image that was read.
+
+        Args:
+            file: Its name.
+            picture: What is in it.
+        """
+        self.sizes[picture.size] += 1
+        for note, holds in zip(NOTES, picture.notes, strict=True):
+            self.notes[note] += [file] * holds
+        self.reduced += [file] * picture.reduced
+
+
+def restore_folder(restorer: Restorer, job: Job, batch_size: int) -> bool:
     """Restore every image of a folder.
 
     Args:
         restorer: What restores a batch.
-        source: Folder of the images.
-        masks: Folder of masks of the same file names and sizes, white where pixels are missing, or None.
-        target: Folder to write to.
+        job: The files.
         batch_size: Images at a time.
 
+    Returns:
+        Whether a result was written of every picture.
+
     Raises:
-        UserError: A folder, file or mask cannot be used.
+        UserError: A mask cannot be used, or no image can be read.
     """
-    if source.resolve() == target.resolve():
-        raise UserError("output= must be another folder than input=: nothing is overwritten.")
-    files = find_images(source)
-    if masks is not None:
-        check_masks(source, masks, files)
-    sizes: Counter[tuple[int, int]] = Counter()
-    unreadable: list[Path] = []
-    console = Console(stderr=True)
-    for begin in track(range(0, len(files), batch_size), description="restoring", console=console):
-        readable: list[tuple[int, Path, Tensor]] = []
-        for index, file in enumerate(files[begin : begin + batch_size], start=begin):
-            try:
-                image, size = read_image(source / file, restorer.image_size, restorer.channels)
-            except (OSError, UnidentifiedImageError):
-                unreadable.append(file)
-                continue
-            sizes[size] += 1
-            readable.append((index, file, image))
-        if readable:
-            restorer.restore(readable, masks, target)
-    _report(console, sizes, unreadable, restorer.image_size, target)
+    check_masks(job)
+    progress, files = Progress(), job.files
+    with told_when_stopped(progress.written, len(files), job.target):
+        for begin in track(range(0, len(files), batch_size), description="restoring", console=Console(stderr=True)):
+            chunk = list(enumerate(files[begin : begin + batch_size], start=begin))
+            with within_memory(batch_size):
+                _restore_chunk(restorer, job, chunk, progress)
+    _report(progress, restorer, job)
+    if not progress.written:
+        raise UserError("none of the input files could be read as an image.")
+    return not progress.left_out and not job.unread
+
+
+def _restore_chunk(restorer: Restorer, job: Job, chunk: list[tuple[int, Path]], progress: Progress) -> None:
+    indices, images, holes, files = [], [], [], []
+    for index, file in chunk:
+        try:
+            picture = read_picture(job.source / file)
+        except READING_ERRORS as error:
+            progress.left_out[file] = reason(error)
+            continue
+        progress.count(file, picture)
+        images.append(at_size(picture, restorer.image_size, restorer.channels))
+        if job.masks is not None:
+            holes.append(hole_at_size(torch.from_numpy(open_mask(job.masks[file]).missing), restorer.image_size))
+        indices.append(index)
+        files.append(file)
+    if not files:
+        return
+    restored = restorer.restore(torch.tensor(indices), torch.stack(images), torch.stack(holes) if holes else None)
+    for file, image in zip(files, restored, strict=True):
+        path = job.target / job.results[file]
+        if job.masks is None or restorer.result in WHOLE_PICTURES:
+            write_image(image, path, job.overwrite)
+        else:  # read again: a batch of large photographs would not fit into memory
+            picture, mask = read_picture(job.source / file), open_mask(job.masks[file])
+            missing = restorer.replaced(torch.from_numpy(mask.missing)).numpy()
+            write_picture(fill(picture, missing, image), path, job.overwrite)
+        progress.written.append(path)
 
 
 class Restorer:
@@ -177,26 +198,43 @@ class Restorer:
         self.device = device
 
     @torch.inference_mode()
-    def restore(self, images: list[tuple[int, Path, Tensor]], masks: Path | None, target: Path) -> None:
-        """Restore a batch and write it.
+    def restore(self, index_B: Tensor, image_BCHW: Tensor, hole_B1HW: Tensor | None) -> Tensor:
+        """Restore a batch.
 
         Args:
-            images: Index, file name and (C, H, W) image of each.
-            masks: Folder of the masks, or None.
-            target: Folder to write to.
+            index_B: (B,) int64 numbers of the images; a restoration depends on its number, not on its batch.
+            image_BCHW: (B, C, S, S) images in [-1, 1].
+            hole_B1HW: (B, 1, S, S) bool, True where pixels are missing; or None where there are no masks.
+
+        Returns:
+            (B, C, S, S) images.
 
         Raises:
             UserError: The module has no output of the wanted name.
         """
-        indices, files, tensors = zip(*images, strict=True)
-        batch = self._batch(torch.stack(tensors).to(self.device), torch.tensor(indices), files, masks)
+        batch = self._batch(image_BCHW.to(self.device), index_B, hole_B1HW)
         outputs = self.module.sample(batch, self.module.evaluation_randomness(batch, "generate"))
         if self.result not in outputs:
             raise UserError(f"result={self.result} is no output of this run: choose one of {', '.join(outputs)}.")
-        for file, image in zip(files, outputs[self.result], strict=True):
-            write_image(image, target / file)
+        return outputs[self.result]
 
-    def _batch(self, image: Tensor, index: Tensor, files: tuple[Path, ...], masks: Path | None) -> Batch:
+    def replaced(self, missing_HW: Tensor) -> Tensor:
+        """Find the pixels of a file that its result takes from the module.
+
+        Args:
+            missing_HW: (H, W) bool, the hole at the file's own size.
+
+        Returns:
+            (H, W) bool: the hole, and around it the ramp of ``module.feather`` where there is one.
+        """
+        feather = getattr(self.module, "feather", 0)
+        if not feather:
+            return missing_HW
+        reach = [2 * round(feather * side / self.image_size) + 1 for side in missing_HW.shape]
+        padding = [side // 2 for side in reach]
+        return F.max_pool2d(missing_HW[None].float(), reach, stride=1, padding=padding)[0] > 0
+
+    def _batch(self, image: Tensor, index: Tensor, hole: Tensor | None) -> Batch:
         if self.degradation is not None:
             randomness = IndexRandomness.for_images(
                 self.module.evaluation_seed, "degradation/generate", index, self.device
@@ -204,25 +242,32 @@ class Restorer:
             degraded = self.degradation(image, randomness)
             return Batch(image, index, degraded=degraded.image, validity=degraded.validity)
         validity = torch.zeros_like(image[:, :1])  # nothing is known exactly of a degraded photograph
-        if masks is not None:
-            hole = torch.stack([read_hole(masks / f, self.image_size) for f in files]).to(self.device)
-            validity = (~hole).float()
+        if hole is not None:
+            validity = (~hole.to(self.device)).float()
             image = image * validity  # missing pixels are mid-grey, as in training
         return Batch(image, index, degraded=image, validity=validity)
 
 
-def _report(
-    console: Console, sizes: Counter[tuple[int, int]], unreadable: list[Path], image_size: int, target: Path
-) -> None:
-    other = {size: count for size, count in sizes.items() if size != (image_size, image_size)}
+def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
+    size = restorer.image_size
+    keeps = job.masks is not None and restorer.result not in WHOLE_PICTURES
+    for note, files in progress.notes.items():
+        if files:
+            say(f"{len(files)} images {note} ({named(files)})")
+    other = {own: count for own, count in progress.sizes.items() if own != (size, size)}
     if other:
         (width, height), _ = max(other.items(), key=lambda item: item[1])
-        console.print(
-            f"{sum(other.values())} images were resized to the training size {image_size}x{image_size} "
-            f"(most were {width}x{height})."
+        own_size = "; the results have the images' own size" if keeps else ""
+        say(
+            f"{sum(other.values())} images were resized to the training size {size}x{size} (most were {width}x{height})"
+            f"{own_size}"
         )
-    if unreadable:
-        console.print(f"{len(unreadable)} files could not be read: {', '.join(map(str, unreadable[:3]))}")
-    if not sizes:
-        raise UserError("none of the input files could be read as an image.")
-    console.print(f"{sum(sizes.values())} images written to {target}", soft_wrap=True)
+    if keeps and progress.reduced:
+        say(
+            f"{len(progress.reduced)} images have values finer than 8 bits a colour or 16 bits of grey; their known pixels are "
+            f"kept in these ({named(progress.reduced)})"
+        )
+    say_all([f"{printable(file)} is left out: {why}" for file, why in progress.left_out.items()])
+    if job.unread:
+        say(f"{len(job.unread)} pictures are of formats that are not read ({named(job.unread)})")
+    say(f"{len(progress.written)} images written to {job.target}")

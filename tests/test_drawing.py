@@ -34,6 +34,27 @@ def test_drawings_are_written_and_the_same_in_any_batch(run: RunFolder, tmp_path
     assert abs(a - c).max() > 1
 
 
+def test_drawings_are_never_mixed_with_earlier_ones(run: RunFolder, tmp_path: Path) -> None:
+    common = [f"run={run.path}", f"output={tmp_path / 'out'}", "labels=red cube\n"]  # a line end is no part of a label
+
+    def names() -> list[str]:
+        return sorted(p.name for p in (tmp_path / "out").iterdir())
+
+    assert generate.main([*common, "num_images=4", "batch_size=3"]) == 0
+    with pytest.raises(
+        UserError, match=r"drawings already \(0000\.png, 0001\.png, 0002\.png and 2 more\).*overwrite=true"
+    ):
+        generate.main([*common, "num_images=2"])
+    assert names() == ["0000.png", "0001.png", "0002.png", "0003.png", "grid.png"]
+    (tmp_path / "out" / "notes.txt").write_text("of the user")
+    generate.main([*common, "num_images=2", "overwrite=true"])
+    assert names() == ["0000.png", "0001.png", "grid.png", "notes.txt"]
+    Image.new("RGB", (4, 4)).save(tmp_path / "out" / "2024.png")
+    with pytest.raises(UserError, match=r"no drawings of this script \(2024\.png\)"):
+        generate.main([*common, "num_images=1", "overwrite=true"])
+    assert names() == ["0000.png", "0001.png", "2024.png", "grid.png", "notes.txt"]
+
+
 def test_an_unknown_label_lists_all(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="red cone") as caught:
         generate.main([f"run={run.path}", "labels=red cone", f"output={tmp_path}"])
@@ -48,6 +69,9 @@ def test_an_unknown_label_lists_all(run: RunFolder, tmp_path: Path) -> None:
         (["labels=red cube"], "output=FOLDER"),
         (["labels=red cube", "output=x", "num_images=none"], "num_images=none must be a whole number"),
         (["labels=red cube", "output=x", "input=y"], "leave it out"),
+        (["labels=red cube", "output=x", "num_images=1000000000"], "num_images=1000000000 must be .* at most 1000000"),
+        (["labels=red cube", "output=x", "batch_size=" + "9" * 5000], "batch_size=9+ must be .* at most 10000"),
+        (["labels=red cube", "output="], "output= is empty"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(run: RunFolder, arguments: list[str], message: str) -> None:

@@ -19,7 +19,7 @@ import generate
 from launch.command_line import training_arguments
 from launch.compose import help_text
 from launch.errors import UserError
-from launch.restoring import read_hole
+from launch.restoring import hole_at_size
 from launch.run_folder import RunFolder, write_json
 
 
@@ -171,12 +171,12 @@ def test_generation_keeps_names_and_resizes(run: RunFolder, tmp_path: Path, capf
     Image.fromarray(noise).convert("RGB").save(source / "sub" / "b.jpg")
     Image.fromarray(noise[:, :32]).save(source / "c.png")
     (source / "broken.png").write_text("no image")
-    generate.main([f"run={run.path}", f"input={source}", f"output={target}", "batch_size=2"])
+    assert generate.main([f"run={run.path}", f"input={source}", f"output={target}", "batch_size=2"]) == 3
     printed = capfd.readouterr().err
     assert {p.relative_to(target).as_posix() for p in target.rglob("*.*")} == {"a.png", "sub/b.jpg", "c.png"}
     assert Image.open(target / "a.png").size == (32, 32)
     assert "2 images were resized to the training size 32x32" in printed
-    assert "broken.png" in printed
+    assert "broken.png is left out: it is in no format that is read" in printed
     again = tmp_path / "again"
     generate.main([f"run={run.path}", f"input={source}", f"output={again}", "batch_size=4"])
     difference = np.asarray(Image.open(target / "a.png")).astype(int) - np.asarray(Image.open(again / "a.png"))
@@ -191,12 +191,7 @@ def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path
     mask[8:16, 4:20] = 255
     Image.fromarray(image).save(tmp_path / "in" / "a.png")
     Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
-    common = [
-        f"run={run.path}",
-        f"input={tmp_path / 'in'}",
-        f"masks={tmp_path / 'masks'}",
-        "module.reimpose_known=true",
-    ]
+    common = [f"run={run.path}", f"input={tmp_path / 'in'}", f"masks={tmp_path / 'masks'}"]
     generate.main([*common, f"output={tmp_path / 'out'}"])
     restored = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert (restored[mask == 0] == image[mask == 0]).all()
@@ -218,17 +213,15 @@ def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path
     assert not (tmp_path / "other").exists()  # not even the first image, whose mask is fine
 
 
-def test_a_hole_does_not_shrink_with_the_image(tmp_path: Path) -> None:
-    mask = np.zeros((65, 97), dtype=np.uint8)
-    mask[20, 30] = mask[64, 96] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    hole = read_hole(tmp_path / "mask.png", 16)
+def test_a_hole_does_not_shrink_with_the_image() -> None:
+    missing = torch.zeros(65, 97, dtype=torch.bool)
+    missing[20, 30] = missing[64, 96] = True
+    hole = hole_at_size(missing, 16)
     assert hole.shape == (1, 16, 16)
     assert hole[0, 20 * 16 // 65, 30 * 16 // 97]
     assert hole[0, 15, 15]
     assert hole.sum() <= 8
-    Image.fromarray(mask[:16, :16] + np.eye(16, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
-    assert torch.equal(read_hole(tmp_path / "mask.png", 16)[0], torch.eye(16, dtype=torch.bool))
+    assert torch.equal(hole_at_size(torch.eye(16, dtype=torch.bool), 16)[0], torch.eye(16, dtype=torch.bool))
 
 
 def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tmp_path: Path) -> None:
@@ -240,10 +233,25 @@ def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tm
         (["degrade=true", f"masks={tmp_path / 'in'}"], "leave out masks="),
         (["degrade=true", "~degradation"], "this run has no degradation"),
         (["degrade=maybe"], "true or false"),
+        (["overwrite=yes"], "overwrite=yes takes true or false"),
+        (["masks="], "masks= is empty"),
+        (["masks=~nobody_of_this_name/m"], "there is no such home folder"),
+        (["batch_size=1000000000"], "batch_size=1000000000 must be a whole number of at least 1 and at most 10000"),
     ):
         with pytest.raises(UserError, match=message):
             generate.main([*common, *arguments])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_home_folder_is_meant_by_its_sign(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("in", "masks"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (32, 32), 255).save(tmp_path / name / "a.png")
+    assert generate.main([f"run={run.path}", "input=~/in", "masks=~/masks", "output=~/out"]) == 0
+    assert (tmp_path / "out" / "a.png").exists()
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_run_that_fills_holes_must_be_told_where(run: RunFolder) -> None:

@@ -64,6 +64,7 @@ def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
 
 def test_folders_are_left_out_by_their_place(folder: Path, tmp_path: Path) -> None:
     assert listed(folder, folder / "sub" / ".." / "sub", folder / "not_there") == OWN[:3]
+    assert listed(folder, folder.parent, folder) == OWN  # they are around it, not within
     (folder / "link").symlink_to(folder / "sub")
     assert listed(folder, folder / "link") == OWN[:3]
     (folder / "file.png").symlink_to(folder / "sub" / "deeper" / "c.tiff")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules.cache import cached
-from files.whole import whole_file
+from files.whole import WriteError, whole_file
 
 
 def test_several_writers_of_one_file_each_write_a_whole_one(tmp_path: Path) -> None:
@@ -34,6 +34,24 @@ def test_what_a_killed_writer_left_is_used_up(tmp_path: Path) -> None:
     with whole_file(tmp_path / "a.txt", "w") as file:
         file.write("whole")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "whole")]
+
+
+def test_of_several_writers_that_may_not_replace_the_first_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / f"{'a' * 250}.txt"  # a name as long as names can be
+
+    def write(number: int) -> bool:
+        try:
+            with whole_file(path, "w", replace=False) as file:
+                file.write(f"{number}\n" * 200)
+        except WriteError as error:
+            assert "File exists" in str(error)  # noqa: PT017 - most of the writers
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        first = [number for number, stays in enumerate(pool.map(write, range(40))) if stays]
+    assert path.read_text() == f"{first[0]}\n" * 200
+    assert len(first) == len(list(path.parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize("memory_map", [False, True])

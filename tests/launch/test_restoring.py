@@ -1,0 +1,300 @@
+"""Folders of pictures and masks as people have them, restored by a module whose pictures are noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from files.images import read_picture
+from files.whole import WriteError
+from generative.inpainting import composite
+from launch.errors import UserError
+from launch.folders import plan, result_names
+from launch.restoring import Restorer, restore_folder
+
+SIZE = 16
+HOLE = np.zeros((SIZE, SIZE), bool)
+HOLE[4:9, 5:12] = True
+NOISE = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+DEEP = np.random.default_rng(1).integers(0, 65536, (SIZE, SIZE), dtype=np.uint16)
+ALPHA = np.random.default_rng(2).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+
+
+class Noise(torch.nn.Module):
+    """Answers every image with the same other one, nowhere equal to what it was asked."""
+
+    evaluation_seed = 0
+
+    def __init__(self, channels: int = 3, feather: int = 0) -> None:
+        super().__init__()
+        self.channels, self.feather, self.batches = channels, feather, []
+
+    def evaluation_randomness(self, batch, purpose):
+        return None
+
+    def sample(self, batch, randomness):
+        self.batches.append(batch)
+        draws = torch.Generator().manual_seed(1)
+        decoded = (torch.rand(1, self.channels, SIZE, SIZE, generator=draws) * 2 - 1).expand_as(batch.image)
+        known, validity = batch.observed()
+        return {"sample": composite(known, validity, decoded, self.feather), "decoded": decoded}
+
+
+def restore(folder: Path, *, channels=3, result="sample", feather=0, batch_size=3, masks=True, overwrite=False):
+    module = Noise(channels, feather)
+    job = plan(folder / "in", folder / "out", folder / "masks" if masks else None, masks, overwrite)
+    restorer = Restorer(module, None, SIZE, channels, result, torch.device("cpu"))
+    return restore_folder(restorer, job, batch_size), module
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "masks").mkdir()
+    return tmp_path
+
+
+def give(folder: Path, name: str, image: Image.Image, mask: Image.Image | None = None, **kwargs) -> None:
+    image.save(folder / "in" / name, **kwargs)
+    mask = mask or Image.fromarray(HOLE).resize(image.size, Image.Resampling.NEAREST)
+    mask.save(folder / "masks" / Path(name).with_suffix(".png"))
+
+
+def images_of(folder: Path) -> dict[str, Image.Image]:
+    return {path.relative_to(folder).as_posix(): Image.open(path) for path in folder.rglob("*.*")}
+
+
+PICTURES = {
+    "png.png": (Image.fromarray(NOISE), {}),
+    "jpg.jpg": (Image.fromarray(NOISE), {"quality": 90}),
+    "jpeg.JPEG": (Image.fromarray(NOISE), {"quality": 90}),
+    "webp.webp": (Image.fromarray(NOISE), {"lossless": True}),
+    "lossy.webp": (Image.fromarray(NOISE), {}),
+    "bmp.bmp": (Image.fromarray(NOISE), {}),
+    "tif.tif": (Image.fromarray(NOISE), {}),
+    "gif.gif": (Image.fromarray(NOISE), {}),
+    "ppm.ppm": (Image.fromarray(NOISE), {}),
+    "pgm.pgm": (Image.fromarray(NOISE).convert("L"), {}),
+    "pbm.pbm": (Image.fromarray(ALPHA > 127), {}),
+    "apng.apng": (Image.fromarray(NOISE), {"format": "PNG"}),
+    "grey.png": (Image.fromarray(ALPHA), {}),
+    "palette.png": (Image.fromarray(NOISE).quantize(16), {}),
+    "deep.png": (Image.fromarray(DEEP), {}),
+    "deep.tif": (Image.fromarray(DEEP), {}),
+    "cmyk.jpg": (Image.fromarray(NOISE).convert("CMYK"), {}),
+    "rgba.png": (Image.fromarray(np.dstack([NOISE, ALPHA])), {}),
+    "la.png": (Image.fromarray(np.dstack([NOISE[..., 0], ALPHA])), {}),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_known_pixels_are_those_of_the_file_in_the_result_that_is_opened(channels: int, folder: Path) -> None:
+    for name, (image, kwargs) in PICTURES.items():
+        name = f"{name.partition('.')[0]}_{name.rpartition('.')[2].lower()}{Path(name).suffix}"
+        give(folder, name, image, **kwargs)
+    complete, _ = restore(folder, channels=channels)
+    assert complete
+    assert len(images_of(folder / "out")) == len(PICTURES)
+    for path in (folder / "in").iterdir():
+        before, after = read_picture(path), read_picture(folder / "out" / f"{path.stem}.png")
+        assert after.pixels.shape == before.pixels.shape
+        assert after.pixels.dtype == before.pixels.dtype  # also all 16 bits of grey
+        assert np.array_equal(after.pixels[~HOLE], before.pixels[~HOLE]), path
+        assert (after.pixels[HOLE] != before.pixels[HOLE]).mean() > 0.4, path
+        if before.alpha is not None:
+            assert np.array_equal(after.alpha[~HOLE], before.alpha[~HOLE])
+            assert (after.alpha[HOLE] == 255).all()
+        mode = Image.open(folder / "out" / f"{path.stem}.png").mode
+        assert (mode in ("L", "LA", "I;16")) == (before.pixels.ndim == 2)
+
+
+@pytest.mark.parametrize("size", [(40, 24), (7, 5), (16, 64), (1, 1)])
+def test_images_of_any_size_keep_it_and_their_known_pixels(size: tuple[int, int], folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    hole = np.zeros(pixels.shape[:2], bool)
+    hole[: max(1, size[1] // 2), : max(1, size[0] // 3)] = True
+    give(folder, "a.jpg", Image.fromarray(pixels), Image.fromarray(hole), quality=100, subsampling=0)
+    _, module = restore(folder)
+    before, after = (read_picture(folder / name).pixels for name in ("in/a.jpg", "out/a.png"))
+    assert np.array_equal(after[~hole], before[~hole])
+    assert not np.array_equal(after[hole], before[hole])
+    unknown = module.batches[0].validity[0, 0] < 1
+    assert unknown.any()
+    if min(size) > 1:
+        assert not unknown.all()
+
+
+def test_what_the_network_sees_and_what_fills_the_hole(folder: Path) -> None:
+    give(folder, "a.png", Image.fromarray(NOISE))
+    _, module = restore(folder)
+    seen, validity = module.batches[0].observed()
+    assert np.array_equal(validity[0, 0].numpy() < 1, HOLE)
+    expected = np.where(HOLE[..., None], 0, NOISE / 127.5 - 1)
+    assert np.allclose(seen[0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+    decoded = module.sample(module.batches[0], None)["decoded"][0].permute(1, 2, 0).numpy()
+    result = np.asarray(Image.open(folder / "out" / "a.png"))
+    assert np.array_equal(result[HOLE], np.round((decoded[HOLE] + 1) * 127.5).astype(np.uint8))
+    restore(folder, result="decoded", overwrite=True)
+    assert (np.asarray(Image.open(folder / "out" / "a.png"))[~HOLE] != NOISE[~HOLE]).mean() > 0.9
+
+
+def test_a_photo_on_its_side_has_the_mask_that_is_drawn_on_it_upright(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    hole = np.zeros((12, 20), bool)
+    hole[1:4, 2:9] = True
+    give(folder, "a.png", Image.fromarray(np.rot90(upright)), Image.fromarray(hole), exif=exif)
+    restore(folder)
+    result = Image.open(folder / "out" / "a.png")
+    assert result.getexif().get(0x0112) is None
+    assert np.array_equal(np.asarray(result)[~hole], upright[~hole])
+
+
+def test_a_ramp_that_was_asked_for_stays_in_the_result(folder: Path) -> None:
+    give(folder, "a.png", Image.fromarray(NOISE))
+    _, module = restore(folder, feather=2)
+    expected = module.sample(module.batches[0], None)["sample"][0].permute(1, 2, 0).numpy()
+    near = np.zeros_like(HOLE)
+    near[2:11, 3:14] = True
+    result = np.asarray(Image.open(folder / "out" / "a.png"))
+    assert np.array_equal(result[near], np.round((expected[near] + 1) * 127.5).astype(np.uint8))
+    assert np.array_equal(result[~near], NOISE[~near])
+
+
+def test_the_colour_profile_of_the_file_stays_with_its_pixels(folder: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    give(folder, "a.jpg", Image.fromarray(NOISE), icc_profile=profile)
+    restore(folder)
+    assert Image.open(folder / "out" / "a.png").info["icc_profile"] == profile
+
+
+def test_results_have_names_of_their_own() -> None:
+    def names(*files: str, lossless: bool) -> list[str]:
+        found = result_names(sorted(Path(file) for file in files), lossless)
+        return [found[Path(file)].as_posix() for file in files]
+
+    files = ["same.png", "same.jpg", "same.gif", "a.b.JPG", "sub/same.jpg", "x.pgm"]
+    assert names(*files, lossless=True) == [
+        "same.png", "same.jpg.png", "same.gif.png", "a.b.png", "sub/same.png", "x.png",
+    ]  # fmt: skip
+    assert names(*files, lossless=False) == ["same.png", "same.jpg", "same.gif.png", "a.b.JPG", "sub/same.jpg", "x.png"]
+    assert names("a.JPG", "A.png", lossless=True) == ["a.JPG.png", "A.png"]  # one file for some systems
+    with pytest.raises(UserError, match=r"the result of a\.jpg would be a\.jpg\.png, which is another image's"):
+        names("a.jpg", "a.png", "a.jpg.png", lossless=True)
+
+
+def test_without_masks_a_picture_keeps_its_suffix_where_that_holds_any_picture(folder: Path) -> None:
+    for name in ("a.jpg", "sub/b.webp", "c.gif", "d.pgm", "UPPER.JPG"):
+        (folder / "in" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(NOISE).resize((20, 18)).save(folder / "in" / name)
+    restore(folder, masks=False)
+    images = images_of(folder / "out")
+    assert sorted(images) == ["UPPER.JPG", "a.jpg", "c.png", "d.png", "sub/b.webp"]
+    assert {image.size for image in images.values()} == {(SIZE, SIZE)}
+
+
+def test_nothing_is_overwritten_unless_told(folder: Path) -> None:
+    give(folder, "a.jpg", Image.fromarray(NOISE))
+    (folder / "out").mkdir()
+    (folder / "out" / "a.png").write_text("an original")
+    with pytest.raises(UserError, match=r"1 files that would be overwritten \(a\.png\).*overwrite=true"):
+        restore(folder)
+    assert (folder / "out" / "a.png").read_text() == "an original"
+    restore(folder, overwrite=True)
+    assert Image.open(folder / "out" / "a.png").size == (SIZE, SIZE)
+    # A file that appears between the check and the result stays, too.
+    (folder / "out" / "a.png").unlink()
+    job = plan(folder / "in", folder / "out", folder / "masks", True, False)
+    (folder / "out" / "a.png").write_text("of another process")
+    restorer = Restorer(Noise(), None, SIZE, 3, "sample", torch.device("cpu"))
+    with pytest.raises(WriteError, match="File exists"):
+        restore_folder(restorer, job, 3)
+    assert [path.name for path in (folder / "out").iterdir()] == ["a.png"]
+    assert (folder / "out" / "a.png").read_text() == "of another process"
+
+
+def test_folders_in_one_another_do_not_feed_on_themselves(folder: Path) -> None:
+    give(folder, "a.png", Image.fromarray(NOISE))
+    inside = folder / "in" / "restored"
+    (folder / "masks").rename(folder / "in" / "masks")
+    for _ in range(2):
+        job = plan(folder / "in", inside, folder / "in" / "masks", True, True)
+        restorer = Restorer(Noise(), None, SIZE, 3, "sample", torch.device("cpu"))
+        assert restore_folder(restorer, job, 3)
+        assert list(images_of(inside)) == ["a.png"]
+    for target, masks, message in (
+        (folder / "in", None, "output= must be another folder than input="),
+        (folder / "out", folder / "in", "masks= must be another folder"),
+        (inside, inside, "masks= must be another folder"),
+        (folder / "out", folder / "nowhere", "masks=.*there is no such folder"),
+        (folder / "in" / "a.png", None, "is no folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            plan(folder / "in", target, masks, True, True)
+    (folder / "link").symlink_to(folder / "in")
+    with pytest.raises(UserError, match="output= must be another folder"):
+        plan(folder / "in", folder / "link", None, True, True)
+    (folder / "photos" / "in").mkdir(parents=True)
+    Image.fromarray(NOISE).save(folder / "photos" / "in" / "b.png")
+    (folder / "photos" / "b.png").symlink_to("in/b.png")
+    with pytest.raises(UserError, match=r"b\.png is an input"):
+        plan(folder / "photos" / "in", folder / "photos", None, True, True)
+
+
+def test_what_is_left_out_is_named_and_the_rest_is_restored(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        give(folder, f"good{i}.png", Image.fromarray(NOISE))
+    for i in range(12):
+        (folder / "in" / f"broken[red]{i:02d}.png").write_bytes(b"")
+        (folder / "masks" / f"broken[red]{i:02d}.png").write_bytes((folder / "masks" / "good0.png").read_bytes())
+    Image.fromarray(np.dstack([NOISE, ALPHA])).save(folder / "in" / "good1.png")
+    complete, _ = restore(folder)
+    assert not complete
+    assert sorted(images_of(folder / "out")) == ["good0.png", "good1.png"]
+    printed = capfd.readouterr().err
+    assert "broken[red]09.png is left out: it is in no format that is read\nand 2 more\n" in printed
+    assert "broken[red]10.png" not in printed
+    assert "1 images have transparent pixels, which are shown over white (good1.png)" in printed
+    assert "14 masks: white is missing, 13.7% to 13.7% of the images, 13.7% on average" in printed
+    assert "2 images written to" in printed
+    for path in (folder / "in").glob("broken*"):
+        path.unlink()
+    (folder / "in" / "photo.heic").write_bytes(b"")
+    complete, _ = restore(folder, overwrite=True)
+    assert not complete
+    assert "formats that are not read (photo.heic)" in capfd.readouterr().err
+
+
+def test_doubtful_masks_get_a_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    give(folder, "a.png", Image.fromarray(NOISE), Image.fromarray(~HOLE))
+    (folder / "masks" / "alone.png").write_bytes((folder / "masks" / "a.png").read_bytes())
+    restore(folder)
+    printed = capfd.readouterr().err
+    assert "masks/a.png covers 86.3% of the image: are its black and white swapped?" in printed
+    assert "1 mask: white is missing, 86.3% of the image\n" in printed
+    assert "1 masks belong to no image (alone.png)" in printed
+
+
+def test_what_was_written_before_an_error_is_whole_and_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        give(folder, name, Image.fromarray(NOISE))
+    real, calls = Noise.sample, []
+
+    def fails_later(self, batch, randomness):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return real(self, batch, randomness)
+
+    monkeypatch.setattr(Noise, "sample", fails_later)
+    with pytest.raises(UserError, match="batch_size=1 images at a time do not fit into memory"):
+        restore(folder, batch_size=1)
+    assert list(images_of(folder / "out")) == ["a.png"]
+    assert "1 of 2 images were written to" in capfd.readouterr().err
