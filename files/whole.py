@@ -107,10 +107,8 @@ def _own(temporary: Path) -> tuple[Path, int]:
 
 
 def _fresh(temporary: Path) -> tuple[Path, int]:
-    """Open a temporary file that no other writer uses, now or later."""
-    temporary = temporary.with_name(
-        f".{secrets.token_hex(8)}.tmp"
-    )  # short: the name itself may be as long as names can be
+    """Open a temporary file that no other writer uses, now or later; its name is short, since the file's may be the longest."""
+    temporary = temporary.with_name(f".{secrets.token_hex(8)}.tmp")
     return temporary, os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
 
 

@@ -79,6 +79,34 @@ def test_hidden_and_other_files_are_no_images(root):
     assert sum(folder_data(root).record()["images"].values()) == 10
 
 
+def test_what_is_seen_of_some_files_is_said_once(root, recwarn):
+    write_images(root, 10)
+    transparent = np.dstack([np.full((14, 20, 3), 40, np.uint8), np.full((14, 20), 0, np.uint8)])
+    for i in range(4):
+        transparent[i] = 200
+        Image.fromarray(transparent).save(root / f"t{i}.png")
+    frames = [Image.new("RGB", (20, 14), colour) for colour in ("red", "gray")]
+    frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
+    (root / "phone.HEIC").write_bytes(b"")
+    (root / ".thumbnails").mkdir()
+    shutil.copy(root / "000.png", root / ".thumbnails" / "000.png")
+    (root / "dir.png").mkdir()
+    data = folder_data(root)
+    assert sum(data.record()["images"].values()) == 15
+    told = [str(w.message) for w in recwarn if "images" in str(w.message) or "pictures" in str(w.message)]
+    assert len(told) == 3
+    assert "1 pictures in" in told[0]
+    assert "(phone.HEIC)" in told[0]
+    assert "4 of 15 images have transparent pixels, which are shown over white (" in told[1]
+    assert "t2.png and 1 more)" in told[1]
+    assert "1 of 15 images have several frames or pages, of which the first is used (" in told[2]
+    splits = data.splits
+    stores = [splits.train, splits.val, splits.test]
+    shown = [store.image(i).unique().tolist() for store in stores for i in range(len(store))]
+    assert shown.count([212, 255]) == 4  # over white: (200 * 200 + 55 * 255) / 255, and not the 40 that is hidden
+    assert shown.count([0, 255]) == 1
+
+
 def test_none_readable_is_an_error(root):
     root.mkdir()
     for i in range(5):
