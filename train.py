@@ -48,6 +48,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
     )
     build.check_ranks(config, trainer)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
+    build.check_training(module)
     datamodule = build.build_datamodule(config)
     build.check_data(module, datamodule)
     if checkpoint:

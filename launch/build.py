@@ -197,6 +197,16 @@ def check_data(module: GenerativeModule, datamodule: ImageDataModule) -> None:
         module.check_data(datamodule)
 
 
+def check_training(module: GenerativeModule) -> None:
+    """Check that training will teach what sampling asks for.
+
+    Args:
+        module: The module.
+    """
+    with as_user_error():
+        module.check_training()
+
+
 def check_ranks(config: DictConfig, trainer: Trainer) -> None:
     """Check that the ranks divide the batch, and that a network that is to be sharded can be.
 

@@ -154,6 +154,10 @@ class GenerativeModule(LightningModule, ABC):
         """
         return
 
+    def check_training(self) -> None:
+        """Check that training will teach what sampling asks for; called once, before the first step of a training."""
+        return
+
     @property
     def progress(self) -> float:
         """Share of the training done, in [0, 1]."""

@@ -82,6 +82,15 @@ class DDPM(GenerativeModule):
                 "module=ddpm_unconditional, or set guidance.scale=1."
             )
 
+    def check_training(self) -> None:
+        """See ``GenerativeModule.check_training``.
+
+        Raises:
+            ValueError: If the timestep that the sampler starts from is hardly ever drawn.
+        """
+        schedule = self.denoiser.schedule
+        self.objective.check_start(self.sampler.timesteps(schedule)[0], schedule.num_timesteps)
+
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """See ``GenerativeModule.loss``."""
         condition = self._condition(batch)

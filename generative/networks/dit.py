@@ -3,6 +3,8 @@
 DiT (Peebles & Xie 2023, arXiv 2212.09748) with adaLN-Zero gates; RMSNorm, QK-norm, SwiGLU and image patches as in JiT
 (arXiv 2511.13720); low-frequency time features, so that derivatives with respect to time stay tame under MeanFlow.
 Labels enter as object tokens: pooled into the embedding, and by cross-attention as in PixArt-alpha (arXiv 2310.00426).
+Gates and output begin at zero as in facebookresearch/DiT. The other weights begin as PyTorch's linear layers do (uniform,
+standard deviation 1/sqrt(3 fan_in)), not as there (Xavier; 0.02 in the embeddings of time and class).
 
 Shape legend: B batch, C channels, H/W height and width, N tokens, D width, T network times, K condition channels.
 """

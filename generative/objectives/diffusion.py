@@ -7,6 +7,7 @@ taken on the network's own output and multiplied by the square of that factor.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ from generative.randomness import Randomness
 from generative.schedules.noise import NoiseSchedule
 from generative.types import Condition, LossOutput
 
+LEAST_SHARE = 0.1  # of the draws that uniform timesteps give each: what is drawn less often counts as not trained
 MIN_LEVEL = 0.05  # JiT (arXiv 2511.13720) clips its divisor there; unclipped, the last steps outweigh all others
 
 
@@ -34,6 +36,8 @@ class DiffusionObjective:
         logit_mean: Timesteps t with t/T = sigmoid(N(mean, std)) (arXiv 2403.03206, section 3.1), so that a short training
             spends its steps where the content of an image is decided; None draws them uniformly, as DDPM does.
         logit_std: Standard deviation of that law.
+        terminal_share: Probability that a row stands at the last timestep, where sampling starts, whatever the law: the
+            logit-normal one practically never draws it.
     """
 
     loss_space: OutputKind = "v"
@@ -41,6 +45,7 @@ class DiffusionObjective:
     gamma: float = 5.0
     logit_mean: float | None = None
     logit_std: float = 1.0
+    terminal_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.loss_space not in ("noise", "image", "v"):
@@ -51,9 +56,51 @@ class DiffusionObjective:
             raise ValueError(f"objective.gamma={self.gamma} must be positive.")
         if self.logit_std <= 0:
             raise ValueError(f"objective.logit_std={self.logit_std} must be positive.")
+        if not 0 <= self.terminal_share <= 1:
+            raise ValueError(f"objective.terminal_share={self.terminal_share} must lie in [0, 1].")
+
+    def probability(self, timestep: int, num_timesteps: int) -> float:
+        """Return how probable a timestep is for a row.
+
+        Args:
+            timestep: Timestep in [0, T-1].
+            num_timesteps: Number of timesteps T.
+
+        Returns:
+            Probability in [0, 1].
+        """
+        first, following = timestep / num_timesteps, (timestep + 1) / num_timesteps
+        of_law = self._share_from(first) - self._share_from(following)
+        at_end = self.terminal_share if timestep == num_timesteps - 1 else 0.0
+        return at_end + (1 - self.terminal_share) * of_law
+
+    def _share_from(self, share: float) -> float:
+        """Probability that the law draws t/T at or above a share in [0, 1]."""
+        if self.logit_mean is None or share in (0, 1):
+            return 1 - share
+        log_odds = math.log(share / (1 - share))
+        return 0.5 * math.erfc((log_odds - self.logit_mean) / (self.logit_std * math.sqrt(2)))
+
+    def check_start(self, timestep: int, num_timesteps: int) -> None:
+        """Refuse to train without the timestep that sampling starts from.
+
+        Args:
+            timestep: The sampler's first timestep.
+            num_timesteps: Number of timesteps T.
+
+        Raises:
+            ValueError: The timestep is drawn less than a tenth as often as by a uniform law.
+        """
+        probability = self.probability(timestep, num_timesteps)
+        if probability * num_timesteps < LEAST_SHARE:
+            raise ValueError(
+                f"objective.logit_mean={self.logit_mean} and objective.terminal_share={self.terminal_share:g} draw timestep "
+                f"{timestep}, where sampling starts, with probability {probability:.1g}, so that it stays untrained: set "
+                f"objective.terminal_share=0.02{'' if timestep == num_timesteps - 1 else ' and sampler.spacing=trailing'}."
+            )
 
     def check(self, schedule: NoiseSchedule) -> None:
-        """Refuse to leave the timestep untrained that sampling starts from.
+        """Refuse to leave the timestep without weight that sampling starts from; ``check_start`` asks whether it is drawn.
 
         Args:
             schedule: The denoiser's noise schedule.
@@ -121,6 +168,8 @@ class DiffusionObjective:
             share_B = randomness.uniform()
         else:
             share_B = torch.sigmoid(self.logit_mean + self.logit_std * randomness.normal())
+        if self.terminal_share:
+            share_B = torch.where(randomness.uniform() < self.terminal_share, 1.0, share_B)
         return (share_B * num_timesteps).long().clamp(max=num_timesteps - 1)  # float32 may round up to T
 
     def _factor(self, denoiser: Denoiser, timestep_B: Tensor) -> Tensor:

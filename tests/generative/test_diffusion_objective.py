@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from generative.denoiser import Denoiser
@@ -149,7 +152,7 @@ def test_timesteps_are_uniform_and_in_range() -> None:
         assert seen[-1].item() == 1
 
 
-@pytest.mark.parametrize("bad", [{"loss_space": "score"}, {"weight": "snr"}, {"gamma": 0.0}])
+@pytest.mark.parametrize("bad", [{"loss_space": "score"}, {"weight": "snr"}, {"gamma": 0.0}, {"terminal_share": 1.5}])
 def test_refuses_bad_values(bad: dict) -> None:
     with pytest.raises(ValueError, match="objective."):
         DiffusionObjective(**bad)
@@ -168,6 +171,67 @@ def test_timesteps_follow_their_law(mean: float | None) -> None:
     else:
         assert share.logit().mean().item() == pytest.approx(mean, abs=0.02)
         assert share.logit().std().item() == pytest.approx(0.7, abs=0.02)
+
+
+LAWS = {
+    "uniform": {},
+    "logit_normal": {"logit_mean": 0.3, "logit_std": 1.2},
+    "wide": {"logit_mean": 0.0, "logit_std": 3.0},
+    "with_end": {"logit_mean": 0.3, "logit_std": 1.2, "terminal_share": 0.02},
+}
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_probabilities_are_those_of_the_law(law: dict[str, float]) -> None:
+    """Against SciPy's normal distribution, and against draws."""
+    objective, size = DiffusionObjective(**law), 10
+    edges = torch.arange(size + 1, dtype=torch.float64) / size
+    expected = torch.full((size,), 1 / size, dtype=torch.float64)
+    if "logit_mean" in law:
+        expected = torch.from_numpy(stats.norm.cdf(edges.logit(), law["logit_mean"], law["logit_std"])).diff()
+    expected = expected * (1 - law.get("terminal_share", 0))
+    expected[-1] += law.get("terminal_share", 0)
+    probabilities = torch.tensor([objective.probability(t, size) for t in range(size)], dtype=torch.float64)
+    torch.testing.assert_close(probabilities, expected, rtol=1e-9, atol=1e-12)
+    drawn = (
+        objective._timesteps(StepRandomness(generator_for(0, "test"), 40_000), size).bincount(minlength=size) / 40_000
+    )
+    torch.testing.assert_close(drawn.double(), expected, rtol=0, atol=0.01)
+
+
+def test_the_logit_normal_law_alone_hardly_draws_the_last_timestep() -> None:
+    odds = stats.norm.sf((math.log(999) - 0.3) / 1.2)
+    assert DiffusionObjective(**LAWS["logit_normal"]).probability(999, 1000) == pytest.approx(odds, rel=1e-6)
+    assert odds < 1e-7
+    with_end = DiffusionObjective(**LAWS["with_end"])
+    assert with_end.probability(999, 1000) == pytest.approx(0.02, rel=1e-6)
+    timesteps = with_end._timesteps(randomness(20_000), 1000)
+    assert (timesteps == 999).float().mean().item() == pytest.approx(0.02, abs=0.004)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True], ids=["plain", "zero_snr"])
+@pytest.mark.parametrize("output", KINDS)
+@pytest.mark.parametrize("space", KINDS)
+@pytest.mark.parametrize("weight", ["uniform", "min_snr"])
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_the_guards_say_whether_the_start_of_sampling_is_trained(
+    law: dict[str, float], weight: str, space: str, output: str, zero_snr: bool
+) -> None:
+    """Trained is what is drawn, and where a wrong output of the network costs something."""
+    schedule, last = NoiseSchedule(num_timesteps=1000, zero_terminal_snr=zero_snr), 999
+    objective = DiffusionObjective(space, weight, **law)
+    drawn = objective.probability(last, 1000) >= 1e-4
+    timestep = torch.tensor([last])
+    defined = not (zero_snr and output == "noise")
+    if defined:
+        denoiser = Denoiser(Toy(), schedule, output)
+        cost = (objective._factor(denoiser, timestep).square() * objective._weight(schedule.snr(timestep))).item()
+    with (
+        nullcontext() if defined and drawn and cost > 0 else pytest.raises(ValueError, match="set (objective|module).")
+    ):
+        Denoiser(Toy(), schedule, output)
+        objective.check(schedule)
+        objective.check_start(last, 1000)
 
 
 def test_a_law_without_width_is_refused() -> None:

@@ -163,6 +163,24 @@ def test_noise_output_at_zero_terminal_snr_is_refused() -> None:
         build_module(config)
 
 
+@pytest.mark.parametrize("experiment", ["ddpm_scenes", "ddpm_iclevr", "ddpm_folder", "ddpm_cifar10"])
+def test_experiments_train_where_sampling_starts(experiment: str) -> None:
+    config = compose_config([f"experiment={experiment}"])
+    schedule, objective = instantiate(config.schedule), instantiate(config.objective)
+    start = instantiate(config.sampler).timesteps(schedule)[0]
+    assert start == schedule.num_timesteps - 1
+    assert objective.probability(start, schedule.num_timesteps) >= 1 / schedule.num_timesteps
+    objective.check(schedule)
+
+
+def test_a_start_that_is_never_drawn_is_refused_in_training_alone(tmp_path: Path) -> None:
+    overrides = ["experiment=ddpm_scenes", "objective.terminal_share=0"]
+    build_module(compose_config(overrides))  # a run that was trained so can still be evaluated
+    with pytest.raises(UserError, match=r"timestep 999.*probability 2e-08.*set objective\.terminal_share=0\.02\.$"):
+        train_here(tmp_path / "run", *overrides)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_guidance_by_labels_that_the_data_lack_is_refused_before_the_first_step(tmp_path: Path) -> None:
     for number in range(12):
         image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
