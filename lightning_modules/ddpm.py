@@ -83,11 +83,7 @@ class DDPM(GenerativeModule):
             )
 
     def check_training(self) -> None:
-        """See ``GenerativeModule.check_training``.
-
-        Raises:
-            ValueError: If the timestep that the sampler starts from is hardly ever drawn.
-        """
+        """See ``GenerativeModule.check_training``: the timestep that the sampler starts from is drawn."""
         schedule = self.denoiser.schedule
         self.objective.check_start(self.sampler.timesteps(schedule)[0], schedule.num_timesteps)
 
