@@ -48,6 +48,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     Returns:
         The content of ``metrics.json``.
     """
+    job.check_folder()
     config = job.config
     for key in list(config.callbacks):
         if key not in CALLBACKS:

@@ -140,7 +140,7 @@ def label_names(run: RunFolder, config: DictConfig) -> list[str]:
     Returns:
         Names in order; the numbers of the labels where the data set names none; empty for data without labels.
     """
-    return run.record["data"].get("label_names") or [str(number) for number in range(config.data.num_classes)]
+    return run.record.get("data", {}).get("label_names") or [str(number) for number in range(config.data.num_classes)]
 
 
 def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:

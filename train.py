@@ -19,6 +19,7 @@ from launch.evaluation import print_result, run_test
 from launch.loggers import build_loggers, log_result, logged
 from launch.parent import end_with_parent
 from launch.record import config_hash, git_revision, hardware, now, versions
+from launch.restorable import check_restorable
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
 from launch.sweep import run_job
 from launch.sweep_report import sweep_reported
@@ -54,6 +55,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
     if checkpoint:
         build.check_network(module, run, checkpoint["state_dict"])
         build.check_parts(module, run)
+        check_restorable(module, trainer, run, checkpoint)
         check_unchanged(run, config, datamodule, answer=answer)
         datamodule.start_step = step * config.trainer.accumulate_grad_batches
 

@@ -33,11 +33,10 @@ class MetricsCSV(Logger):
         self.path = Path(save_dir) / FILE_NAME
         self._rows: dict[int, dict[str, str]] = {}
         if resume_step is not None and self.path.exists():
-            with self.path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    step = int(row.pop("step"))
-                    if step <= resume_step:
-                        self._rows[step] = {name: value for name, value in row.items() if value}
+            for row in read_rows(self.path.parent):
+                step = int(row.pop("step"))
+                if step <= resume_step:
+                    self._rows[step] = {name: value for name, value in row.items() if value}
         self._changed = False
         self._last_write = 0.0
 
@@ -94,6 +93,48 @@ class MetricsCSV(Logger):
             self.save()
 
 
+class DamagedCSVError(ValueError):
+    """A ``metrics.csv`` is not what was written; the message names it and the remedy."""
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """Read the rows of a run's ``metrics.csv``.
+
+    Args:
+        folder: Run folder.
+
+    Returns:
+        Numbers by name, as written, or empty; no rows where there is no file.
+
+    Raises:
+        DamagedCSVError: It cannot be read, or holds something else than steps and numbers.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return []
+    try:
+        return _parsed(path)
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise DamagedCSVError(
+            f"{path} is damaged ({type(error).__name__}: {error}): put back a copy of it, or remove it to go on without "
+            "its rows."
+        ) from error
+
+
+def _parsed(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = list(reader)
+    if reader.fieldnames and "step" not in reader.fieldnames:
+        raise ValueError("it has no steps")
+    for row in rows:
+        if int(row["step"]) < 0 or None in row or None in row.values():
+            raise ValueError(f"a row of step {row['step']} has not one value for each column")
+        for value in filter(None, row.values()):
+            float(value)
+    return rows
+
+
 def last_values(folder: Path) -> dict[str, float]:
     """Read the last value of each scalar of a run.
 
@@ -103,11 +144,7 @@ def last_values(folder: Path) -> dict[str, float]:
     Returns:
         Values by name, in the order of the names; empty where nothing was logged.
     """
-    path = folder / FILE_NAME
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(folder)
     names = list(rows[0]) if rows else []
     found = {name: next((row[name] for row in reversed(rows) if row[name]), None) for name in names if name != "step"}
     return {name: float(value) for name, value in found.items() if value is not None}

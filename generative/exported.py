@@ -18,22 +18,24 @@ class ExportError(ValueError):
     """A file is no usable export; the message names it and the remedy in one sentence."""
 
 
-def save_network(network: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write a network's weights and buffers; loading needs the network built alike.
+def network_bytes(network: nn.Module, metadata: dict[str, str]) -> bytes:
+    """Return the file of a network's weights and buffers; loading needs the network built alike.
 
     Args:
         network: The network.
-        path: File to write.
         metadata: Texts to keep beside them.
+
+    Returns:
+        Its content, in the format of safetensors.
     """
     # Each tensor gets memory of its own: safetensors refuses two names of the same memory, and views.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     own = {"format": "pt", "producer": FORMAT, "version": VERSION, "weights_hash": weights_hash(network)}
-    path.write_bytes(save(tensors, metadata=metadata | own))  # save_file would make it readable to its owner only
+    return save(tensors, metadata=metadata | own)
 
 
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what ``save_network`` wrote.
+    """Read a file of ``network_bytes``.
 
     Args:
         path: The file.

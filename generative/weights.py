@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import pickle
 import pickletools
+import re
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,10 @@ from torch import Tensor, nn
 
 ZIP_START = b"PK\x03\x04"
 CODE_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "EXT1", "EXT2", "EXT4"}
+
+_NO_MEMORY = re.compile(
+    r"(can't|cannot|not enough memory to|unable to) allocate|out of memory|bad_alloc|not enough memory", re.I
+)
 
 
 def weights_hash(network: nn.Module) -> str:
@@ -41,6 +49,30 @@ class DamagedFileError(NotLoadedError):
     """A file is not as it was written: empty, cut off, or with other bytes than its checksums say."""
 
 
+class LoadMemoryError(MemoryError):
+    """A file does not fit into memory; the message names it and the remedy in one sentence."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Say whether too little memory is what is behind an error.
+
+    Args:
+        error: Any exception; its causes are looked at too.
+
+    Returns:
+        True for Python's, the system's and PyTorch's ways to say it, on the CPU and on a GPU.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def read_checkpoint(path: str | Path) -> Any:
     """Load a file of tensors and plain containers on the CPU; nothing else is ever unpickled.
 
@@ -55,21 +87,91 @@ def read_checkpoint(path: str | Path) -> Any:
 
     Raises:
         DamagedFileError: It is damaged.
-        NotLoadedError: It is whole, but holds something else, which could run code when loaded.
+        NotLoadedError: It is whole, but holds something else: what could run code when loaded, or tensors of other kinds.
+        LoadMemoryError: It is larger than the memory that is left.
     """
     with Path(path).open("rb") as file:  # a file that is not there, or not for us to read, is the caller's matter
         start = file.read(len(ZIP_START))
     if start == ZIP_START and (fault := _zip_fault(path)):
         raise DamagedFileError(f"{fault}, so it does not load as tensors and plain containers")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no common error for damaged files and refused pickles
-        if start == ZIP_START or _names_code(path):
+        if is_out_of_memory(error):
+            raise LoadMemoryError(
+                f"{path} of {Path(path).stat().st_size / 1e6:,.0f} MB does not fit into the memory that is left: close other "
+                "programs, or use a machine with more."
+            ) from error
+        if isinstance(error, pickle.UnpicklingError) and (start == ZIP_START or _names_code(path)):
             raise NotLoadedError(
                 "it does not load as tensors and plain containers and could run code if it were loaded otherwise"
             ) from error
+        if start == ZIP_START:
+            raise NotLoadedError("it does not load as tensors and plain containers") from error
         fault = "it is empty" if not start else "it is no file of torch.save"
         raise DamagedFileError(f"{fault} and does not load as tensors and plain containers") from error
+    if fault := _tensor_fault(content):
+        raise NotLoadedError(fault)
+    return content
+
+
+def _tensor_fault(content: Any) -> str | None:
+    """Find a tensor without plain numbers in memory, which few operations take."""
+    for name, value in _leaves(content):
+        if isinstance(value, Tensor):
+            kinds = {
+                "sparse": value.layout != torch.strided,
+                "quantised": value.is_quantized,
+                "without data": value.is_meta,
+            }
+            if kind := next((kind for kind, is_so in kinds.items() if is_so or value.is_nested), None):
+                return f"its tensor {name} is {'nested' if value.is_nested else kind}, not one of plain numbers"
+    return None
+
+
+def _leaves(content: Any) -> Iterator[tuple[str, Any]]:
+    """Walk over nested containers; not by recursion, and through each container once: a file can have it in itself."""
+    waiting, seen = [("", content)], set()
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping | list | tuple):
+            if id(value) not in seen:
+                seen.add(id(value))
+                items = value.items() if isinstance(value, Mapping) else enumerate(value)
+                waiting += [(f"{name}.{key}".lstrip("."), each) for key, each in items]
+        else:
+            yield name, value
+
+
+def checkpoint_fault(content: Any) -> str | None:
+    """Say what a loaded file lacks to be a checkpoint of a run, as far as its weights are concerned.
+
+    Args:
+        content: What ``read_checkpoint`` has returned.
+
+    Returns:
+        What is wrong with it, or None.
+    """
+    if not isinstance(content, dict) or not {"state_dict", "global_step"} <= content.keys():
+        return "it is no checkpoint of a run"
+    if not _is_count(content["global_step"]):
+        return f"its global_step={str(content['global_step'])[:20]} is no number of steps"
+    if not _are_tensors(content["state_dict"]):
+        return "its state_dict is no dict of tensors"
+    callbacks = content.get("callbacks", {})
+    if not isinstance(callbacks, dict) or not isinstance(ema := callbacks.get("EMA", {}), dict):
+        return "its callbacks are no dict of their states"
+    if not _is_count(ema.get("num_updates", 0)) or not _are_tensors(ema.get("average", {})):
+        return "its averages (EMA) are not what a run saves"
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
 def _zip_fault(path: str | Path) -> str | None:

@@ -179,10 +179,10 @@ def check_parts(module: GenerativeModule, run: RunFolder) -> None:
     """
     recorded = run.record.get("parts", {})
     for name, part in module.parts_record().items():
-        if name in recorded and recorded[name]["hash"] != part["hash"]:
+        if name in recorded and recorded[name].get("hash") != part["hash"]:
             raise UserError(
                 f"{name}={part['path']} has other weights than the {name} that {run.path} was trained with (it was at "
-                f"{recorded[name]['path']}): name the right one with {name}=FILE."
+                f"{recorded[name].get('path')}): name the right one with {name}=FILE."
             )
 
 

@@ -94,7 +94,7 @@ def check_multirun(arguments: list[str]) -> None:
     for position, values in enumerate(choices):
         for value in values if position == 0 else values[1:]:
             job = [*first[:position], value, *first[position + 1 :]]
-            check_names([value])
+            check_names(job)
             compose_config(job)
             check_types(job)
 

@@ -101,10 +101,19 @@ def compare(arguments: list[str], evaluate: Callable[[Job], dict[str, Any]], usa
     several = list(labels.values()) if len(labels) > 1 else [next(iter(labels)).name]
     changes = [argument for argument in arguments if not argument.startswith(("run=", "name="))]
     name = names[-1] if names else file_name([*several, *changes])
-    path = Path(jobs[0].config.paths.outputs) / "comparisons" / f"{name}.csv"
+    path = _outputs(jobs[0]) / "comparisons" / f"{name}.csv"
     write_csv(results, SEEDS, path)
     print_table(results, SEEDS, path)
     return path
+
+
+def _outputs(job: Job) -> Path:
+    """Return the folder of all runs: not what the config of a run says that lies elsewhere, as a received one does."""
+    outputs = Path(job.config.paths.outputs)
+    is_own = job.run.path.is_relative_to(outputs.resolve()) or any(
+        o.startswith("paths.outputs=") for o in job.overrides
+    )
+    return outputs if is_own else Path("outputs")
 
 
 def _read_jobs(lines: list[list[str]], usage: str) -> list[Job]:
@@ -193,7 +202,7 @@ def _conditions(job: Job) -> dict[str, Any]:
 def _check_images(jobs: list[Job], contents: list[dict[str, Any]]) -> None:
     """Check the data that were read, which overrides may have changed."""
     fingerprints = {
-        tuple(job.arguments): {"data.fingerprint": content["record"]["data"]["fingerprint"]}
+        tuple(job.arguments): {"data.fingerprint": content["record"].get("data", {}).get("fingerprint")}
         for job, content in zip(jobs, contents, strict=False)
     }
     for first, other in _pairs(jobs[: len(contents)]):

@@ -27,6 +27,7 @@ from datamodules.shard_files import ShardError
 from datamodules.token_cache import TokenCacheError
 from files.whole import NO_ROOM, WriteError
 from generative.weight_files import WeightsError
+from generative.weights import LoadMemoryError, is_out_of_memory
 
 EXIT_USER_ERROR = 2
 EXIT_RUN_FAILED = 3
@@ -69,7 +70,8 @@ def one_line(error: BaseException) -> str:
     Returns:
         The message without line breaks.
     """
-    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)  # a file of others may say what a terminal obeys
 
 
 @contextmanager
@@ -164,7 +166,11 @@ def exit_code(error: BaseException) -> int | None:
         NonFiniteLossError, SpikeError, RankDisagreementError, WriteError, JobFailedError, DamagedImageError, ShardError,
         RunFailedError,
     )  # fmt: skip
-    if isinstance(error, failures) or (isinstance(error, OSError) and error.errno in NO_ROOM):
+    if (
+        isinstance(error, failures)
+        or (isinstance(error, OSError) and error.errno in NO_ROOM)
+        or is_out_of_memory(error)
+    ):
         return EXIT_RUN_FAILED
     expected = (
         UserError,
@@ -197,7 +203,12 @@ def reported() -> Iterator[None]:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"error: {one_line(error)}" if code == EXIT_USER_ERROR else one_line(error), file=sys.stderr)  # noqa: T201
+        text = one_line(error)
+        if is_out_of_memory(error) and not isinstance(error, LoadMemoryError | UserError):
+            text = (
+                f"The memory is too small ({text.rstrip('.')}): use a smaller batch or network, or a machine with more."
+            )
+        print(f"error: {text}" if code == EXIT_USER_ERROR else text, file=sys.stderr)  # noqa: T201
         sys.exit(code)
     finally:
         for number, handler in handlers.items():

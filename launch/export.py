@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig
 
-from generative.exported import save_network
+from files.whole import whole_file
+from generative.exported import network_bytes
 from generative.networks.tokenizer import Tokenizer, read_tokenizer
 from launch import build
-from launch.errors import UserError
+from launch.errors import UserError, as_user_error
 from launch.exported import CARD, CONFIG, MODEL, NOT_USED, TOKENIZER
 from launch.model_card import tokenizer_card, write_card
 from launch.run_folder import RunFolder
 from lightning_modules import MaskGIT
 
 GRID = "test.png"
+EARLIER = "earlier"  # the export that is being replaced
+ASIDE = ".exporting"
 # What only training or the run's own machine needs.
 NOT_EXPORTED = (
     "paths", "logger", "resume", "data_changed", "sweep", "classifier", "tokenizer", "optimized_metric", "hydra",
@@ -40,18 +48,17 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
         The folder.
 
     Raises:
-        UserError: The folder holds something else, or the run cannot be exported.
+        UserError: The folder holds something else or cannot be written, or the run cannot be exported.
     """
+    output = output.absolute()
     if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / MODEL).exists())):
         raise UserError(f"output={output} exists and is no export: choose another folder.")
     checkpoint = run.load_checkpoint()
     module = build.build_module(config)
     build.load_weights(module, run, checkpoint, weights)
     plain = exported_config(build.plain_config(config))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        folder = Path(temporary) / output.name
-        folder.mkdir()
+    with _aside(output) as temporary:
+        folder = temporary / output.name
         if isinstance(module, MaskGIT):
             plain["module"]["tokenizer"] = f"{TOKENIZER}/{MODEL}"
             export_tokenizer(module.tokenizer, config.module.tokenizer, folder / TOKENIZER)
@@ -65,20 +72,94 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
             "parts": json.dumps({name: part["hash"] for name, part in module.parts_record().items()}),
             "network": json.dumps(plain["module"]["network"]),
         }
-        save_network(module.network, folder / MODEL, metadata)
-        (folder / CONFIG).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-        grids = sorted((run.path / "images" / "test").glob("step=*.png"))
-        if grids:
-            shutil.copy(grids[-1], folder / GRID)
-        (folder / CARD).write_text(write_card(run, plain, module, weights, step, GRID if grids else None))
-        _move(folder, output, Path(temporary) / "earlier")
+        write_file(folder / MODEL, network_bytes(module.network, metadata))
+        write_file(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        grid = newest_grid(run)
+        if grid:
+            write_file(folder / GRID, grid.read_bytes())
+        with as_user_error():
+            card = write_card(run, plain, module, weights, step, GRID if grid else None)
+        write_file(folder / CARD, card)
+        _move(folder, output, temporary / EARLIER)
     return output
+
+
+def newest_grid(run: RunFolder) -> Path | None:
+    """Find the grid of test images that is handed around with a run.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The last one that is a file of the run folder itself: what a link there points to is nobody's to hand around.
+    """
+    found = sorted((run.path / "images" / "test").glob("step=*.png"))
+    own = [path for path in found if path.is_file() and path.resolve().is_relative_to(run.path.resolve())]
+    return own[-1] if own else None
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file, or say in one sentence why the disk did not take it.
+
+    Args:
+        path: The file.
+        content: Text, or bytes.
+    """
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def _aside(output: Path) -> Iterator[Path]:
+    """Make a locked, hidden folder beside an export that goes at the end, and remove those of exports that were killed."""
+    start = f".{output.name}."
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for left in sorted(output.parent.glob(f"{glob.escape(start)}*{ASIDE}")):
+            _remove_left(left, output)
+        with (
+            tempfile.TemporaryDirectory(dir=output.parent, prefix=start, suffix=ASIDE) as temporary,
+            _locked(Path(temporary)),
+        ):
+            yield Path(temporary)
+    except OSError as error:
+        raise UserError(
+            f"output={output} cannot be written ({error.strerror}): choose another folder with output=FOLDER."
+        ) from error
+
+
+def _remove_left(left: Path, output: Path) -> None:
+    if left.is_symlink() or not left.is_dir():
+        return
+    with _locked(left) as is_free:
+        if not is_free:
+            return  # another process exports to the same place
+        if (left / EARLIER).is_dir() and not output.exists():  # killed while the new export took the place of this one
+            (left / EARLIER).rename(output)
+        shutil.rmtree(left)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
 
 
 def _move(folder: Path, output: Path, aside: Path) -> None:
     if output.exists():
         output.rename(aside)
-    folder.rename(output)
+    try:
+        folder.rename(output)
+    except OSError:
+        if aside.exists():
+            aside.rename(output)
+        raise
 
 
 def export_tokenizer(tokenizer: Tokenizer, path: str, folder: Path) -> None:
@@ -89,10 +170,9 @@ def export_tokenizer(tokenizer: Tokenizer, path: str, folder: Path) -> None:
         path: Where it was loaded from.
         folder: Folder to write.
     """
-    folder.mkdir()
     network, _ = read_tokenizer(path)
-    save_network(tokenizer.network, folder / MODEL, {"network": json.dumps(network)})
-    (folder / CARD).write_text(tokenizer_card(tokenizer))
+    write_file(folder / MODEL, network_bytes(tokenizer.network, {"network": json.dumps(network)}))
+    write_file(folder / CARD, tokenizer_card(tokenizer))
 
 
 def exported_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from launch import build
 from launch.command_line import run_arguments
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer
+from launch.errors import UserError
 from launch.names import checked_name, file_name
+from launch.record_files import DamagedRecordError, read_metrics
 from launch.run_folder import RunFolder
 
 DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema", DATA_CHANGED: STOP}
+SETTINGS = ("overrides", "weights")  # what makes an evaluation another one
 _last_datamodule: dict[tuple[str, ...], ImageDataModule] = {}
 
 
@@ -57,6 +60,31 @@ class Job:
         """What was chosen, by key, without the run."""
         pairs = (argument.partition("=")[::2] for argument in self.arguments)
         return {key: value for key, value in pairs if key not in ("run", "name")}
+
+    def check_folder(self) -> None:
+        """Check that the results can go where they belong.
+
+        Raises:
+            UserError: The name is that of other settings, or a link leads out of the run folder.
+        """
+        leaves = [path for path in (self.folder, *self.folder.rglob("*")) if not self._holds(path)]
+        if leaves:
+            raise UserError(f"{leaves[0]} leads out of the run folder: choose another name, or remove the link.")
+        if not self.metrics_path.exists():
+            return
+        try:
+            record = read_metrics(self.metrics_path)["record"]
+        except DamagedRecordError:  # is written anew
+            return
+        if [record.get(key) for key in SETTINGS] != [self.identity()[key] for key in SETTINGS]:
+            old = " ".join([*map(str, record.get("overrides") or []), f"weights={record.get('weights')}"])
+            raise UserError(
+                f"name={self.name} is the name of another evaluation of this run ({old}): choose another name, or remove "
+                f"{self.folder}."
+            )
+
+    def _holds(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.run.path.resolve())
 
     def identity(self) -> dict[str, Any]:
         """Say what is evaluated, for the record."""

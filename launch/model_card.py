@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +100,7 @@ PARADIGMS = {
     ),
 }
 
+_NOT_IN_CODE = re.compile(r"[^\w/.-]")  # a metric's name has none of these
 NO_MEASUREMENT = {"sampling", "data", "degradation", "hardware"}  # entries of a test's record that tell of other things
 
 
@@ -122,7 +125,7 @@ def write_card(
     name = str(record.get("name", config["name"]))
     parts = [
         _head(name, paradigm, config, result),
-        f"# {name}\n\n{paradigm.title}. Trained and exported by Triptych.",
+        f"# {written(name)}\n\n{paradigm.title}. Trained and exported by Triptych.",
         f"![Test images]({grid})" if grid else "",
         "## Use\n\n" + _code(config, paradigm),
         f"**Intended use.** {paradigm.use}\n\n**Limits.** {paradigm.limits} It was checked on the test images named below "
@@ -133,6 +136,20 @@ def write_card(
         "the licence of the training images.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def written(value: Any) -> str:
+    """Write what comes from a record or config into a card: as the text that it is, on one line.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        Text in which nothing is Markdown's or HTML's.
+    """
+    text = re.sub(r"\s+", " ", str(value)).strip()
+    text = "".join(character for character in text if character.isprintable())
+    return re.sub(r"([\\`\[\]|!])", r"\\\1", html.escape(text, quote=False))
 
 
 def tokenizer_card(tokenizer: Tokenizer) -> str:
@@ -177,9 +194,10 @@ def _head(name: str, paradigm: Paradigm, config: dict[str, Any], result: dict[st
 
 def _code(config: dict[str, Any], paradigm: Paradigm) -> str:
     data = config["data"]
-    size = f"{data['image_size']}, {data['image_size']}"
-    labels = f", labels=torch.eye({data['num_classes']})[:4]" if config["module"].get("conditional") else ""
-    code = paradigm.code.format(shape=f"4, {data['channels']}, {size}", mask=f"4, 1, {size}", labels=labels)
+    side, channels, num_classes = (int(data[key]) for key in ("image_size", "channels", "num_classes"))  # it is run
+    size = f"{side}, {side}"
+    labels = f", labels=torch.eye({num_classes})[:4]" if config["module"].get("conditional") else ""
+    code = paradigm.code.format(shape=f"4, {channels}, {size}", mask=f"4, 1, {size}", labels=labels)
     return (
         "In the repository of Triptych, with this folder's path for `.`:\n\n```python\nimport torch\nfrom generative.types "
         f'import Batch\nfrom launch.exported import load_exported\n\nmodel = load_exported(".")\n{code}\n```\n\n'
@@ -189,13 +207,12 @@ def _code(config: dict[str, Any], paradigm: Paradigm) -> str:
 
 def _training(record: dict[str, Any], config: dict[str, Any], module: GenerativeModule, weights: str, step: int) -> str:
     data, hardware = record.get("data", {}), record.get("hardware", {})
-    size = config["data"]["global_batch_size"] * config["trainer"]["accumulate_grad_batches"]
+    size = int(config["data"]["global_batch_size"]) * int(config["trainer"]["accumulate_grad_batches"])
     images = ", ".join(f"{count:,} {split}" for split, count in data.get("images", {}).items())
-    planned = config["trainer"]["max_steps"]
+    planned = int(config["trainer"]["max_steps"])
     rows = {
         "experiment": record.get("name"),
-        "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {step:,} steps"
-        + ("" if record.get("finished") else f" of {planned:,}: **the run had not finished**"),
+        "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {step:,} steps",
         "network": f"{type(module.network).__name__}, {sum(p.numel() for p in module.network.parameters()):,} parameters",
         "data": f"{data.get('name')} ({data.get('source')}), {images}, fingerprint {data.get('fingerprint')}",
         "images": f"{data.get('image_size')} x {data.get('image_size')} pixels, {data.get('channels')} channels",
@@ -212,7 +229,9 @@ def _training(record: dict[str, Any], config: dict[str, Any], module: Generative
         "git revision": record.get("git_revision"),
         "torch": record.get("versions", {}).get("torch"),
     }
-    return _table(["", ""], [[name, str(value)] for name, value in rows.items()])
+    table = _table(["", ""], [[name, value] for name, value in rows.items()])
+    unfinished = f"**The run had not finished: {planned:,} steps were planned.**"
+    return table if record.get("finished") else f"{unfinished}\n\n{table}"
 
 
 def _results(result: dict[str, Any] | None) -> str:
@@ -234,20 +253,32 @@ def _metric_tables(metrics: dict[str, float]) -> list[str]:
 
 
 def _definitions(record: dict[str, Any]) -> str:
-    sampling = {key: value for key, value in record["sampling"].items() if key != "tokenizer"}
+    sampling = {key: value for key, value in record.get("sampling", {}).items() if key != "tokenizer"}
+    data = record.get("data", {})
+    told = {
+        "weights": record["weights"],
+        "step": f"{record['step']:,}",
+        "seed": record.get("seed"),
+        "evaluation seed": record.get("evaluation_seed"),
+        "test images": data.get("images", {}).get("test"),
+        "fingerprint": data.get("fingerprint"),
+    }
     lines = [
-        f"- weights {record['weights']}, step {record['step']:,}, seed {record['seed']}, evaluation seed "
-        f"{record['evaluation_seed']}, {record['data']['images']['test']:,} test images, fingerprint "
-        f"{record['data']['fingerprint']}",
-        "- " + ", ".join(f"{key} {json.dumps(value)}" for key, value in sampling.items()) if sampling else "",
+        "- " + ", ".join(f"{key} {written(value)}" for key, value in told.items()),
+        "- " + ", ".join(f"{written(key)} {written(json.dumps(value))}" for key, value in sampling.items())
+        if sampling
+        else "",
     ]
     for name in sorted(record.keys() - NO_MEASUREMENT):
         if isinstance(part := record[name], dict):
             settings = {key: value for key, value in part.items() if isinstance(value, str | int | float)}
-            lines.append(
-                f"- {name.replace('_', ' ')}: " + ", ".join(f"{key} {value}" for key, value in settings.items())
-            )
-            lines += [f"  - `{metric}`: {text}" for metric, text in part.get("definitions", {}).items()]
+            text = ", ".join(f"{key} {value}" for key, value in settings.items())
+            lines.append(f"- {written(name.replace('_', ' '))}: {written(text)}")
+            definitions = part.get("definitions")
+            lines += [
+                f"  - `{re.sub(_NOT_IN_CODE, '_', str(metric))}`: {written(text)}"
+                for metric, text in (definitions if isinstance(definitions, dict) else {}).items()
+            ]
     return "\n".join(line for line in lines if line)
 
 
@@ -255,7 +286,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
+def _table(columns: list[str], rows: list[list[Any]]) -> str:
     align = ["---", *["---:" if columns[0] else "---"] * (len(columns) - 1)]
-    lines = [columns, align, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [[written(column) for column in columns], align, *([written(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

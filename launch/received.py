@@ -101,7 +101,7 @@ def checked_config(content: Any, where: str | Path) -> dict[str, Any]:
     Raises:
         UserError: It is none, or says what only the project or a person at the command line may say.
     """
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise UserError(f"{where} is refused: it holds no config.")
     if "hydra" in content:
         raise UserError(f"{where} is refused: a run's config has no hydra, which says how this process runs.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,24 @@ MAX_JSON_BYTES = 50_000_000
 MAX_YAML_BYTES = 500_000
 MAX_NODES = 50_000  # of a YAML file with its aliases written out: a few lines can stand for billions of values
 MAX_DEPTH = 50
+NUMBER = (int, float)
+# What is used of a record, by its key; "*" stands for all keys. What is missing is not known.
+EVALUATION_SHAPE: dict[str, type | tuple[type, ...]] = {
+    "weights": str, "time": str, "step": int, "seed": int, "evaluation_seed": int, "overrides": list, "degradation": dict,
+    "degradation.steps": dict, "hardware": dict, "hardware.threads": int, "data": dict, "data.name": str,
+    "data.image_size": int, "data.evaluation_seed": int, "data.fingerprint": str, "data.images": dict, "data.images.*": int,
+    "sampling": dict, "sampling.num_network_calls": dict, "sampling.num_network_calls.*": int,
+    "sampling.seconds_per_image": dict, "sampling.seconds_per_image.*": NUMBER, "evaluation": dict,
+    "evaluation.num_images": int, "classification": dict, "classification.num_images": int, "generation": dict,
+    "generation.num_images": int, "label_accuracy": dict, "label_accuracy.num_seeds": int,
+}  # fmt: skip
+RUN_SHAPE: dict[str, type | tuple[type, ...]] = {
+    "name": str, "overrides": list, "seed": int, "started": str, "ended": str, "step": int, "parameters": int,
+    "git_revision": str, "resumed_at_steps": list, "versions": dict, "hardware": dict, "hardware.ranks": int,
+    "hardware.threads": int, "data": dict, "data.name": str, "data.image_size": int, "data.label_names": list,
+    "data.images": dict, "data.images.*": int, "data.fingerprints": dict, "data.fingerprints.*": str,
+    "data.earlier": list, "parts": dict, "parts.*": dict, "parts.*.path": str, "parts.*.hash": str,
+}  # fmt: skip
 MAX_SHOWN = 40  # characters of a wrong value
 REMEDIES = {
     "run.json": "put back a copy of it, or remove it to go on without what it says",
@@ -79,6 +97,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         DamagedRecordError: It cannot be read, or is something else.
     """
     content = read_json(path, "metrics", "record")
+    check_shape(path, content["record"], EVALUATION_SHAPE)
     for name, value in content["metrics"].items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DamagedRecordError(path, f"{name} is {_shown(value)}, which is no number")
@@ -86,6 +105,47 @@ def read_metrics(path: Path) -> dict[str, Any]:
             raise DamagedRecordError(path, f"{name} names no output")
     content["metrics"] = {name: float(value) for name, value in content["metrics"].items()}
     return content
+
+
+def read_run_record(path: Path) -> dict[str, Any]:
+    """Read a ``run.json``, checked as all records are.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+    """
+    content = read_json(path)
+    check_shape(path, content, RUN_SHAPE)
+    return content
+
+
+def check_shape(path: Path, content: dict[str, Any], shape: Mapping[str, type | tuple[type, ...]]) -> None:
+    """Check that what is used of a record is of the kind that it was written as.
+
+    Args:
+        path: The file, for messages.
+        content: The record.
+        shape: Kinds of values by dotted key.
+
+    Raises:
+        DamagedRecordError: A value is of another kind.
+    """
+    for key, kind in shape.items():
+        for name, value in _values(content, key.split(".")):
+            is_kind = isinstance(value, kind) and not isinstance(value, bool)
+            is_unknown = value is None and (kind in (str, list, NUMBER) or name == "degradation")
+            if not is_kind and not is_unknown:
+                raise DamagedRecordError(path, f"{name} is {_shown(value)}, which is of another kind")
+
+
+def _values(node: Any, parts: Sequence[str], name: str = "") -> Iterator[tuple[str, Any]]:
+    if not parts:
+        yield name, node
+    elif isinstance(node, dict):
+        for key in node if parts[0] == "*" else [parts[0]] if parts[0] in node else []:
+            yield from _values(node[key], parts[1:], f"{name}.{key}".lstrip("."))
 
 
 def _shown(value: Any) -> str:

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.checkpoint import FILE_NAME as CHECKPOINT_NAME
 from callbacks.checkpoint import PREVIOUS_NAME
 from files.whole import whole_file
-from generative.weights import DamagedFileError, NotLoadedError, read_checkpoint
+from generative.weights import DamagedFileError, NotLoadedError, checkpoint_fault, read_checkpoint
 from launch.errors import UserError
 from launch.received import checked_config, checked_overrides
-from launch.record_files import DamagedRecordError, passed_over, read_json, read_yaml
+from launch.record_files import DamagedRecordError, passed_over, read_run_record, read_yaml
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ class RunFolder:
     @property
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says; empty where there is none."""
-        return read_json(self.record_path) if self.record_path.exists() else {}
+        return read_run_record(self.record_path) if self.record_path.exists() else {}
 
     @classmethod
     def existing(cls, path: str | Path, key: str) -> RunFolder:
@@ -197,8 +197,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise
     except NotLoadedError as error:
         raise UserError(f"{path} is refused: {error}; use a checkpoint that train.py wrote.") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
-        raise UserError(f"{path} is refused: it is no checkpoint of a run; use a checkpoint that train.py wrote.")
+    if fault := checkpoint_fault(checkpoint):
+        raise UserError(f"{path} is refused: {fault}; use a checkpoint that train.py wrote.")
     return checkpoint
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from generative.ranges import Count
-from generative.weights import NotLoadedError, network_weights, read_checkpoint
+from generative.weights import NotLoadedError, checkpoint_fault, network_weights, read_checkpoint
 
 FEATURE_SIZE = 512  # width of resnet18 before its last layer
 DEFAULT_INPUT_SIZE = 64  # the published evaluator's
@@ -138,9 +138,12 @@ def _read(path: Path) -> Any:
             f"classifier={path} does not exist: train one with python train.py experiment=label_classifier."
         )
     try:
-        return read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
     except NotLoadedError as error:
         raise ValueError(_not_a_classifier(path, str(error))) from error
+    if isinstance(checkpoint, dict) and "state_dict" in checkpoint and (fault := checkpoint_fault(checkpoint)):
+        raise ValueError(_not_a_classifier(path, fault))
+    return checkpoint
 
 
 def _weights(checkpoint: Any) -> dict[str, Tensor] | None:
@@ -162,5 +165,5 @@ def _input_size(checkpoint: dict[str, Any], path: Path) -> int:
         return DEFAULT_INPUT_SIZE
     try:
         return int(checkpoint["config"]["network"]["input_size"])
-    except KeyError as error:  # a guess would give wrong answers without a word
+    except (KeyError, TypeError, ValueError) as error:  # a guess would give wrong answers without a word
         raise ValueError(_not_a_classifier(path, "its config has no network.input_size")) from error

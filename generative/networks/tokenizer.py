@@ -20,7 +20,15 @@ from generative.inpainting import receptive_radius
 from generative.networks.autoencoder import Autoencoder
 from generative.networks.bottlenecks import GaussianBottleneck
 from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
-from generative.weights import NotLoadedError, network_weights, read_checkpoint, weights_hash
+from generative.weights import (
+    LoadMemoryError,
+    NotLoadedError,
+    checkpoint_fault,
+    is_out_of_memory,
+    network_weights,
+    read_checkpoint,
+    weights_hash,
+)
 
 PATCH_BATCH = 256  # codes painted at a time
 NOT_ALIKE = "its config and weights are not those of an autoencoder"
@@ -165,13 +173,16 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises:
         ValueError: If the file is missing or is no such checkpoint.
+        LoadMemoryError: If it needs more memory than there is.
     """
     config, weights = read_tokenizer(path)
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, so they must not cost a draw
             network = _build(config)
         network.load_state_dict(weights)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise LoadMemoryError(f"tokenizer={path} does not fit into the memory that is left: {error}") from error
         raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
     if not isinstance(network, Autoencoder):
         raise ValueError(_no_tokenizer(path, f"it holds a {type(network).__name__}"))
@@ -197,9 +208,11 @@ def _read_run(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
         raise ValueError(f"tokenizer={path} does not exist.") from error
     except NotLoadedError as error:
         raise ValueError(_no_tokenizer(path, str(error))) from error
+    if fault := checkpoint_fault(checkpoint):
+        raise ValueError(_no_tokenizer(path, fault))
     try:
         return checkpoint["config"]["network"], network_weights(checkpoint)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
 
 
@@ -207,7 +220,7 @@ def _read_exported(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     weights, metadata = read_network(path)
     try:
         return json.loads(metadata["network"]), weights
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.single_images import LIST_NAME, path_of
-from launch.compare.reading import Measured, read_json
+from launch.compare.reading import Measured
 from launch.compare.rows import Row, Table
+from launch.record_files import DamagedRecordError, check_shape, passed_over, read_json
 
 INPUTS = ("clean", "data", "degraded")
 
@@ -99,7 +100,7 @@ class _Images:
         for index in columns:
             path = path_of(self.folder, output, index)
             note = f"{psnr[index]:.1f} dB" if index in psnr else ""
-            is_there = index in self.content["index"] and path.exists()
+            is_there = index in self.content["index"] and _is_own(path, self.folder)
             cells.append(Cell(embedded(path), note) if is_there else None)
         return cells
 
@@ -137,7 +138,7 @@ def _sheet(name: str, size: int, tables: list[Table]) -> Sheet:
     found = {id(row): _images_of(row) for table in tables for row in table.rows}
     lists = [images.content for _, images in found.values() if images]
     columns = sorted({index for content in lists for index in content["index"]})
-    labels = {i: words for c in lists if c["labels"] for i, words in zip(c["index"], c["labels"], strict=True)}
+    labels = {i: words for c in lists if c.get("labels") for i, words in zip(c["index"], c["labels"], strict=True)}
     captions = [", ".join(labels[i]) if labels.get(i) else f"test {i}" for i in columns]
     sheet = Sheet(f"{name} {size}x{size}", columns, captions, size)
     shown = {row.color for table in tables for row in table.rows if found[id(row)][1]}
@@ -199,10 +200,37 @@ def _images_of(row: Row) -> tuple[Measured, _Images | None]:
     for entry in entries:
         folder = entry.folder / "images" / "test"
         if (folder / LIST_NAME).exists():
-            return entry, _Images(folder, read_json(folder / LIST_NAME))
+            try:
+                return entry, _Images(folder, _list_of(folder / LIST_NAME))
+            except DamagedRecordError as error:
+                passed_over(f"the images of {entry.folder}", error)
     return entries[0], None
 
 
+def _list_of(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    index, outputs, labels = content.get("index"), content.get("outputs"), content.get("labels")
+    check_shape(path, content, {"psnr": dict, "psnr.*": list})
+    if not isinstance(index, list) or not _are(int, index) or not _are(str, outputs) or "psnr" not in content:
+        raise DamagedRecordError(path, "it is no list of images")
+    if labels is not None and not (
+        _are(list, labels) and len(labels) == len(index) and all(_are(str, w) for w in labels)
+    ):
+        raise DamagedRecordError(path, "its labels are not those of its images")
+    if not all(_are((int, float), values) for values in content["psnr"].values()):
+        raise DamagedRecordError(path, "a PSNR is no number")
+    return content
+
+
+def _are(kind: type | tuple[type, ...], values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
+
+
+def _is_own(path: Path, folder: Path) -> bool:
+    """Say whether an image is a file of the folder itself: what a link there points to is not shown to others."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
 def _newest_grid(folder: Path) -> Path | None:
-    grids = sorted((folder / "images" / "test").glob("step=*.png"))
+    grids = sorted(path for path in (folder / "images" / "test").glob("step=*.png") if _is_own(path, folder))
     return grids[-1] if grids else None

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from callbacks.metrics_csv import last_values
+from omegaconf import OmegaConf
+
+from callbacks.metrics_csv import last_values, read_rows
 from launch.command_line import run_config
 from launch.compare.settings import Settings, settings_of
 from launch.compose import apply_overrides
 from launch.errors import UserError, as_user_error, one_line
 from launch.received import checked_overrides
+from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
 from launch.sweep import LOG_NAME, RECORD_NAME, SweepJob
 
+BATCH_KEYS = ("data.global_batch_size", "trainer.accumulate_grad_batches")
 MARKS = ("run.json", ".hydra/config.yaml", RECORD_NAME, LOG_NAME)  # a folder with one of these is a run's
 REASON_LENGTH = 300  # characters of an error message
 _ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")  # how the log of a run that failed ends
@@ -68,7 +70,7 @@ class LeftOut:
     Attributes:
         folder: Its path.
         name: Name of the run.
-        state: ``running``, ``unfinished``, ``failed``, ``no metrics`` or ``not used``.
+        state: ``running``, ``unfinished``, ``failed``, ``damaged``, ``no metrics`` or ``not used``.
         step: The last logged optimiser step, or None.
         max_steps: Optimiser steps that it was to make, or None.
         reason: What is known about the cause, and what helps.
@@ -140,32 +142,31 @@ def read_runs(patterns: str) -> Found:
 
     Returns:
         Evaluations, and what is left out.
-
-    Raises:
-        BrokenFileError: A record cannot be read.
     """
     found = Found()
     for path in run_folders(patterns):
         run = RunFolder(path)
         found.runs.append(run)
-        record = read_json(run.record_path) if run.record_path.exists() else {}
-        if not record.get("finished") or not (path / "metrics.json").exists():
-            found.left_out.append(_unfinished(run, record))
+        try:
+            with as_user_error():
+                record = run.record
+                read_rows(path)  # for the curves of its training
+                if not record.get("finished") or not (path / "metrics.json").exists():
+                    found.left_out.append(_unfinished(run, record))
+        except UserError as error:
+            found.left_out.append(LeftOut(path, path.parent.name, "damaged", None, None, one_line(error)))
+            continue
         for folder in _evaluations(path):
             try:
                 with as_user_error():
                     measured = _measured(run, folder, record)
-                found.measured.append(measured)
-                if not measured.metrics:
-                    reason = (
-                        "it measured nothing, for want of a label classifier or Inception; only its images are shown"
-                    )
-                    found.left_out.append(LeftOut(folder, measured.name, "no metrics", None, None, reason))
-            except BrokenFileError:
-                raise
-            except (UserError, KeyError) as error:
-                reason = f"its settings cannot be read: {one_line(error)}"
-                found.left_out.append(LeftOut(folder, _name(run, record), "not used", None, None, reason))
+            except UserError as error:
+                found.left_out.append(LeftOut(folder, _name(run, record), "damaged", None, None, one_line(error)))
+                continue
+            found.measured.append(measured)
+            if not measured.metrics:
+                reason = "it measured nothing, for want of a label classifier or Inception; only its images are shown"
+                found.left_out.append(LeftOut(folder, measured.name, "no metrics", None, None, reason))
     return found
 
 
@@ -178,40 +179,16 @@ def _evaluations(path: Path) -> list[Path]:
 
 
 def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measured:
-    content = read_json(folder / "metrics.json")
+    content = read_metrics(folder / "metrics.json")
     record = content["record"]
     config, parts = run_config(run), run_record.get("parts", {})
     trained = settings_of(config, parts)
+    for key in BATCH_KEYS:
+        if not trained.get(key, "1").isdecimal():
+            raise UserError(f"its {key}={trained[key]} is no number")
     overrides = [] if folder == run.path else checked_overrides(record.get("overrides"), folder / "metrics.json")
     settings = settings_of(apply_overrides(config, run.overrides(), overrides), parts) if overrides else trained
     return Measured(run, folder, _name(run, run_record), trained, settings, content["metrics"], record, run_record)
-
-
-class BrokenFileError(UserError):
-    """A record cannot be read; the message names the file."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a record.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        BrokenFileError: It is no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise BrokenFileError(
-            f"{path} cannot be read ({one_line(error)}): evaluate the run again, or leave it out of runs=."
-        ) from error
-    if not isinstance(content, dict) or (path.name == "metrics.json" and not {"metrics", "record"} <= content.keys()):
-        raise BrokenFileError(f"{path} is not what Triptych writes: evaluate the run again, or leave it out of runs=.")
-    return content
 
 
 def _name(run: RunFolder, record: dict[str, Any]) -> str:
@@ -236,7 +213,10 @@ def _unfinished(run: RunFolder, record: dict[str, Any]) -> LeftOut:
 
 
 def _max_steps(run: RunFolder) -> int | None:
-    return run.config().trainer.max_steps if (run.path / ".hydra" / "config.yaml").exists() else None
+    steps = (
+        OmegaConf.select(run.config(), "trainer.max_steps") if (run.path / ".hydra" / "config.yaml").exists() else None
+    )
+    return steps if isinstance(steps, int) else None
 
 
 def last_step(folder: Path) -> int | None:
@@ -248,22 +228,7 @@ def last_step(folder: Path) -> int | None:
     Returns:
         Optimiser steps, or None where nothing was logged.
     """
-    return max((int(float(row["step"])) for row in scalars(folder) if row.get("step")), default=None)
-
-
-def scalars(folder: Path) -> Iterator[dict[str, str]]:
-    """Read the rows of ``metrics.csv``.
-
-    Args:
-        folder: The run folder.
-
-    Yields:
-        Values by name, as written; nothing where there is no file.
-    """
-    path = folder / "metrics.csv"
-    if path.exists():
-        with path.open(newline="") as file:
-            yield from csv.DictReader(file)
+    return max((int(row["step"]) for row in read_rows(folder)), default=None)
 
 
 def validation_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
@@ -276,8 +241,8 @@ def validation_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     Returns:
         Optimiser steps and values.
     """
-    rows = ((row.get("step"), row.get(f"val/{metric}")) for row in scalars(folder))
-    curve = ((int(float(step)), float(value)) for step, value in rows if step and value)
+    rows = ((row["step"], row.get(f"val/{metric}")) for row in read_rows(folder))
+    curve = ((int(step), float(value)) for step, value in rows if value)
     return [(step, value) for step, value in curve if math.isfinite(value)]
 
 

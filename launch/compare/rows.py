@@ -7,6 +7,7 @@ spread of a row is that over its training seeds; with one training seed, that ov
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class Row:
         values = self.values(metric)
         several = [statistics.fmean(each) for each in values] if len(values) > 1 else values[0] if values else []
         if len(several) > 1:
-            return statistics.stdev(several)
+            return statistics.stdev(several) if all(map(math.isfinite, several)) else math.nan
         kind, _, output = metric.partition("/")
         return self.mean(f"{kind}_std/{output}") if not kind.endswith("_std") else None
 

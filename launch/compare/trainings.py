@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from launch.compare.reading import Measured
+from launch.compare.reading import BATCH_KEYS, Measured
 from launch.compare.rows import Row
 from launch.compare.settings import ABSENT, TARGET, distinguishing, value_at
 
 COST_HEADINGS = ("parameters", "steps", "images seen", "time", "seeds", "sampling", "hardware", "revision")
-BATCH_KEYS = ("data.global_batch_size", "trainer.accumulate_grad_batches")
 
 
 def count(number: int, thing: str) -> str:
@@ -129,7 +128,10 @@ def _seconds(record: dict[str, Any]) -> float | None:
     """Return the wall time of a run, with its tests; of a resumed one it is not known."""
     if record.get("resumed_at_steps") or "ended" not in record:
         return None
-    return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
+    try:
+        return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
+    except (KeyError, TypeError, ValueError):  # what is written there is no time
+        return None
 
 
 def _duration(seconds: float) -> str:

@@ -234,12 +234,69 @@ def test_errors_name_the_key(tmp_path: Path, arguments: list[str], message: str)
         compare([a.format(runs=tmp_path / "runs") for a in arguments], USAGE)
 
 
-@pytest.mark.parametrize("name", ["run.json", "metrics.json"])
-def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
-    folder = fake_run(tmp_path / "runs" / "a")
-    (folder / name).write_text('{"metrics": {')
-    with pytest.raises(UserError, match=f"a/{name} cannot be read"):
-        compare([f"runs={tmp_path}/runs"], USAGE)
+DAMAGED: list[tuple[str, Any]] = [
+    ("run.json", '{"metrics": {'),
+    ("run.json", ""),
+    ("run.json", {"seed": "x"}),
+    ("run.json", {"hardware": []}),
+    ("run.json", {"parts": {"tokenizer": "x"}}),
+    ("metrics.json", '{"metrics": {'),
+    ("metrics.json", []),
+    ("metrics.json", {"metrics": {"psnr/sample": "abc"}, "record": {}}),
+    ("metrics.json", {"metrics": {"psnr/sample": {"a": 1}}, "record": {}}),
+    ("metrics.json", {"metrics": {"psnr/sample": 1.0}, "record": {"data": "digits"}}),
+    ("metrics.json", {"metrics": {"psnr/sample": 1.0}, "record": {"sampling": {"num_network_calls": [1]}}}),
+    ("metrics.json", {"metrics": {"psnr/sample": 1.0}, "record": {"step": None}}),
+    ("metrics.csv", "step,val/psnr/sample\nx,1\n"),
+    ("metrics.csv", "step,val/psnr/sample\n1,abc\n"),
+    ("metrics.csv", "a\0b"),
+    (".hydra/config.yaml", ""),
+    (".hydra/config.yaml", "a: [*b]"),
+    (".hydra/config.yaml", {"data": {"global_batch_size": "lots"}, "paths": {}}),
+    (".hydra/config.yaml", {"data": {"_target_": "os.system"}, "paths": {}}),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED)
+def test_a_damaged_run_is_named_and_left_out(tmp_path: Path, name: str, content: Any) -> None:
+    fake_run(tmp_path / "runs" / "a")
+    folder = fake_run(tmp_path / "runs" / "b", psnr=21.0)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    path = compare([f"runs={tmp_path}/runs", f"output={tmp_path}", "name=page"], USAGE)
+    (row,) = [row for row in csv.DictReader(path.with_suffix(".csv").open()) if row["output"] == "sample"]
+    assert (row["psnr"], row["num_evaluations"]) == ("20.0", "1")
+    (left,) = read_runs(f"{tmp_path}/runs").left_out
+    assert (left.state, left.folder) == ("damaged", folder)
+    assert Path(name).name in left.reason or "global_batch_size" in left.reason
+
+
+def test_metrics_that_are_no_numbers_to_compare(tmp_path: Path) -> None:
+    fake_run(tmp_path / "runs" / "a", psnr=math.nan)
+    fake_run(tmp_path / "runs" / "b", psnr=math.inf, seed=1)
+    fake_run(tmp_path / "runs" / "c", name="other")
+    page, rows = page_of(tmp_path, f"runs={tmp_path}/runs")
+    assert "nan" in {row["psnr"] for row in rows}
+    assert page.row("meanflow_dit")
+
+
+def test_a_page_shows_records_as_text_and_no_links(tmp_path: Path) -> None:
+    name = "<script>alert(1)</script>\"' onload='x"
+    folder = fake_run(
+        tmp_path / "runs" / "a", name=name, config={"network": {"dim": name}}, record={"degradation": None}
+    )
+    fake_run(tmp_path / "runs" / "b", name=name, config={"network": {"dim": 9}}, psnr=21.0)
+    (tmp_path / "secret").write_text("the secret")
+    images = folder / "images" / "test"
+    (images / "sample").mkdir(parents=True)
+    for path in (images / "step=0000001.png", images / "sample" / "000000.png"):
+        path.symlink_to(tmp_path / "secret")
+    (images / "images.json").write_text(
+        json.dumps({"index": [0], "outputs": ["sample", "../../../../secret"], "psnr": {}})
+    )
+    page, _ = page_of(tmp_path, f"runs={tmp_path}/runs")
+    assert page.tags.count("script") == 1
+    assert page.row(name)
+    assert page.sources == []
 
 
 def test_runs_without_results_are_an_error_with_the_reason(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import re
 import shutil
@@ -17,7 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import export
-from generative.exported import ExportError, load_network, read_network, save_network
+from files.whole import WriteError
+from generative.exported import ExportError, load_network, network_bytes, read_network
 from generative.types import Batch
 from launch import build
 from launch.command_line import run_config
@@ -130,7 +133,8 @@ def test_raw_weights_and_unfinished_runs_say_so(restorer: RunFolder, tmp_path: P
     assert all(torch.equal(value, raw[key]) for key, value in network.state_dict().items())
     assert any(not torch.equal(value, raw[key]) for key, value in trained(run).network.state_dict().items())
     card = (run.path / "export" / "README.md").read_text()
-    assert "raw, after 3 steps of 3: **the run had not finished**" in card
+    assert "raw, after 3 steps |" in card
+    assert "**The run had not finished: 3 steps were planned.**" in card
     assert "There are no test figures for these weights." in card
 
 
@@ -152,6 +156,63 @@ def test_wrong_command_lines_are_one_sentence(restorer: RunFolder) -> None:
         export.main([f"run={restorer.path}", "sampler.num_steps=4"])
     with pytest.raises(UserError, match=r"weights=best is unknown: choose ema or raw"):
         export.main([f"run={restorer.path}", "weights=best"])
+
+
+def test_an_export_has_nothing_of_others(restorer: RunFolder, tmp_path: Path) -> None:
+    """Names in a record are text on the card, links of the run folder stay where they are, and what was killed goes."""
+    run = RunFolder(shutil.copytree(restorer.path, tmp_path / "run"))
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    for grid in (run.path / "images" / "test").glob("step=*.png"):
+        grid.unlink()
+        grid.symlink_to(secret)
+    name = "<script>alert(1)</script> | ![x](http://h/p.png) `x`\n# Heading"
+    write_json(run.record_path, {**run.record, "name": name, "started": name})
+    result = read_json(run.path / "metrics.json")
+    result["record"]["evaluation"] |= {"definitions": {name: name}, name: name}
+    write_json(run.path / "metrics.json", result)
+    left, other = run.path / ".export.abc.exporting", run.path / ".export.def.exporting"
+    (left / "export").mkdir(parents=True)
+    other.symlink_to(tmp_path)
+    export.main([f"run={run.path}"])
+    assert not left.exists()
+    assert other.exists()
+    folder = run.path / "export"
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.yaml", "model.safetensors"]
+    card = (folder / "README.md").read_text()
+    assert "secret" not in card
+    body = card.split("---\n", 2)[2]
+    assert "<script>" not in body
+    assert "![x](" not in body
+    assert not re.search(r"^# Heading", body, re.MULTILINE)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| \\!\\[x\\](http" in body
+
+
+def test_a_killed_export_loses_no_earlier_one(restorer: RunFolder, exported: Path) -> None:
+    """It was killed after it had set the earlier one aside and before the new one was in its place."""
+    left = exported.parent / ".export.abc.exporting"
+    left.mkdir()
+    exported.rename(left / "earlier")
+    with pytest.raises(UserError, match="weights=best is unknown"):
+        export.main([f"run={restorer.path}", f"output={exported}", "weights=best"])
+    export.main([f"run={restorer.path}", f"output={exported}"])
+    assert [path.name for path in exported.parent.iterdir()] == ["export"]
+
+
+def test_what_the_disk_does_not_take_is_named(
+    restorer: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("files.whole.os.open", full)
+        with pytest.raises(WriteError, match=r"model\.safetensors could not be written: No space left .* MB are free"):
+            export.main([f"run={restorer.path}", f"output={tmp_path / 'new'}"])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"output=.*file/new cannot be written .*: choose another folder"):
+        export.main([f"run={restorer.path}", f"output={tmp_path / 'file' / 'new'}"])
 
 
 class Malicious:
@@ -275,7 +336,7 @@ def test_tied_weights_and_views_survive(tmp_path: Path) -> None:
         return layers
 
     first, second = network(), network()
-    save_network(first, tmp_path / "model.safetensors", {"note": json.dumps("ü")})
+    (tmp_path / "model.safetensors").write_bytes(network_bytes(first, {"note": json.dumps("ü")}))
     assert load_network(second, tmp_path / "model.safetensors")["note"] == json.dumps("ü")
     assert second[1].weight is second[0].weight
     for key, value in first.state_dict().items():
