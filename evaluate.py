@@ -35,7 +35,7 @@ deviation.
   python evaluate.py -m run=MEANFLOW_DIR,MASKGIT_DIR degradation=block_mask name=block"""
 CALLBACKS = (
     "evaluation", "calibration", "classification", "codebook", "token_accuracy", "restoration_distances", "generation",
-    "label_accuracy", "image_grid", "denoising_grid", "decoding_grid", "progress",
+    "label_accuracy", "image_grid", "denoising_grid", "decoding_grid", "progress", "rank_watch",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from callbacks.image_grid import ImageGrid
 from callbacks.label_accuracy import LabelAccuracy
 from callbacks.progress import TrainingProgress
 from callbacks.rank_agreement import RankAgreement, RankDisagreementError
+from callbacks.rank_watch import RankWatch
 from callbacks.restoration_distances import RestorationDistances
 from callbacks.steps_grid import DecodingGrid, DenoisingGrid
 from callbacks.throughput import Throughput
@@ -35,6 +36,7 @@ __all__ = [
     "NonFiniteLossError",
     "RankAgreement",
     "RankDisagreementError",
+    "RankWatch",
     "RestorationDistances",
     "SpikeError",
     "SpikeGuard",

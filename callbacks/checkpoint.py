@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,23 @@ from generative.ranges import Count
 
 FILE_NAME = "last.ckpt"
 PREVIOUS_NAME = "previous.ckpt"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a run to stop: all but SIGHUP where nohup has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not ignored]
+
+
+def ask_to_stop() -> None:
+    """Ask this process to stop as a signal would, because standard output takes no more.
+
+    No real SIGPIPE is sent or answered: a lost connection of a logger raises that one too, and is no reason to stop.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        handler(signal.SIGPIPE, None)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -80,14 +97,18 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(f"Stopped by {signal.Signals(signal_number).name}{message}.")
+        lost = "Stopped because standard output takes no more"
+        super().__init__(
+            f"{lost if signal_number == signal.SIGPIPE else f'Stopped by {signal.Signals(signal_number).name}'}{message}."
+        )
         self.signal_number = signal_number
 
 
 class LastCheckpoint(Checkpoint):
     """Saves the whole state every n optimiser steps, at the end, and when a signal asks the run to stop.
 
-    SIGTERM, SIGINT (Ctrl-C) and SIGUSR2 (a cluster's warning before it ends a job) are answered at the end of the
+    SIGTERM, SIGINT (Ctrl-C), SIGUSR2 (a cluster's warning before it ends a job), SIGHUP (a lost terminal; not under nohup),
+    SIGXCPU (the limit of processor time) and a standard output that takes no more are answered at the end of the
     running step, also where they arrive during a validation, a grid or the writing of a checkpoint: the state is saved
     and ``Interrupted`` is raised. A second Ctrl-C ends the process at once; the last periodic checkpoint is whole then too.
 
@@ -162,13 +183,13 @@ class LastCheckpoint(Checkpoint):
         self._restore_handlers()
 
     def _handle_signals(self, handler: Callable[[int, FrameType | None], None]) -> None:
-        for number in STOP_SIGNALS:
+        for number in stop_signals():
             self._previous_handlers[number] = signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise Interrupted(number, " at once; what was saved before is whole")
-        self._signal = number
+        self._signal = self._signal or number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save at the interval or on a signal, between two optimiser steps.
@@ -216,7 +237,11 @@ class LastCheckpoint(Checkpoint):
         where = f" at step {trainer.global_step}; " + (
             f"the last good checkpoint is {path} of step {step}: " if is_saved else "no checkpoint is there yet: "
         )
-        how = f"go on with python train.py resume={trainer.default_root_dir}" if is_saved else "start again"
+        how = (
+            f"go on with python train.py {shlex.quote(f'resume={trainer.default_root_dir}')}"
+            if is_saved
+            else "start again"
+        )
         if isinstance(exception, WriteError):
             exception.advice = f"{where}make room or mend the disk, then {how}"
         elif trainer.global_step > self._first_step:

@@ -17,6 +17,7 @@ from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
 from generative.randomness import generator_for
 from generative.weights import differing_names
+from launch.compose import literal
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule
@@ -110,12 +111,20 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], l
 
     Returns:
         The trainer.
+
+    Raises:
+        UserError: A GPU is asked for where there is none, or another setting is wrong.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its notes repeat what the records say
+    if str(config.trainer.get("accelerator")) in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={config.trainer.accelerator}: PyTorch finds no GPU on this machine: choose trainer=cpu, or "
+            "trainer=ddp_cpu for several processes."
+        )
     with as_user_error():
         return instantiate(
             config.trainer,
-            default_root_dir=str(folder),
+            default_root_dir=literal(folder),
             callbacks=callbacks,
             logger=loggers,
             plugins=[AtomicCheckpointIO()],

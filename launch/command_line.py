@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import QuotedString
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from launch.compose import (
@@ -17,7 +19,9 @@ from launch.compose import (
     compose_config,
     experiments,
     help_text,
+    literal,
     parse,
+    quoted,
     register_resolvers,
     values_of,
 )
@@ -29,6 +33,15 @@ from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
 
 MULTIRUN = {"-m", "--multirun"}
+# Hydra's flags, and whether a value follows.
+HYDRA_FLAGS = {
+    **dict.fromkeys(
+        ("-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "--version", "--info", "-i"), False
+    ),
+    **dict.fromkeys(("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"), True),
+    **dict.fromkeys(("-cd", "--config-dir", "--experimental-rerun"), True),
+    **dict.fromkeys(("-sc", "--shell-completion"), False),
+}
 THIS_TIME = ("resume", DATA_CHANGED)  # keys that say how to begin this time, and nothing of the run
 
 
@@ -52,8 +65,10 @@ def training_arguments(arguments: list[str]) -> list[str]:
     if {"-h", "--help"} & set(arguments):
         print(help_text())  # noqa: T201
         sys.exit(0)
-    if any(a.startswith("-") for a in arguments if a not in MULTIRUN):
-        return arguments  # Hydra's own flags, such as --cfg
+    flags, overrides = split_flags(arguments)
+    if set(flags) - MULTIRUN:  # Hydra shows something, such as the config with --cfg job
+        compose_config([value for o in overrides for value in values_of(o)[:1]])
+        return arguments
     if MULTIRUN & set(arguments):
         check_multirun([a for a in arguments if a not in MULTIRUN])
         return arguments
@@ -71,6 +86,34 @@ def training_arguments(arguments: list[str]) -> list[str]:
     compose_config(overrides)
     check_types(overrides)
     return overrides
+
+
+def split_flags(arguments: list[str], known: Mapping[str, bool] = HYDRA_FLAGS) -> tuple[list[str], list[str]]:
+    """Split a command line into flags with their values, and overrides.
+
+    Args:
+        arguments: The arguments.
+        known: The flags that are understood, and whether a value follows each.
+
+    Returns:
+        Flags and overrides.
+
+    Raises:
+        UserError: A flag is none: settings have no dashes.
+    """
+    flags, overrides, rest = [], [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if not argument.startswith("-"):
+            overrides.append(argument)
+        elif name in known:
+            flags += [argument, *([rest.pop(0)] if known[name] and not equals and rest else [])]
+        else:
+            key = name.lstrip("-").replace("-", "_")
+            value = value or (rest[0] if rest and not rest[0].startswith("-") and "=" not in rest[0] else "VALUE")
+            raise UserError(f"{argument} is no option: settings are written without dashes, as in {key}={value}.")
+    return flags, overrides
 
 
 def check_multirun(arguments: list[str]) -> None:
@@ -132,13 +175,11 @@ def _require_experiment(overrides: list[str]) -> None:
 
 def _unfinished(overrides: list[str]) -> RunFolder | None:
     _require_experiment(overrides)
-    config = compose_config(overrides)
-    folder, _ = _take(overrides, "hydra.run.dir")
+    config = compose_config(overrides, with_hydra=True)
     name = _take(overrides, "name")[0] or _take(overrides, "experiment")[0]
-    if folder is None:
+    if _take(overrides, "hydra.run.dir")[0] is None:
         return newest_unfinished(Path(config.paths.outputs) / str(name), overrides)
-    value = parse(f"hydra.run.dir={folder}")[1]
-    run = RunFolder(Path(value.text if isinstance(value, QuotedString) else str(value)).resolve())
+    run = RunFolder(Path(config.hydra.run.dir).resolve())
     record = run.record
     same = record.get("overrides") == identity(overrides)
     return run if same and run.checkpoint.exists() and not record.get("finished") else None
@@ -153,7 +194,7 @@ def _resume_arguments(folder: str, overrides: list[str]) -> list[str]:
     result = own + overrides
     compose_config(result)
     check_types(result)
-    return [*result, f"resume='{run.path}'", f"hydra.run.dir='{run.path}'"]
+    return [*result, f"resume={quoted(run.path)}", f"hydra.run.dir={quoted(run.path)}"]
 
 
 def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
@@ -166,7 +207,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
         Run folder, config, and the overrides that make the run what it is.
     """
     hydra = HydraConfig.get()
-    run = RunFolder(Path(hydra.runtime.output_dir))
+    run = RunFolder(Path(hydra.runtime._get_node("output_dir")._value()))  # as it is: a ${ in it is no interpolation
     overrides = list(hydra.overrides.task)
     _prepare_child_processes(overrides, run)
     if config.resume:
@@ -174,7 +215,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
         new = [o for o in overrides if o not in recorded and parse(o)[0] not in THIS_TIME]
         composed = config
         config = apply_overrides(run_config(run), recorded, new)
-        config.resume = str(run.path)
+        config.resume = literal(run.path)
         OmegaConf.update(config, DATA_CHANGED, composed[DATA_CHANGED], force_add=True)
         overrides = recorded + new
     make_absolute(config)
@@ -196,8 +237,8 @@ def keep_config(run: RunFolder, config: DictConfig, overrides: list[str]) -> Non
         return
     if run.checkpoint.exists():
         raise UserError(
-            f"{run.path} holds a run already: go on with it with resume={run.path}, or choose another folder with "
-            "hydra.run.dir=DIR."
+            f"{run.path} holds a run already: go on with it with {shlex.quote(f'resume={run.path}')}, or choose another "
+            "folder with hydra.run.dir=DIR."
         )
     folder = run.path / ".hydra"
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +251,8 @@ def _prepare_child_processes(overrides: list[str], run: RunFolder) -> None:
     sys.argv[1:] = [*overrides, "hydra.mode=RUN"]
     node: Any = HydraConfig.get().run
     with read_write(node):
-        node.dir = str(run.path)
+        inner = quoted(run.path, Quote.double)[1:-1]  # Lightning puts the value, once read, in double quotes
+        node.dir = literal(inner)
 
 
 def run_config(run: RunFolder) -> DictConfig:
@@ -226,7 +268,7 @@ def run_config(run: RunFolder) -> DictConfig:
     config = run.config()
     record = run.record
     config.name = str(record.get("name", run.path.parent.name))
-    config.paths.run = str(run.path)
+    config.paths.run = literal(run.path)
     tokenizer = (record.get("parts") or {}).get("tokenizer")
     if tokenizer:  # auto may mean another one by now
         config.tokenizer = tokenizer["path"]
@@ -252,6 +294,7 @@ def run_arguments(
     if {"-h", "--help"} & set(arguments):
         print(usage)  # noqa: T201
         sys.exit(0)
+    split_flags(arguments, {})
     folder, arguments = _take(arguments, "run")
     if folder is None:
         raise UserError("say which run with run=DIR, the folder that train.py printed at its end.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +23,14 @@ from launch.errors import UserError, near_matches, one_line
 from launch.names import job_folder
 from launch.received import CONF_DIR, checked_config
 from launch.run_folder import trained_classifier, trained_tokenizer
+
+# Groups that some run is without.
+OPTIONAL_GROUPS = frozenset(
+    {
+        *("bottleneck", "degradation", "discriminator", "guidance", "logger", "objective", "perceptual", "sampler"),
+        *("schedule", "search"),
+    }
+)
 
 
 def register_resolvers() -> None:
@@ -79,15 +89,31 @@ def compose_config(overrides: list[str], config_name: str = "train", with_hydra:
     """
     register_resolvers()
     for override in overrides:
-        parse(override)  # says in our words what is malformed
+        _check_choice(*parse(override), override)  # says in our words what is malformed
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             return compose(config_name, overrides, return_hydra_config=with_hydra)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def _check_choice(key: str, value: Any, override: str) -> None:
+    """Check that a config group is set to one option, or is one that can be taken away."""
+    options = groups()
+    if key not in options:
+        return
+    if override.startswith("~") or value is None:
+        if key not in OPTIONAL_GROUPS:
+            raise UserError(f"{override}: no run is without {key}=NAME: {near_matches('', options[key])}")
+        if value is None and not override.startswith("~"):
+            raise UserError(
+                f"{override}: a group is taken away by ~{key}, where the experiment has it; else leave it out."
+            )
+    elif isinstance(value, int | float) or not str(value):
+        raise UserError(f"{override} does not exist: {near_matches(str(value), options[key])}")
 
 
 def _explain(error: Exception, overrides: list[str]) -> str:
@@ -129,6 +155,31 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
     return f"{key} is no key of this config: under '{prefix or 'the top level'}' {hint} (+{key}=... adds a new one)"
 
 
+def literal(text: str | Path) -> str:
+    """Write a text so that a config takes it as it is: ``${`` begins no interpolation in it.
+
+    Args:
+        text: Any text, such as a path.
+
+    Returns:
+        The value to set.
+    """
+    return re.sub(r"(\\*)\$\{", lambda found: 2 * found.group(1) + r"\${", str(text))
+
+
+def quoted(text: str | Path, quote: Quote = Quote.single) -> str:
+    """Write a text as the value of an override, whatever signs are in it.
+
+    Args:
+        text: Any text, such as a path.
+        quote: Kind of the quotes.
+
+    Returns:
+        The text in quotes, which Hydra reads back as it was.
+    """
+    return QuotedString(literal(text), quote).with_quotes()
+
+
 def parse(override: str) -> tuple[str, Any]:
     """Split an override into its key, without ``+`` or ``~``, and its value.
 
@@ -144,7 +195,13 @@ def parse(override: str) -> tuple[str, Any]:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
-        raise UserError(f"'{override}' is not of the form key=value: {one_line(error)}") from error
+        key, equals, value = override.partition("=")
+        hint = (
+            f"; a value with signs of its own is put in quotes: {shlex.quote(f'{key}={quoted(value)}')}"
+            if equals
+            else ""
+        )
+        raise UserError(f"{override} is not of the form key=value ({one_line(error)}){hint}.") from error
     return parsed.key_or_group, parsed.value()
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +18,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.checkpoint import STOP_SIGNALS, Interrupted
+from callbacks.checkpoint import Interrupted, stop_signals
 from callbacks.errors import SetupError
 from callbacks.guards import NonFiniteLossError, SpikeError
 from callbacks.rank_agreement import RankDisagreementError
@@ -28,6 +28,7 @@ from datamodules.token_cache import TokenCacheError
 from files.whole import NO_ROOM, WriteError
 from generative.weight_files import WeightsError
 from generative.weights import LoadMemoryError, is_out_of_memory
+from launch.output import Output, is_closed_pipe, lost, watched_output
 
 EXIT_USER_ERROR = 2
 EXIT_RUN_FAILED = 3
@@ -129,13 +130,13 @@ def explained(folder: Path, overrides: list[str]) -> Iterator[None]:
         yield
     except Exception as error:
         changed = [o for o in overrides if not o.startswith(("experiment=", "resume=", "hydra."))]
-        notes = getattr(error, "__notes__", [])
-        if exit_code(error) is not None or not (changed or notes):
+        notes, rank = getattr(error, "__notes__", []), getattr(error, "lost_rank", None)
+        if exit_code(error) is not None or not (changed or notes or rank):
             raise
-        said = f"{type(error).__name__}: {one_line(error).rstrip('.')}"
+        said = rank or f"{type(error).__name__}: {one_line(error).rstrip('.')}"
         log = f"the traceback is in {_keep_traceback(folder, error)}"
-        if notes:
-            raise RunFailedError(f"{said}{notes[0]}; {log}.") from error
+        if notes or rank:
+            raise RunFailedError(f"{said}{notes[0] if notes else ' before the first step'}; {log}.") from error
         raise UserError(f"{said}; the cause may be one of {' '.join(changed)}; {log}.") from error
 
 
@@ -158,10 +159,12 @@ def exit_code(error: BaseException) -> int | None:
         error: What ended the run.
 
     Returns:
-        2 for bad input, 3 for a run that failed, 128 + signal for an asked stop, None for an unexpected error.
+        2 for bad input, 3 for a run that failed, 128 + signal for an asked stop (141 for a closed pipe), None for an
+        unexpected error.
     """
     if isinstance(error, Interrupted):
-        return 128 + error.signal_number
+        full = isinstance(sys.stdout, Output) and sys.stdout.error and not is_closed_pipe(sys.stdout.error)
+        return EXIT_RUN_FAILED if error.signal_number == signal.SIGPIPE and full else 128 + error.signal_number
     failures = (
         NonFiniteLossError, SpikeError, RankDisagreementError, WriteError, JobFailedError, DamagedImageError, ShardError,
         RunFailedError,
@@ -196,23 +199,32 @@ def reported() -> Iterator[None]:
     Raises:
         BaseException: What is not expected.
     """
-    handlers = {number: signal.signal(number, _stop) for number in STOP_SIGNALS}
+    handlers = {number: signal.signal(number, _stop) for number in stop_signals()}
     try:
-        yield
-    except BaseException as error:
-        code = exit_code(error)
-        if code is None:
-            raise
-        text = one_line(error)
-        if is_out_of_memory(error) and not isinstance(error, LoadMemoryError | UserError):
-            text = (
-                f"The memory is too small ({text.rstrip('.')}): use a smaller batch or network, or a machine with more."
-            )
-        print(f"error: {text}" if code == EXIT_USER_ERROR else text, file=sys.stderr)  # noqa: T201
-        sys.exit(code)
+        with watched_output() as output:
+            try:
+                yield
+                output.flush()
+            except BaseException as error:
+                code = exit_code(error)
+                if code is None:
+                    raise
+                text = one_line(error)
+                if is_out_of_memory(error) and not isinstance(error, LoadMemoryError | UserError):
+                    text = (
+                        f"The memory is too small ({text.rstrip('.')}): use a smaller batch or network, or a machine with "
+                        "more."
+                    )
+                _say(f"error: {text}" if code == EXIT_USER_ERROR else text, lost(output.error))
+                sys.exit(code)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _say(sentence: str, why: str) -> None:
+    with suppress(OSError):  # standard error may go the way of standard output
+        print(f"{sentence} ({why})" if why else sentence, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
@@ -203,7 +204,14 @@ def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -
     loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
     if config.get("logger"):
         with as_user_error():
-            loggers.append(instantiate(config.logger, _convert_="all"))
+            try:
+                loggers.append(instantiate(config.logger, _convert_="all"))
+            except InstantiationException as error:
+                if not isinstance(error.__cause__, ModuleNotFoundError):
+                    raise
+                kind = "tensorboard" if "tensorboard" in str(config.logger._target_).lower() else "wandb"
+                extra = "triptych[tensorboard]" if kind == "tensorboard" else "triptych"
+                raise UserError(f"logger={kind} is not installed: pip install '{extra}'.") from error
     for logger in loggers:
         if isinstance(logger, WandbRun):
             rank_zero_only(logger.check_login)()

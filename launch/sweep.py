@@ -21,7 +21,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from callbacks.checkpoint import stop_signals
 from callbacks.metrics_csv import last_values
+from launch.compose import quoted
 from launch.errors import JobFailedError, UserError
 from launch.gpus import one_free_gpu
 from launch.names import swept_and_fixed
@@ -34,7 +36,6 @@ from launch.threads import job_threads
 RECORD_NAME = "job.json"
 LOG_NAME = "train.log"
 POLL_SECONDS = 0.2
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)  # the last one is how SLURM, by submitit, announces an end
 SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
 
 
@@ -152,8 +153,7 @@ def run_job(config: DictConfig) -> float | None:
         _say(f"{name}: finished before, not run again ({job.run.path})")
         return optimized_value(job, config.optimized_metric)
     _say(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'} in {job.run.path}")
-    folder = str(job.run.path).replace("'", r"\'")
-    command = [sys.executable, str(SCRIPT), *overrides, "resume=auto", f"hydra.run.dir='{folder}'"]
+    command = [sys.executable, str(SCRIPT), *overrides, "resume=auto", f"hydra.run.dir={quoted(job.run.path)}"]
     devices = config.trainer.devices
     threads = job_threads(job.run, ranks=devices if isinstance(devices, int) and devices > 0 else 1)
     with one_free_gpu(config.trainer) as visible:
@@ -282,7 +282,7 @@ def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[_Received]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    received.previous = {number: signal.signal(number, hand_on) for number in STOPPING}
+    received.previous = {number: signal.signal(number, hand_on) for number in stop_signals()}
     try:
         yield received
     finally:

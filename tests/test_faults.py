@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, read_json
-from processes import Run, arguments, assert_same_run, end_all
+from processes import PATIENCE, Run, arguments, assert_same_run, end_all
 
 from launch.run_folder import RunFolder
 
@@ -113,7 +113,7 @@ ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu"), QUICK_W
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_saves_and_the_exit_code_says_so(number: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = Run(tmp_path / "log", *ENDLESS, f"hydra.run.dir={folder}")
@@ -159,6 +159,46 @@ def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
     while not run.group_is_gone() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert run.group_is_gone()
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_and_then_killed_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    own = ["callbacks.rank_watch.wait_seconds=2", f"hydra.run.dir={folder}"]
+    run = Run(tmp_path / "log", "train.py", *arguments("meanflow_dit", 100_000, 4, "ddp_cpu"), QUICK_WORD, *own)
+    run.until(lambda: newest(folder) and "images/s" in run.output)
+    (second,) = map(int, Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split())
+    os.kill(second, signal.SIGSTOP)
+    run.until(lambda: "rank 1 is stopped" in run.output)
+    os.kill(second, signal.SIGKILL)
+    output = run.finished(3)
+    step = RunFolder(folder).load_checkpoint()["global_step"]
+    assert "rank 1 was ended by SIGKILL, as the system does where memory runs out" in output
+    assert f"the last good checkpoint is {folder}/checkpoints/last.ckpt of step {step}" in output
+    assert "Traceback" not in output
+    assert "Traceback" in (folder / "error.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [False, True], ids=["a closed pipe", "a full disk"])
+def test_output_that_nobody_takes_ends_the_run_saved(full: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, *ENDLESS, f"hydra.run.dir={folder}"]
+    with Path("/dev/full" if full else os.devnull).open("w") as sink:
+        out = sink if full else subprocess.PIPE
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        if process.stdout:
+            process.stdout.readline()
+            process.stdout.close()
+        errors = process.stderr.read()
+    assert process.wait(PATIENCE) == (3 if full else 128 + signal.SIGPIPE), errors
+    step = RunFolder(folder).load_checkpoint()["global_step"]
+    assert (
+        f"Stopped because standard output takes no more at step {step}; saved {folder}/checkpoints/last.ckpt" in errors
+    )
+    assert f"standard output could not be written: {'No space left on device' if full else 'Broken pipe'}" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from files.whole import whole_file
+from launch.command_line import split_flags
 from launch.compare.page import render_page, write_rows
 from launch.compare.reading import Found, read_runs
 from launch.compare.rows import tables_of
@@ -39,7 +40,7 @@ def read_arguments(arguments: Sequence[str], usage: str) -> dict[str, str | None
         print(usage)  # noqa: T201
         sys.exit(0)
     values = dict(DEFAULTS)
-    for argument in arguments:
+    for argument in split_flags(list(arguments), {})[1]:
         key, equals, value = argument.partition("=")
         if key not in DEFAULTS or not equals:
             raise UserError(f"{argument} is no argument of compare.py: {near_matches(key, DEFAULTS)}")

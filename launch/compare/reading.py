@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,7 +206,11 @@ def _unfinished(run: RunFolder, record: dict[str, Any]) -> LeftOut:
         state, reason = "failed", job.reason[:REASON_LENGTH]
     else:
         state = "unfinished"
-        go_on = f"python train.py resume={run.path} goes on" if run.checkpoint.exists() else "it has no checkpoint"
+        go_on = (
+            f"python train.py {shlex.quote(f'resume={run.path}')} goes on"
+            if run.checkpoint.exists()
+            else "it has no checkpoint"
+        )
         reason = f"it stopped before its end; {go_on}"
     logged = last_values(run.path).items()
     last = {name.removeprefix("val/"): value for name, value in logged if name.startswith(("val/", "train/loss"))}

@@ -1,0 +1,92 @@
+"""Standard output that may go away: a closed pipe or a full disk stops the run in good order, as a signal does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from callbacks.checkpoint import ask_to_stop
+
+
+class Output:
+    """Passes a stream's text on until the stream takes no more; then asks for a stop and drops what follows.
+
+    Args:
+        stream: A text stream with a file descriptor.
+
+    Attributes:
+        error: What the stream ended with, or None.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or note that it cannot be done."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or note that it cannot be done."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def end(self) -> None:
+        """Write what is still buffered, without a word where that cannot be done: Python would complain at its end."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error, ask=False)
+
+    def _give_up(self, error: OSError, ask: bool = True) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # for what is still buffered, and for child processes
+        os.close(nowhere)
+        if ask:
+            ask_to_stop()
+
+
+@contextmanager
+def watched_output() -> Iterator[Output]:
+    """Watch standard output while a script runs.
+
+    Yields:
+        The output.
+    """
+    stream = sys.stdout
+    if isinstance(stream, Output):
+        yield stream
+        return
+    output = Output(stream)
+    sys.stdout = output  # type: ignore[assignment]
+    try:
+        yield output
+    finally:
+        output.end()
+        sys.stdout = stream
+
+
+def lost(error: OSError | None) -> str:
+    """Say why standard output takes no more; empty while it does."""
+    return f"standard output could not be written: {error.strerror or error}" if error else ""
+
+
+def is_closed_pipe(error: OSError | None) -> bool:
+    """Say whether the reader of standard output has ended."""
+    return error is not None and error.errno == errno.EPIPE

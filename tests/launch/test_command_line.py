@@ -1,0 +1,105 @@
+"""What people type: paths of any name, dashes, options that are none; each is understood or is one sentence."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import train_here
+from omegaconf import OmegaConf
+
+import evaluate
+import export
+from launch.build import build_trainer
+from launch.command_line import split_flags, training_arguments
+from launch.compare.command import compare
+from launch.compose import compose_config, literal, parse, quoted
+from launch.errors import UserError
+from launch.loggers import build_loggers
+from launch.run_folder import RunFolder
+
+NASTY = [
+    "o'brien", "two words", 'say "a"', "[a]", "a,b", "a=b", "héllo", "$HOME", "${x}", "a\\", "a\\'b", "{a: 1}", "(a)", "~",
+    "#1", "a;b", "%d", "\\${x}", "''", "null",
+]  # fmt: skip
+NASTIEST = 'o\'brien "a" [b], c=d ${e} $f ü'
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    overrides = ["experiment=meanflow_dit", "callbacks.calibration=null", "trainer.val_check_interval=2"]
+    return train_here(tmp_path_factory.mktemp("runs") / "run", *overrides)
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_any_text_is_quoted_so_that_it_is_read_back(name: str) -> None:
+    key, value = parse(f"hydra.run.dir={quoted(name)}")
+    assert key == "hydra.run.dir"
+    assert OmegaConf.create({"dir": value})["dir"] == name
+    assert OmegaConf.create({"dir": literal(name)})["dir"] == name
+
+
+@pytest.mark.parametrize("name", [NASTIEST, "a\\"])
+def test_a_run_in_a_folder_of_any_name_goes_on(name: str, run: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(run.path, folder)
+    config = compose_config(training_arguments([f"resume={folder}", "trainer.max_steps=9"]), with_hydra=True)
+    assert config.hydra.run.dir == config.resume == str(folder)
+
+
+def test_every_command_takes_a_run_in_a_folder_of_any_name(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / NASTIEST
+    shutil.copytree(run.path, folder)
+    monkeypatch.chdir(tmp_path)
+    evaluate.main([f"run={folder}", "name=again"])
+    assert (folder / "evaluations" / "again" / "metrics.json").exists()
+    export.main([f"run={folder}"])
+    assert (folder / "export" / "model.safetensors").exists()
+    assert compare([f"runs={tmp_path}/o'brien*", "name=page"], "").exists()
+
+
+REFUSED = [
+    (["--experiment", "meanflow_dit"], "--experiment is no option: .* as in experiment=meanflow_dit"),
+    (["experiment=meanflow_dit", "--resume", "outputs/a"], "as in resume=outputs/a"),
+    (["experiment=meanflow_dit", "--learning-rate=1"], "as in learning_rate=1"),
+    (["experiment=nope", "--cfg", "job"], "experiment=nope does not exist"),
+    (["experiment=meanflow_dit", "data=null"], "data=null: no run is without data=NAME: choose one of .*digits"),
+    (["experiment=meanflow_dit", "~network"], "~network: no run is without network=NAME"),
+    (["experiment=meanflow_dit", "degradation=null"], "degradation=null: a group is taken away by ~degradation"),
+    (["experiment=meanflow_dit", "trainer=3"], "trainer=3 does not exist: choose one of .*cpu"),
+    (["experiment="], "experiment= does not exist"),
+    (["experiment=meanflow_dit", "data.root=/home/o'brien"], r"is put in quotes: .*o.*brien"),
+    (["experiment=meanflow_dit", "trainer.max_steps=-1", "+trainer.max_epochs=1"], "trainer.max_steps=-1 must be"),
+    (["experiment=meanflow_dit", "+trainer.max_epochs=1"], "trainer.max_epochs=1 must be"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_habits_of_other_tools_are_one_sentence(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        training_arguments(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_flags_of_hydra_are_handed_on() -> None:
+    assert split_flags(["experiment=a", "--cfg", "job", "-m", "b=1"]) == (
+        ["--cfg", "job", "-m"],
+        ["experiment=a", "b=1"],
+    )
+
+
+def test_what_this_machine_lacks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_config(["experiment=meanflow_dit", "trainer=gpu", "logger=tensorboard"])
+    config.paths.run = str(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="trainer.accelerator=gpu: PyTorch finds no GPU .* trainer=cpu"):
+        build_trainer(config, tmp_path, [], False)
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE", False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(UserError, match=r"logger=tensorboard is not installed: pip install 'triptych\[tensorboard\]'"):
+        build_loggers(config, RunFolder(tmp_path), None)
