@@ -42,7 +42,8 @@ _VERSION = 3  # raised when decoding changes
 _NUM_NAMED = 3  # missing files named in the message
 _DECODE_THREADS = 4
 _FOLDERS = ("images", "iclevr", "")  # of the pictures within the root
-_FILES = ("objects.json", "train.json", "test.json", "new_test.json")
+_SET_FILES = ("test.json", "new_test.json")
+_FILES = ("objects.json", "train.json", *_SET_FILES)
 
 
 def scene_of(name: str) -> str:
@@ -212,8 +213,7 @@ class ICLEVRDataModule(ImageDataModule):
     def label_sets(self) -> dict[str, Tensor]:
         """See ``ImageDataModule.label_sets``; read from ``test.json`` and ``new_test.json`` on first use."""
         return {
-            Path(file).stem: read_label_sets(self._path(file), self.label_names, _remedy(file))
-            for file in ("test.json", "new_test.json")
+            Path(file).stem: read_label_sets(self._path(file), self.label_names, _remedy(file)) for file in _SET_FILES
         }
 
     def read_labels(self) -> dict[str, list[str]]:
@@ -279,7 +279,11 @@ class ICLEVRDataModule(ImageDataModule):
             val=store("val"),
             test=store("test"),
             source="i-CLEVR",
-            folders={"images": str(folder), "labels": str(self._path("train.json"))},
+            folders={
+                "images": str(folder),
+                "labels": str(self._path("train.json")),
+                "label_sets": ", ".join(str(self._path(file)) for file in _SET_FILES),
+            },
             drawn=f"whole scenes, one in {SCENES_PER_HELD_OUT} for val and for test, in the permutation of seed "
             f"{_SPLIT_SEED} of the sorted scene names",
             damaged=damaged_names,

@@ -269,12 +269,14 @@ class ScenesDataModule(ImageDataModule):
     def load_splits(self) -> Splits:
         """See ``ImageDataModule.load_splits``."""
         self.label_sets  # noqa: B018 - a bad file of label sets stops before anything is drawn
+        files = [str(path) for path in self.set_files.values() if path is not None]
         return Splits(
             train=self._store("train"),
             val=self._store("val"),
             test=self._store("test"),
             source="ray-cast scenes of cubes, spheres and cylinders",
             drawn=f"independent draws per split, style {self.style.key()}",
+            folders={"label_sets": ", ".join(files)} if files else {},
         )
 
     def record(self) -> dict[str, Any]:

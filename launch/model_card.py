@@ -214,7 +214,8 @@ def _training(record: dict[str, Any], config: dict[str, Any], module: Generative
         "experiment": record.get("name"),
         "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {step:,} steps",
         "network": f"{type(module.network).__name__}, {sum(p.numel() for p in module.network.parameters()):,} parameters",
-        "data": f"{data.get('name')} ({data.get('source')}), {images}, fingerprint {data.get('fingerprint')}",
+        "data": f"{data.get('name')}{_source(data)}, {images}, fingerprint {data.get('fingerprint')}",
+        **_earlier_data(data),
         "images": f"{data.get('image_size')} x {data.get('image_size')} pixels, {data.get('channels')} channels",
         "images seen": f"{step * size:,}",
         "hardware": ", ".join(
@@ -232,6 +233,19 @@ def _training(record: dict[str, Any], config: dict[str, Any], module: Generative
     table = _table(["", ""], [[name, value] for name, value in rows.items()])
     unfinished = f"**The run had not finished: {planned:,} steps were planned.**"
     return table if record.get("finished") else f"{unfinished}\n\n{table}"
+
+
+def _source(data: dict[str, Any]) -> str:
+    """Say what the images are; older records name folders of the machine there."""
+    return f" ({data['source']})" if "folders" in data else ""
+
+
+def _earlier_data(data: dict[str, Any]) -> dict[str, str]:
+    """Say what the training went on with before its data were others."""
+    parts = [
+        f"until step {one['until_step']:,} fingerprint {one.get('fingerprint')}" for one in data.get("earlier", [])
+    ]
+    return {"earlier data": "; ".join(parts)} if parts else {}
 
 
 def _results(result: dict[str, Any] | None) -> str:

@@ -18,6 +18,7 @@ import evaluate
 from launch.compose import compose_config
 from launch.data_check import check_answer, check_unchanged, data_record, settings_digest
 from launch.errors import UserError
+from launch.model_card import _earlier_data
 from launch.paths import PATH_KEYS, make_absolute, path_nodes
 from launch.received import own
 from launch.record import config_hash
@@ -88,6 +89,12 @@ def test_the_record_keeps_what_the_data_were(run: RunFolder) -> None:
         write_json(run.record_path, {"data": record})
     assert [(one["until_step"], one["fingerprints"]["test"]) for one in record["earlier"]] == [(4, "cc"), (6, "c2")]
     assert record["fingerprints"]["test"] == "c3"
+
+
+def test_the_card_says_what_the_data_were(run: RunFolder) -> None:
+    assert _earlier_data(data_record(run, config_of(), data_of(), 3)) == {}
+    text = _earlier_data(data_record(run, config_of(), data_of(test="c2"), 1500))
+    assert text == {"earlier data": "until step 1,500 fingerprint ff"}
 
 
 def test_paths_mean_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
