@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from launch import build
-from launch.command_line import MULTIRUN
+from launch.command_line import MULTIRUN, tell_choices
 from launch.comparison import compare
 from launch.data_check import check_unchanged
 from launch.errors import reported
@@ -53,6 +53,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     for key in list(config.callbacks):
         if key not in CALLBACKS:
             del config.callbacks[key]
+    tell_choices(config)
     checkpoint = job.run.load_checkpoint()
     trainer = build.build_trainer(config, job.folder, build.build_callbacks(config), False)
     module = build.build_module(config)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from generative.degradations import Degradation
 from launch import build
-from launch.command_line import run_arguments
+from launch.command_line import run_arguments, tell_choices
 from launch.drawing import draw_images, earlier_drawings, read_labels, write_drawings
 from launch.errors import EXIT_RUN_FAILED, UserError, reported
 from launch.folders import plan
@@ -246,6 +246,7 @@ def main(arguments: list[str]) -> int:
     run, config, own, _ = run_arguments(arguments, DEFAULTS, USAGE)
     if own["output"] is None:
         raise UserError("say where the results go with output=FOLDER.")
+    tell_choices(config, ("module",))
     generates = config.module._target_ == f"lightning_modules.{DDPM.__name__}"
     return 0 if (draw if generates else restore)(run, config, own) else EXIT_RUN_FAILED
 

@@ -11,11 +11,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from launch import build
-from launch.command_line import current_run, keep_config, training_arguments
+from launch.command_line import current_run, keep_config, tell_choices, training_arguments
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer, check_unchanged, data_record
-from launch.errors import UserError, explained, reported
+from launch.errors import explained, reported
 from launch.evaluation import print_result, run_test
+from launch.history import History, check_optimizer_state, check_steps_left
 from launch.loggers import build_loggers, log_result, logged
 from launch.parent import end_with_parent
 from launch.record import config_hash, git_revision, hardware, now, versions
@@ -26,66 +27,78 @@ from launch.sweep_report import sweep_reported
 from launch.threads import training_threads
 
 
-def train(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
+def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: DictConfig | None = None) -> None:
     """Fit, test the final weights, and write the records.
 
     Args:
         run: The run folder, held for writing.
         config: The composed config.
         overrides: What it was composed from.
+        in_force: The config as it is recorded; None: as it is.
 
     Raises:
-        UserError: The run to resume has nothing left to do.
+        BaseException: What ended the training, or kept it from beginning; see ``launch.errors``.
     """
     answer = check_answer(config.get(DATA_CHANGED, STOP))
-    path, checkpoint = run.newest_checkpoint(set_aside=True) if config.resume else (None, None)
-    step = checkpoint["global_step"] if checkpoint else 0
-    if checkpoint and step >= config.trainer.max_steps and run.record.get("finished"):
-        raise UserError(f"resume={run.path} has finished at step {step}: set a larger trainer.max_steps to go on.")
+    resumed = run.newest_checkpoint() if config.resume else None
+    history = History(run, config, in_force or config, overrides, resumed)
+    step = history.step
+    if resumed and step >= config.trainer.max_steps:
+        check_steps_left(run, step, config.trainer.max_steps)
 
     torch.set_float32_matmul_precision("high")
     trainer = build.build_trainer(
-        config, run.path, build.build_callbacks(config), build_loggers(config, run, step if checkpoint else None)
+        config,
+        run.path,
+        [*build.build_callbacks(config), history],
+        build_loggers(config, run, step if resumed else None),
     )
     build.check_ranks(config, trainer)
+    tell_choices(config)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     build.check_training(module)
     datamodule = build.build_datamodule(config)
     build.check_data(module, datamodule)
-    if checkpoint:
-        build.check_network(module, run, checkpoint["state_dict"])
+    if resumed:
+        build.check_network(module, run, resumed[1]["state_dict"])
         build.check_parts(module, run)
-        check_restorable(module, trainer, run, checkpoint)
+        check_restorable(module, trainer, run, resumed[1])
         check_unchanged(run, config, datamodule, answer=answer)
+        check_optimizer_state(module, run, resumed[1])
         datamodule.start_step = step * config.trainer.accumulate_grad_batches
 
-    record = {
+    before = history.before
+    history.record = {
         "name": config.name,
-        "overrides": identity(overrides),
+        "overrides": before.get("overrides", identity(overrides)),  # of the first start: what the run is known by
         "seed": config.seed,
-        "started": run.record.get("started", now()),
+        "started": before.get("started", now()),
         "finished": False,
-        "resumed_at_steps": [*run.record.get("resumed_at_steps", []), *([step] if checkpoint else [])],
+        "stopped": None,
+        "resumed_at_steps": [*before.get("resumed_at_steps", []), *([step] if resumed else [])],
         "config_hash": config_hash(config),
         "git_revision": git_revision(),
         "versions": versions(),
         "hardware": {**hardware(trainer.strategy.root_device, training_threads(trainer)), "ranks": trainer.world_size},
-        "data": data_record(run, config, datamodule, step if checkpoint else None),
+        "data": data_record(run, config, datamodule, step if resumed else None),
         "parts": module.parts_record(),
         "parameters": sum(p.numel() for p in module.parameters()),
     }
-    if is_main_process():
-        write_json(run.record_path, record)
-
-    with logged(trainer.loggers, build.plain_config(config), record):
-        trainer.fit(module, datamodule=datamodule, ckpt_path=path)
-        weights = "ema" if config.callbacks.get("ema") else "raw"
-        result = run_test(trainer, module, datamodule, config, weights, trainer.global_step)
-        log_result(trainer.loggers, result, trainer.global_step)
+    history.record["history"] = history.entries()
+    try:
+        with logged(trainer.loggers, build.plain_config(config), history.record):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=resumed[0] if resumed else None)
+            history.begin(trainer)  # a run that had no step left has not called it
+            weights = "ema" if config.callbacks.get("ema") else "raw"
+            result = run_test(trainer, module, datamodule, config, weights, trainer.global_step)
+            log_result(trainer.loggers, result, trainer.global_step)
+    except BaseException as error:
+        history.interrupted(trainer, error)
+        raise
     if is_main_process():
         write_json(run.path / "metrics.json", result)
-        record["data"] |= datamodule.record()  # by now with the damaged images that were met
-        write_json(run.record_path, {**record, "finished": True, "ended": now(), "step": trainer.global_step})
+        history.record["data"] |= datamodule.record()  # by now with the damaged images that were met
+        history.end(trainer)
         print_result(result["metrics"], run.path)
 
 
@@ -103,12 +116,12 @@ def main(config: DictConfig) -> float | None:
         return run_job(config)
     end_with_parent()
     with reported():
-        run, config, overrides = current_run(config)
+        run, config, overrides, in_force = current_run(config)
         with run.locked():
             if not config.resume:
                 keep_config(run, config, overrides)
             with explained(run.path, overrides):
-                train(run, config, overrides)
+                train(run, config, overrides, in_force)
     return None
 
 

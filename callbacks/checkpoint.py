@@ -14,11 +14,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from files.held import FolderGoneError, check_held
 from files.whole import WriteError, whole_file
 from generative.ranges import Count
 
 FILE_NAME = "last.ckpt"
 PREVIOUS_NAME = "previous.ckpt"
+RUN_KEY = "run"  # entry of a checkpoint that says what its run folder says
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU)
 
 
@@ -114,6 +116,8 @@ class LastCheckpoint(Checkpoint):
 
     Attributes:
         run_config: Resolved config of the run as plain containers; it is stored in the file.
+        run: What the run folder says beside it: config with its interpolations, overrides, record; stored in the file too,
+            so that a checkpoint alone suffices to go on.
 
     Args:
         every_n_steps: Interval in optimiser steps.
@@ -128,6 +132,7 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(f"callbacks.checkpoint.every_n_steps={every_n_steps} must be at least 1.")
         self.every_n_steps = every_n_steps
         self.run_config: dict[str, Any] = {}
+        self.run: dict[str, Any] = {}
         self.signal_check_every_n_steps = signal_check_every_n_steps
         self._last_saved = -1
         self._first_step = 0
@@ -150,6 +155,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step != self._last_saved:
+            check_held(self.path(trainer))  # on every rank, so that all stop at the same step
             for logger in trainer.loggers:
                 logger.save()
             trainer.save_checkpoint(self.path(trainer))
@@ -158,8 +164,18 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the config, so that the file speaks for itself."""
         checkpoint["config"] = self.run_config
+        checkpoint[RUN_KEY] = self.run
         if self._between_steps:
             _end_of_last_batch(checkpoint["loops"]["fit_loop"])
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Begin with the first of the accumulated batches of a step, also where their number was changed."""
+        before = checkpoint.get("config", {}).get("trainer", {}).get("accumulate_grad_batches")
+        if before not in (None, trainer.accumulate_grad_batches) and "loops" in checkpoint:
+            batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts.update(dict.fromkeys(("ready", "started", "processed", "completed"), batches))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the step that a resumed run begins at, whose checkpoint is there already, and take over the signals.
@@ -242,6 +258,11 @@ class LastCheckpoint(Checkpoint):
             if is_saved
             else "start again"
         )
+        if isinstance(exception, FolderGoneError):
+            now = exception.now
+            if now and (now / "checkpoints" / FILE_NAME).exists():
+                exception.advice = f"; go on from step {step} with python train.py " + shlex.quote(f"resume={now}")
+            return
         if isinstance(exception, WriteError):
             exception.advice = f"{where}make room or mend the disk, then {how}"
         elif trainer.global_step > self._first_step:

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.checkpoint import LastCheckpoint
+from callbacks.checkpoint import PREVIOUS_NAME, LastCheckpoint
+from generative.weights import NotLoadedError, first_not_finite, read_checkpoint
 from lightning_modules.sharding import local
 
 NORMAL_SPREAD = 1.4826  # standard deviation of a normal distribution in median absolute deviations
@@ -202,6 +203,30 @@ class SpikeGuard(Callback):
 
 
 def _message(trainer: Trainer, what: str, step: int) -> str:
-    path = LastCheckpoint.path(trainer)
-    checkpoint = f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been written"
-    return f"Training stopped at step {step} because {what}; {checkpoint}."
+    return f"Training stopped at step {step} because {what}; {good_checkpoint(trainer)}."
+
+
+def good_checkpoint(trainer: Trainer) -> str:
+    """Say from which checkpoint a run can go on: the newest one that is whole and whose weights are finite.
+
+    Args:
+        trainer: The trainer of the run.
+
+    Returns:
+        Words for a message.
+    """
+    last = LastCheckpoint.path(trainer)
+    bad: list[str] = []
+    for path in (last, last.with_name(PREVIOUS_NAME)):
+        try:
+            checkpoint = read_checkpoint(path)
+            fault = f"its weight {name} is not finite" if (name := first_not_finite(checkpoint)) else None
+        except FileNotFoundError:
+            continue
+        except (NotLoadedError, KeyError, TypeError, OSError) as error:
+            fault = str(error)
+        if fault is None:
+            passed_over = f" (resume= passes over {last}: {bad[0]})" if bad else ""
+            return f"the last good checkpoint is {path} of step {checkpoint['global_step']}{passed_over}"
+        bad.append(fault)
+    return f"no good checkpoint is there: {last} is bad, {bad[0]}" if bad else "no checkpoint had been written"

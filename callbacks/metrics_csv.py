@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from files.held import FolderGoneError
 from files.whole import WriteError, whole_file
 
 FILE_NAME = "metrics.csv"
@@ -89,7 +90,7 @@ class MetricsCSV(Logger):
         Args:
             status: How the run ended; one that failed is not to end with an error of this file instead of its own.
         """
-        with suppress(*([WriteError] if status == "failed" else [])):
+        with suppress(*([WriteError, FolderGoneError] if status == "failed" else [])):
             self.save()
 
 

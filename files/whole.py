@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from files.held import check_held
+
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 MEGABYTE = 1_000_000  # bytes
 
@@ -59,9 +61,11 @@ def whole_file(
         The open temporary file.
 
     Raises:
+        FolderGoneError: The path lies in a folder that this process holds and that is not there any more.
         WriteError: The disk is full or does not take the file; the temporary file is removed.
         BaseException: What was raised while writing, if it was not the disk.
     """
+    check_held(path)
     temporary = path.with_name(f".{path.name}.tmp")
     text = {} if "b" in mode else {"newline": "", "encoding": "utf-8"}
     try:

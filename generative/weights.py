@@ -208,6 +208,25 @@ def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return state | checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
 
 
+def first_not_finite(checkpoint: dict[str, Any]) -> str | None:
+    """Find a value among the weights and averages of a checkpoint that is no number to go on with.
+
+    Args:
+        checkpoint: A checkpoint of a run.
+
+    Returns:
+        Name of the first tensor that holds NaN or infinity, or None.
+    """
+    average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
+    for name, value in (
+        *checkpoint["state_dict"].items(),
+        *((f"EMA {name}", value) for name, value in average.items()),
+    ):
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+            return name
+    return None
+
+
 def differing_names(own: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     """Compare two state dicts by names and shapes.
 

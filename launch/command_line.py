@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from launch.compose import (
     experiments,
     help_text,
     literal,
+    merged,
     parse,
     quoted,
     register_resolvers,
@@ -78,6 +80,9 @@ def training_arguments(arguments: list[str]) -> list[str]:
     if resume == "auto":
         found = _unfinished(overrides)
         resume = str(found.path) if found else None
+        if is_main_process():
+            what = resume or "there is no run to go on with; a new one begins"
+            print(f"resume=auto: {what}", flush=True)  # noqa: T201
     elif resume not in (None, "null"):
         return _resume_arguments(resume, overrides)
     if resume and resume != "null":
@@ -190,36 +195,57 @@ def _resume_arguments(folder: str, overrides: list[str]) -> list[str]:
     keys = {parse(o)[0] for o in overrides}
     if "experiment" in keys:
         raise UserError("resume= takes its experiment from the run: leave out experiment=.")
-    own = [o for o in run.overrides() if parse(o)[0] not in keys and parse(o)[0] not in (*THIS_TIME, "hydra.run.dir")]
-    result = own + overrides
+    if "hydra.run.dir" in keys:
+        raise UserError("resume= goes on in the run's own folder: leave out hydra.run.dir=.")
+    own = [o for o in run.overrides() if parse(o)[0] not in (*THIS_TIME, "hydra.run.dir")]
+    result = merged(own, overrides)
     compose_config(result)
     check_types(result)
     return [*result, f"resume={quoted(run.path)}", f"hydra.run.dir={quoted(run.path)}"]
 
 
-def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str]]:
-    """Return the run that Hydra started, its config (the recorded one when resumed) and its overrides.
+def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], DictConfig]:
+    """Return the run that Hydra started, with its config: when resumed, the one in force with the new overrides on top.
 
     Args:
         config: What Hydra composed.
 
     Returns:
-        Run folder, config, and the overrides that make the run what it is.
+        Run folder; config; what it was composed from; and the config as it is recorded, with nothing filled in.
     """
     hydra = HydraConfig.get()
     run = RunFolder(Path(hydra.runtime._get_node("output_dir")._value()))  # as it is: a ${ in it is no interpolation
-    overrides = list(hydra.overrides.task)
-    _prepare_child_processes(overrides, run)
-    if config.resume:
-        recorded = run.overrides()
-        new = [o for o in overrides if o not in recorded and parse(o)[0] not in THIS_TIME]
-        composed = config
-        config = apply_overrides(run_config(run), recorded, new)
-        config.resume = literal(run.path)
-        OmegaConf.update(config, DATA_CHANGED, composed[DATA_CHANGED], force_add=True)
-        overrides = recorded + new
-    make_absolute(config)
-    return run, config, overrides
+    overrides = [o for o in hydra.overrides.task if parse(o)[0] not in THIS_TIME]
+    _prepare_child_processes(list(hydra.overrides.task), run)
+    if not config.resume:
+        make_absolute(config)
+        return run, config, overrides, config
+    return run, *resumed_config(run, overrides, config[DATA_CHANGED])
+
+
+def resumed_config(
+    run: RunFolder, overrides: list[str], data_changed: str | None = None
+) -> tuple[DictConfig, list[str], DictConfig]:
+    """Put overrides on top of the config in force of a run that is to go on.
+
+    Args:
+        run: The run.
+        overrides: The overrides; those of the config in force may be among them.
+        data_changed: What to do this time where the data are others.
+
+    Returns:
+        Config, overrides and config as it is recorded: see ``current_run``.
+    """
+    recorded = run.overrides()
+    known, given = ({parse(override)[0]: override for override in each} for each in (recorded, overrides))
+    new = [override for key, override in given.items() if known.get(key) != override]
+    in_force = apply_overrides(run.config(), recorded, new)
+    make_absolute(in_force)
+    config = filled_in(run, in_force, new)
+    config.resume = literal(run.path)
+    if data_changed is not None:
+        OmegaConf.update(config, DATA_CHANGED, data_changed, force_add=True)
+    return config, merged(recorded, new), in_force
 
 
 def keep_config(run: RunFolder, config: DictConfig, overrides: list[str]) -> None:
@@ -240,10 +266,7 @@ def keep_config(run: RunFolder, config: DictConfig, overrides: list[str]) -> Non
             f"{run.path} holds a run already: go on with it with {shlex.quote(f'resume={run.path}')}, or choose another "
             "folder with hydra.run.dir=DIR."
         )
-    folder = run.path / ".hydra"
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
+    run.write_config(config, overrides)
 
 
 def _prepare_child_processes(overrides: list[str], run: RunFolder) -> None:
@@ -264,15 +287,68 @@ def run_config(run: RunFolder) -> DictConfig:
     Returns:
         The config with its name and folder filled in.
     """
+    return filled_in(run, run.config(), [])
+
+
+def filled_in(run: RunFolder, config: DictConfig, overrides: list[str]) -> DictConfig:
+    """Fill in what Hydra, or an automatic choice, had filled in when a run began.
+
+    Args:
+        run: The run.
+        config: Its config as recorded.
+        overrides: Overrides in it whose values stay.
+
+    Returns:
+        A config that resolves outside Hydra.
+    """
     register_resolvers()
-    config = run.config()
-    record = run.record
-    config.name = str(record.get("name", run.path.parent.name))
+    config, record = config.copy(), run.record
+    given = {parse(override)[0] for override in overrides}
+    if "name" not in given:
+        config.name = str(record.get("name", run.path.parent.name))
     config.paths.run = literal(run.path)
     tokenizer = (record.get("parts") or {}).get("tokenizer")
-    if tokenizer:  # auto may mean another one by now
+    if tokenizer and "tokenizer" not in given:  # auto may mean another one by now
         config.tokenizer = tokenizer["path"]
     return config
+
+
+def tell_choices(config: DictConfig, parts: Iterable[str] = ("module", "callbacks")) -> None:
+    """Print which trained network each ``auto`` stands for, on rank 0, each one once.
+
+    Args:
+        config: The composed config.
+        parts: The nodes that are used.
+    """
+    if not is_main_process():
+        return
+    for key in ("tokenizer", "classifier"):
+        nodes = [config.get(part) for part in parts]
+        if config.get(key) == "auto" and (
+            found := [v for node in nodes for v in _resolved(node, f"${{trained_{key}:")]
+        ):
+            _tell_choice(key, found[0])
+
+
+def _resolved(node: Any, start: str) -> list[Any]:
+    """Return the values of all strings below a node that begin as a resolver's call does."""
+    if OmegaConf.is_dict(node):
+        raws: Any = OmegaConf.to_container(node, resolve=False)
+        found = [
+            [node[name]] if str(raw).startswith(start) else _resolved(node._get_node(name), start)
+            for name, raw in raws.items()
+        ]
+        return [value for values in found for value in values]
+    return []
+
+
+@cache
+def _tell_choice(key: str, path: str | None) -> None:
+    if path is None:
+        print(f"{key}=auto: no finished run fits; none is used", flush=True)  # noqa: T201
+        return
+    steps = RunFolder(Path(path).parent.parent).record.get("step")
+    print(f"{key}=auto: {path}" + ("" if steps is None else f" ({steps:,} steps)"), flush=True)  # noqa: T201
 
 
 def run_arguments(

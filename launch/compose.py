@@ -237,6 +237,20 @@ def check_types(overrides: list[str]) -> None:
     check_values(compose_config(overrides))
 
 
+def merged(earlier: list[str], later: list[str]) -> list[str]:
+    """Put overrides on top of others.
+
+    Args:
+        earlier: Overrides.
+        later: Overrides that replace those of the same key or group.
+
+    Returns:
+        One override for each key.
+    """
+    keys = {parse(override)[0] for override in later}
+    return [override for override in earlier if parse(override)[0] not in keys] + later
+
+
 def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: list[str]) -> DictConfig:
     """Return a run's recorded config with some overrides on top.
 
@@ -257,7 +271,7 @@ def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: li
     result = saved.copy()
     if not overrides:
         return result
-    fresh = compose_config(saved_overrides + overrides)
+    fresh = compose_config(merged(saved_overrides, overrides))
     OmegaConf.set_struct(result, False)
     for override in overrides:
         key, _ = parse(override)

@@ -25,6 +25,7 @@ from callbacks.rank_agreement import RankDisagreementError
 from datamodules.damage import DamagedImageError
 from datamodules.shard_files import ShardError
 from datamodules.token_cache import TokenCacheError
+from files.held import FolderGoneError
 from files.whole import NO_ROOM, WriteError
 from generative.weight_files import WeightsError
 from generative.weights import LoadMemoryError, is_out_of_memory
@@ -167,7 +168,7 @@ def exit_code(error: BaseException) -> int | None:
         return EXIT_RUN_FAILED if error.signal_number == signal.SIGPIPE and full else 128 + error.signal_number
     failures = (
         NonFiniteLossError, SpikeError, RankDisagreementError, WriteError, JobFailedError, DamagedImageError, ShardError,
-        RunFailedError,
+        RunFailedError, FolderGoneError,
     )  # fmt: skip
     if (
         isinstance(error, failures)

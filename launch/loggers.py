@@ -73,7 +73,7 @@ class WandbRun(WandbLogger):
         path = self.folder / RECORD_NAME
         record = read_json(path) if path.exists() else {}
         self.record: dict[str, Any] = {
-            "id": record.get("id") or id or secrets.token_hex(ID_BYTES),
+            "id": id or record.get("id") or secrets.token_hex(ID_BYTES),
             "project": project,
             "entity": entity or record.get("entity"),
             "name": name or f"{job_type} {self.folder.name}",

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from generative.networks.tokenizer import Tokenizer
+from launch.compare.settings import earlier_settings
 from launch.evaluation import TABLES, output_order
+from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
 from lightning_modules import GenerativeModule
@@ -207,7 +209,7 @@ def _code(config: dict[str, Any], paradigm: Paradigm) -> str:
 
 def _training(record: dict[str, Any], config: dict[str, Any], module: GenerativeModule, weights: str, step: int) -> str:
     data, hardware = record.get("data", {}), record.get("hardware", {})
-    size = int(config["data"]["global_batch_size"]) * int(config["trainer"]["accumulate_grad_batches"])
+    batch, accumulated = int(config["data"]["global_batch_size"]), int(config["trainer"]["accumulate_grad_batches"])
     images = ", ".join(f"{count:,} {split}" for split, count in data.get("images", {}).items())
     planned = int(config["trainer"]["max_steps"])
     rows = {
@@ -217,7 +219,7 @@ def _training(record: dict[str, Any], config: dict[str, Any], module: Generative
         "data": f"{data.get('name')}{_source(data)}, {images}, fingerprint {data.get('fingerprint')}",
         **_earlier_data(data),
         "images": f"{data.get('image_size')} x {data.get('image_size')} pixels, {data.get('channels')} channels",
-        "images seen": f"{step * size:,}",
+        "images seen": f"{images_seen(record, batch, accumulated, step):,}",
         "hardware": ", ".join(
             [f"{hardware.get('ranks', 1)} x {hardware.get('accelerator') or hardware.get('processor')}"]
             + ([] if hardware.get("accelerator") else [f"{hardware.get('threads')} threads"])
@@ -227,6 +229,7 @@ def _training(record: dict[str, Any], config: dict[str, Any], module: Generative
         "seed": record.get("seed"),
         "parts": ", ".join(f"{name} {part['hash']}" for name, part in record.get("parts", {}).items()) or "none",
         "config": record.get("config_hash"),
+        "changed at a resume": earlier_settings(record) or "nothing",
         "git revision": record.get("git_revision"),
         "torch": record.get("versions", {}).get("torch"),
     }

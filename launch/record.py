@@ -83,3 +83,47 @@ def config_hash(config: DictConfig) -> str:
     left_out = ("hydra", "paths", "logger", "resume", "data_changed", "sweep")
     kept = without_paths(OmegaConf.create({k: config._get_node(k) for k in config if k not in left_out}))
     return hashlib.sha256(OmegaConf.to_yaml(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def history_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the starts of a run's training that its record lists.
+
+    Args:
+        record: The content of ``run.json``.
+
+    Returns:
+        Entries with ``step``, from which they hold, and ``changes`` against the settings before; none in the record of an
+        older version.
+    """
+    entries = record.get("history")
+    return [
+        entry
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and _are_changes(entry.get("changes", {}))
+    ]
+
+
+def _are_changes(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(change, dict) for change in value.values())
+
+
+def images_seen(record: dict[str, Any], batch: int, accumulated: int, steps: int) -> int:
+    """Count the images of a training, also of one whose batch size was changed on the way.
+
+    Args:
+        record: The content of ``run.json``.
+        batch: ``data.global_batch_size`` of the last steps.
+        accumulated: ``trainer.accumulate_grad_batches`` of the last steps.
+        steps: Optimiser steps.
+
+    Returns:
+        Images drawn.
+    """
+    images, end = 0, steps
+    for entry in reversed(history_of(record)):
+        begin, changes = min(entry["step"], end), entry.get("changes", {})
+        images += (end - begin) * batch * accumulated
+        batch = int(changes.get("data.global_batch_size", {}).get("from", batch))
+        accumulated = int(changes.get("trainer.accumulate_grad_batches", {}).get("from", accumulated))
+        end = begin
+    return images + end * batch * accumulated

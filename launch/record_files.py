@@ -116,7 +116,19 @@ def read_run_record(path: Path) -> dict[str, Any]:
     Returns:
         Its content.
     """
-    content = read_json(path)
+    return checked_run_record(path, read_json(path))
+
+
+def checked_run_record(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Check what ``run.json`` says, or what a checkpoint has kept of it.
+
+    Args:
+        path: The file, for messages.
+        content: The record.
+
+    Returns:
+        The record.
+    """
     check_shape(path, content, RUN_SHAPE)
     return content
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import FILE_NAME as CHECKPOINT_NAME
-from callbacks.checkpoint import PREVIOUS_NAME
+from callbacks.checkpoint import PREVIOUS_NAME, RUN_KEY
+from files.held import InUseError, held, is_held
 from files.whole import whole_file
-from generative.weights import DamagedFileError, NotLoadedError, checkpoint_fault, read_checkpoint
+from generative.weights import (
+    DamagedFileError,
+    NotLoadedError,
+    checkpoint_fault,
+    first_not_finite,
+    read_checkpoint,
+)
 from launch.errors import UserError
 from launch.received import checked_config, checked_overrides
-from launch.record_files import DamagedRecordError, passed_over, read_run_record, read_yaml
+from launch.record_files import DamagedRecordError, checked_run_record, passed_over, read_run_record, read_yaml
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -67,8 +73,26 @@ class RunFolder:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What ``run.json`` says; empty where there is none."""
-        return read_run_record(self.record_path) if self.record_path.exists() else {}
+        """What ``run.json`` says; where there is none, what the checkpoint says of its run; else empty."""
+        if self.record_path.exists():
+            return read_run_record(self.record_path)
+        record = self._in_checkpoint("record") if self.checkpoint.exists() else None
+        return checked_run_record(self.checkpoint, record) if isinstance(record, dict) else {}
+
+    @property
+    def config_path(self) -> Path:
+        """The config in force."""
+        return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def overrides_path(self) -> Path:
+        """What the config in force was composed from."""
+        return self.path / ".hydra" / "overrides.yaml"
+
+    def _in_checkpoint(self, key: str) -> Any:
+        """Return what the checkpoint says of its run: ``config``, ``overrides`` or ``record``; None for one that does not."""
+        own = self.load_checkpoint().get(RUN_KEY)
+        return own.get(key) if isinstance(own, dict) else None
 
     @classmethod
     def existing(cls, path: str | Path, key: str) -> RunFolder:
@@ -94,24 +118,50 @@ class RunFolder:
         if not folder.is_dir():
             raise UserError(f"{key}={path}: there is no such run folder.")
         run = cls(folder.resolve())
-        if not (run.path / ".hydra" / "config.yaml").exists():
-            raise UserError(f"{key}={path} is no run folder: it has no .hydra/config.yaml.")
         if not run.checkpoint.exists():
+            if not run.config_path.exists():
+                raise UserError(
+                    f"{key}={path} is no run folder: it has neither .hydra/config.yaml nor checkpoints/{CHECKPOINT_NAME}."
+                )
             raise UserError(
                 f"{key}={path} has no checkpoints/{CHECKPOINT_NAME}: the run ended before its first checkpoint; "
                 "start it again with python train.py."
             )
+        if not run.config_path.exists() and run._in_checkpoint("config") is None:
+            raise UserError(
+                f"{key}={path} has no .hydra/config.yaml, and its checkpoint is of an older version, which does not hold the "
+                "config: put the file back."
+            )
         return run
 
     def config(self) -> DictConfig:
-        """Return the run's recorded config, checked and not resolved."""
-        path = self.path / ".hydra" / "config.yaml"
-        return OmegaConf.create(checked_config(read_yaml(path), path))
+        """Return the config in force, checked and not resolved; that of the checkpoint where the file is missing."""
+        if self.config_path.exists():
+            return OmegaConf.create(checked_config(read_yaml(self.config_path), self.config_path))
+        return OmegaConf.create(checked_config(self._in_checkpoint("config"), self.checkpoint))
 
     def overrides(self) -> list[str]:
-        """Return the overrides that the run was composed from, checked."""
-        path = self.path / ".hydra" / "overrides.yaml"
-        return checked_overrides(read_yaml(path), path)
+        """Return the overrides that the config in force was composed from, checked."""
+        if self.overrides_path.exists():
+            return checked_overrides(read_yaml(self.overrides_path), self.overrides_path)
+        recorded = self._in_checkpoint("overrides")
+        if recorded is None:
+            raise UserError(f"{self.overrides_path} is missing, and {self.checkpoint} does not hold it: put it back.")
+        return checked_overrides(recorded, self.checkpoint)
+
+    def write_config(self, config: DictConfig, overrides: list[str]) -> None:
+        """Write the config in force, and then what it was composed from.
+
+        In this order: where a kill parts the two, the command that was killed finds its overrides still new.
+
+        Args:
+            config: The config, interpolations not resolved.
+            overrides: The overrides.
+        """
+        with whole_file(self.config_path, "w", sync=True) as file:
+            file.write(OmegaConf.to_yaml(config))
+        with whole_file(self.overrides_path, "w", sync=True) as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Load the newest whole checkpoint on the CPU; see ``newest_checkpoint``.
@@ -121,15 +171,11 @@ class RunFolder:
         """
         return self.newest_checkpoint()[1]
 
-    def newest_checkpoint(self, set_aside: bool = False) -> tuple[Path, dict[str, Any]]:
+    def newest_checkpoint(self) -> tuple[Path, dict[str, Any]]:
         """Load the newest whole checkpoint on the CPU, tensors and plain containers only.
 
-        A damaged ``last.ckpt`` is passed over with a warning for the one before. A file that is whole but holds something
-        else is refused: it is no accident.
-
-        Args:
-            set_aside: Whether the run goes on from it, so that a damaged file is renamed to ``last.ckpt.damaged``; the
-                next checkpoint would else make it the one before.
+        A ``last.ckpt`` that is damaged, or whose weights are not finite, is passed over with a warning for the one before. A
+        file that is whole but holds something else is refused: it is no accident.
 
         Returns:
             The file that was loaded, and its content.
@@ -153,9 +199,17 @@ class RunFolder:
         rank_zero_warn(
             f"{last} is passed over: {fault}; {previous} of step {checkpoint['global_step']} is used instead"
         )
-        if set_aside and last.exists() and is_main_process():
-            last.replace(last.with_name(f"{CHECKPOINT_NAME}.damaged"))
         return previous, checkpoint
+
+    def set_aside(self, used: Path) -> None:
+        """Keep a damaged ``last.ckpt`` from becoming the one before at the next save: rename it to ``last.ckpt.damaged``.
+
+        Args:
+            used: The checkpoint that the run goes on from.
+        """
+        last, previous = self._checkpoints
+        if used == previous and last.exists():
+            last.replace(last.with_name(f"{CHECKPOINT_NAME}.damaged"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -165,29 +219,26 @@ class RunFolder:
             Nothing.
 
         Raises:
-            UserError: Another process holds it.
+            UserError: Another process holds it, or it cannot be written.
         """
-        if not is_main_process():
-            yield
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                stack.enter_context(held(self.path, alone=is_main_process()))
+            except InUseError as error:
                 raise UserError(
                     f"{self.path} is being written by another process: wait for it or choose another folder "
                     "with hydra.run.dir=DIR."
+                ) from error
+            except OSError as error:
+                raise UserError(
+                    f"{self.path} cannot be written ({error.strerror}): choose a folder that is yours with hydra.run.dir=DIR, "
+                    "or go on with a copy of the run."
                 ) from error
             yield
 
     def is_locked(self) -> bool:
         """Say whether a live process writes the folder."""
-        try:
-            with self.locked():
-                return False
-        except UserError:
-            return True
+        return is_held(self.path)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -199,6 +250,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is refused: {error}; use a checkpoint that train.py wrote.") from error
     if fault := checkpoint_fault(checkpoint):
         raise UserError(f"{path} is refused: {fault}; use a checkpoint that train.py wrote.")
+    if name := first_not_finite(checkpoint):
+        raise DamagedFileError(f"its weight {name} is not finite")
     return checkpoint
 
 

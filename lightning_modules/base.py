@@ -12,10 +12,10 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.types import Batch, LossOutput
+from lightning_modules.composed import ComposedSchedule
 from lightning_modules.parameter_groups import ParameterGroups, decay_groups, split_single_group
 from lightning_modules.sharding import MESH_AXIS, gather_weights, release_weights, shard
 
@@ -270,5 +270,5 @@ class GenerativeModule(LightningModule, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build optimiser and learning-rate schedule, stepped each optimiser step; Lightning's hook."""
         optimizer = self.optimizer_factory(decay_groups(self.trainable_parameters(), self.modules()))
-        schedule = LambdaLR(optimizer, self.learning_rate_factor)
+        schedule = ComposedSchedule(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from launch.command_line import training_arguments
+from launch.command_line import resumed_config, training_arguments
 from launch.compose import compose_config
 from launch.paths import make_absolute
 from launch.run_folder import RunFolder, identity
@@ -82,6 +82,14 @@ def train_here(folder: Path, *overrides: str) -> RunFolder:
     arguments = [*tiny(experiment), *overrides]
     train(run, composed(folder, arguments), identity(arguments))
     return run
+
+
+def resume_here(run: RunFolder, *overrides: str) -> None:
+    """Go on with a run in this process, as ``train.py resume=`` does."""
+    from train import train
+
+    training_arguments([f"resume={run.path}", *overrides])
+    train(run, *resumed_config(run, list(overrides)))
 
 
 def script(name: str, *arguments: str, **kwargs: Any) -> subprocess.Popen:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from callbacks.metrics_csv import last_values, read_rows
 from launch.command_line import run_config
-from launch.compare.settings import Settings, settings_of
+from launch.compare.settings import BEFORE, Settings, earlier_settings, settings_of
 from launch.compose import apply_overrides
 from launch.errors import UserError, as_user_error, one_line
 from launch.received import checked_overrides
@@ -183,12 +183,14 @@ def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measu
     content = read_metrics(folder / "metrics.json")
     record = content["record"]
     config, parts = run_config(run), run_record.get("parts", {})
-    trained = settings_of(config, parts)
+    before = {BEFORE: text} if (text := earlier_settings(run_record)) else {}
+    trained = settings_of(config, parts) | before
     for key in BATCH_KEYS:
         if not trained.get(key, "1").isdecimal():
             raise UserError(f"its {key}={trained[key]} is no number")
     overrides = [] if folder == run.path else checked_overrides(record.get("overrides"), folder / "metrics.json")
-    settings = settings_of(apply_overrides(config, run.overrides(), overrides), parts) if overrides else trained
+    evaluated = settings_of(apply_overrides(config, run.overrides(), overrides), parts) if overrides else trained
+    settings = evaluated | before
     return Measured(run, folder, _name(run, run_record), trained, settings, content["metrics"], record, run_record)
 
 
@@ -198,7 +200,7 @@ def _name(run: RunFolder, record: dict[str, Any]) -> str:
 
 def _unfinished(run: RunFolder, record: dict[str, Any]) -> LeftOut:
     job = SweepJob(0, run, [])
-    if (run.path / ".lock").exists() and run.is_locked():
+    if run.is_locked():
         state, reason = "running", "a process writes it now"
     elif record.get("finished"):
         state, reason = "unfinished", f"it has no metrics.json: python evaluate.py run={run.path}"
@@ -211,7 +213,11 @@ def _unfinished(run: RunFolder, record: dict[str, Any]) -> LeftOut:
             if run.checkpoint.exists()
             else "it has no checkpoint"
         )
-        reason = f"it stopped before its end; {go_on}"
+        stopped = record.get("stopped")
+        why = (
+            f"at step {stopped.get('step')}: {stopped.get('reason')}" if isinstance(stopped, dict) else "before its end"
+        )
+        reason = f"it stopped {why}; {go_on}"[:REASON_LENGTH]
     logged = last_values(run.path).items()
     last = {name.removeprefix("val/"): value for name, value in logged if name.startswith(("val/", "train/loss"))}
     return LeftOut(run.path, _name(run, record), state, last_step(run.path), _max_steps(run), reason, last)

@@ -9,11 +9,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from launch.build import plain_config
+from launch.record import history_of
 
 Settings = dict[str, str]
 
 TARGET = "_target_"
 ABSENT = "—"
+BEFORE = "settings before"  # of a run whose settings were changed when it was resumed
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")  # of another node, where its value is listed already
 # Where a run lies, what it reports to, and its draws: rows are means over the seeds.
 _LEFT_OUT = re.compile(
@@ -44,6 +46,26 @@ def settings_of(config: DictConfig, parts: Mapping[str, Any]) -> Settings:
     _flatten(plain_config(config), raw, "", found)
     found |= {f"{name} (hash)": str(part.get("hash")) for name, part in parts.items()}
     return {key: value for key, value in found.items() if not _LEFT_OUT.match(key) and key not in parts}
+
+
+def earlier_settings(record: dict[str, Any]) -> str:
+    """Say what of a run's settings was another value before it was resumed with the present one.
+
+    Args:
+        record: The content of ``run.json``.
+
+    Returns:
+        Such as ``optimizer.lr=0.001 until step 6``; empty for a run of one kind.
+    """
+    told = []
+    for entry in history_of(record):
+        values = [
+            f"{key}={short_value(change.get('from'))}"
+            for key, change in entry.get("changes", {}).items()
+            if isinstance(change, dict) and not _LEFT_OUT.match(key) and not _INCIDENTAL.match(key)
+        ]
+        told += [f"{', '.join(values)} until step {entry['step']}"] if values else []
+    return "; ".join(told)
 
 
 def _flatten(value: Any, raw: Any, key: str, found: Settings) -> None:

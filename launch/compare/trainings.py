@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +9,8 @@ from typing import Any
 
 from launch.compare.reading import BATCH_KEYS, Measured
 from launch.compare.rows import Row
-from launch.compare.settings import ABSENT, TARGET, distinguishing, value_at
+from launch.compare.settings import ABSENT, BEFORE, TARGET, distinguishing, value_at
+from launch.record import images_seen
 
 COST_HEADINGS = ("parameters", "steps", "images seen", "time", "seeds", "sampling", "hardware", "revision")
 
@@ -62,7 +62,8 @@ def training_text(row: Row) -> str:
     parameters = runs[0].run_record.get("parameters")
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
     size = [f"{parameters / 1e6:.1f} M parameters"] if parameters else []
-    return ", ".join([*size, f"{runs[0].record.get('step', 0):,} steps", seeds])
+    before = [f"first with {text}"] if (text := runs[0].trained.get(BEFORE)) else []
+    return ", ".join([*size, f"{runs[0].record.get('step', 0):,} steps", seeds, *before])
 
 
 def training_choices(row: Row, trainings: dict[int, Row]) -> dict[str, str]:
@@ -105,7 +106,8 @@ def costs_of(row: Row) -> list[str]:
     runs = _runs(row)
     first = runs[0]
     steps = first.record.get("step") or 0
-    images = steps * math.prod(int(first.trained.get(key, 1)) for key in BATCH_KEYS)
+    batch, accumulated = (int(first.trained.get(key, 1)) for key in BATCH_KEYS)
+    images = images_seen(first.run_record, batch, accumulated, steps)
     seconds = [s for s in (_seconds(entry.run_record) for entry in runs) if s is not None]
     parameters = first.run_record.get("parameters")
     sampling = [entry.record.get("sampling", {}) for entry in row.entries]

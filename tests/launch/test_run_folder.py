@@ -127,6 +127,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "its part .* has other bytes than its checksum says": flip_a_bit,
     "it is no file of torch.save": lambda path: path.write_bytes(b"\0" * 4000),
     "it is missing": Path.unlink,
+    "its weight layer is not finite": lambda path: torch.save(
+        {"global_step": 10, "state_dict": {"layer": torch.tensor([1, torch.nan])}}, path
+    ),
 }
 
 
@@ -138,8 +141,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(fault: str, tmp_
     with pytest.warns(UserWarning, match=f"{last} is passed over: {fault}.*{previous} of step 5 is used instead"):
         path, checkpoint = run.newest_checkpoint()
     assert (path, checkpoint["global_step"]) == (previous, 5)
-    with pytest.warns(UserWarning, match="passed over"):
-        run.newest_checkpoint(set_aside=True)
+    run.set_aside(path)
     with_checkpoints(tmp_path, 10)  # the resumed run's next checkpoint
     os.truncate(last, 100)
     with pytest.warns(UserWarning, match="passed over"):
@@ -177,7 +179,7 @@ def test_a_file_that_would_run_code_is_refused_and_not_passed_over(write: Callab
     with pytest.raises(UserError, match=r"last\.ckpt is refused: .* could run code"):
         run.load_checkpoint()
     with pytest.raises(UserError, match="could run code"):  # as train.py resume= reads it
-        run.newest_checkpoint(set_aside=True)
+        run.newest_checkpoint()
     run.checkpoint.unlink()
     write({"state_dict": {}, "global_step": Attack(marker)}, tmp_path / "checkpoints" / "previous.ckpt")
     with pytest.raises(UserError, match=r"previous\.ckpt is refused: .* could run code"):

@@ -1,0 +1,142 @@
+"""A folder that one process writes for a long time: locked, and noticed when it is renamed, removed or replaced meanwhile."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK_NAME = ".lock"
+
+
+class InUseError(RuntimeError):
+    """Another process holds the folder."""
+
+
+class FolderGoneError(RuntimeError):
+    """A held folder is not at its path any more; nothing is written there.
+
+    Attributes:
+        folder: The path.
+        now: Where the folder is now, or None where it was removed or that cannot be found out.
+        advice: How to go on, where the one who caught it knows.
+    """
+
+    def __init__(self, folder: Path, now: Path | None) -> None:
+        what = f"was renamed to {now}" if now else "was removed or renamed"
+        super().__init__(f"{folder} {what} while it was being written; nothing was written there since")
+        self.folder = folder
+        self.now = now
+        self.advice = ""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}{self.advice}."
+
+
+@dataclass(frozen=True)
+class _Held:
+    folder: Path
+    descriptor: int
+
+    def check(self) -> None:
+        try:
+            if os.path.samestat(self.folder.stat(), os.fstat(self.descriptor)):
+                return
+        except OSError:  # there is nothing of that name
+            pass
+        raise FolderGoneError(self.folder, self._now())
+
+    def _now(self) -> Path | None:
+        try:  # the system's own name of an open folder, where it has one
+            now = Path(f"/proc/self/fd/{self.descriptor}").readlink()
+            return now if os.path.samestat(now.stat(), os.fstat(self.descriptor)) else None
+        except OSError:
+            return None
+
+
+_held: list[_Held] = []
+
+
+@contextmanager
+def held(folder: Path, alone: bool = True) -> Iterator[None]:
+    """Hold a folder: ``check_held`` knows it from now on, and where no other process may write it, none can.
+
+    The folder itself is locked, so that the lock goes with it under another name and cannot be removed, and a file in it
+    too, for file systems that lock no folders. Both locks end with the process, however it ends.
+
+    Args:
+        folder: The folder; it is made where it is not there.
+        alone: Whether to lock it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InUseError: Another process holds it.
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptors = [os.open(folder, os.O_RDONLY)]
+    entry = _Held(folder, descriptors[0])
+    try:
+        if alone:
+            descriptors.append(os.open(folder / LOCK_NAME, os.O_WRONLY | os.O_CREAT, 0o666))
+            for descriptor in descriptors:
+                _lock(descriptor, fcntl.LOCK_EX)
+        _held.append(entry)
+        yield
+    finally:
+        if entry in _held:
+            _held.remove(entry)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Say whether a live process holds a folder alone; nothing is written.
+
+    Args:
+        folder: The folder, which may be one that cannot be written.
+
+    Returns:
+        Whether ``held`` would be refused.
+    """
+    for path in (folder, folder / LOCK_NAME):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:  # it is not there, or not for us to read
+            continue
+        try:
+            _lock(descriptor, fcntl.LOCK_SH)
+        except InUseError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _lock(descriptor: int, kind: int) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InUseError from error
+    except OSError:  # the file system locks no folders, or none that is open for reading: the other lock holds
+        return
+
+
+def check_held(path: Path) -> None:
+    """Check that the folders that this process holds are still what they were, before something is written there.
+
+    Args:
+        path: What is about to be written; folders that it does not lie in are not looked at.
+
+    Raises:
+        FolderGoneError: A folder was renamed, removed or replaced by another one.
+    """
+    path = path.absolute()
+    for entry in _held:
+        if path == entry.folder or entry.folder in path.parents:
+            entry.check()
