@@ -233,25 +233,32 @@ def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tm
         (["degrade=true", f"masks={tmp_path / 'in'}"], "leave out masks="),
         (["degrade=true", "~degradation"], "this run has no degradation"),
         (["degrade=maybe"], "true or false"),
-        (["overwrite=yes"], "overwrite=yes takes true or false"),
-        (["masks="], "masks= is empty"),
-        (["masks=~nobody_of_this_name/m"], "there is no such home folder"),
-        (["batch_size=1000000000"], "batch_size=1000000000 must be a whole number of at least 1 and at most 10000"),
     ):
         with pytest.raises(UserError, match=message):
             generate.main([*common, *arguments])
     assert not (tmp_path / "out").exists()
 
 
-def test_the_home_folder_is_meant_by_its_sign(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    for name in ("in", "masks"):
-        (tmp_path / name).mkdir()
-        Image.new("L", (32, 32), 255).save(tmp_path / name / "a.png")
-    assert generate.main([f"run={run.path}", "input=~/in", "masks=~/masks", "output=~/out"]) == 0
-    assert (tmp_path / "out" / "a.png").exists()
-    assert not (tmp_path / "~").exists()
+    folders = generate.read_folders(generate.DEFAULTS | {"input": "~/in", "output": "~/a b", "masks": "~"})
+    assert list(folders.values()) == [tmp_path / "in", tmp_path / "a b", tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("read", "value", "message"),
+    [
+        (lambda own: generate.is_true(own, "overwrite"), {"overwrite": "yes"}, "overwrite=yes takes true or false"),
+        (generate.read_folders, {"masks": ""}, "masks= is empty"),
+        (generate.read_folders, {"input": "~nobody_of_this_name/m"}, "there is no such home folder"),
+        (lambda own: generate.whole_number(own, "batch_size", 10), {"batch_size": "11"}, "batch_size=11 .* at most 10"),
+        (lambda own: generate.whole_number(own, "batch_size", 10), {"batch_size": "9" * 5000}, "batch_size=9+ must be"),
+        (lambda own: generate.whole_number(own, "batch_size", 10), {"batch_size": "0"}, "batch_size=0 .* at least 1"),
+    ],
+)
+def test_values_of_generation_are_checked(read, value: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(generate.DEFAULTS | value)
 
 
 def test_a_run_that_fills_holes_must_be_told_where(run: RunFolder) -> None:
