@@ -213,7 +213,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
     Returns:
         Run folder; config; what it was composed from; and the config as it is recorded, with nothing filled in.
     """
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     run = RunFolder(Path(hydra.runtime._get_node("output_dir")._value()))  # as it is: a ${ in it is no interpolation
     overrides = [o for o in hydra.overrides.task if parse(o)[0] not in THIS_TIME]
     _prepare_child_processes(list(hydra.overrides.task), run)

@@ -19,6 +19,7 @@ from callbacks.ema import EMA
 from callbacks.image_grid import PeriodicGrid
 from callbacks.metrics_csv import MetricsCSV
 from callbacks.rendering import write_png
+from files.held import FolderGoneError, held
 from files.whole import WriteError, whole_file
 from launch.errors import exit_code
 from launch.run_folder import RunFolder, write_json
@@ -224,3 +225,21 @@ def test_what_counts_steps_goes_on_from_the_step_that_is_restored(restorer, data
         assert grids == [1, 2, 3, 4, 5, 6]
         assert ema.num_updates == 6
     assert saved == [5, 2, 5]  # no checkpoint was written twice
+
+
+def test_a_run_stops_at_the_save_behind_a_rename(restorer, data, make_trainer, tmp_path: Path) -> None:
+    folder, other = tmp_path, tmp_path.with_name(f"{tmp_path.name}_renamed")
+
+    class Rename(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+            if trainer.global_step == 5:
+                os.rename(folder, other)  # noqa: PTH104
+
+    own = LastCheckpoint(3), MetricsCSV(str(folder))
+    trainer = make_trainer(Rename(), own[0], plugins=[AtomicCheckpointIO()], logger=own[1])
+    with held(folder), pytest.raises(FolderGoneError) as error:
+        trainer.fit(restorer, data)
+    assert trainer.global_step == 6
+    assert f"{folder} was renamed to {other}" in str(error.value)
+    assert f"go on from step 3 with python train.py resume={other}" in str(error.value)
+    assert not folder.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacks import EMA, LastCheckpoint, NonFiniteGuard, NonFiniteLossError, SpikeError, SpikeGuard
+from callbacks.checkpoint import AtomicCheckpointIO
+from callbacks.guards import good_checkpoint
 from generative.types import Batch
 from launch.errors import exit_code
 
@@ -32,6 +35,20 @@ def test_the_message_names_the_step_and_the_last_good_checkpoint(restorer, data,
     assert torch.load(path, weights_only=True)["global_step"] == 6
     assert ema.num_updates == 7
     assert all(average.isfinite().all() for average in ema.average.values())
+
+
+def test_a_bad_checkpoint_is_never_the_one_to_go_on_from(restorer, data, make_trainer, tmp_path) -> None:
+    """As one of another program, or of a version without guards, may be."""
+    restorer.loss_at_step = {4: math.nan}
+    trainer = make_trainer(NonFiniteGuard(), LastCheckpoint(2), plugins=[AtomicCheckpointIO()], max_steps=4)
+    trainer.fit(restorer, data)
+    last, previous = (tmp_path / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt"))
+    bad = torch.load(last, weights_only=True)
+    next(iter(bad["state_dict"].values())).fill_(math.nan)
+    torch.save(bad, last)
+    assert f"the last good checkpoint is {previous} of step 2 (resume= passes over {last}" in good_checkpoint(trainer)
+    shutil.copy(last, previous)
+    assert "no good checkpoint is there" in good_checkpoint(trainer)
 
 
 def test_without_a_checkpoint_the_message_says_so(restorer, data, make_trainer) -> None:
