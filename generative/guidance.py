@@ -148,19 +148,27 @@ class ClassifierGuidance:
     """Moves the estimate of the image up the gradient of a classifier's score on that estimate.
 
     arXiv 2105.05233 (algorithm 2) moves the noise by - s times the gradient with respect to z of the log-probability of
-    the labels, s = sqrt(1 - abar), which moves the image by s^2 / sqrt(abar) times it. For data of unit variance the estimate
-    of the image moves by sqrt(abar) where z moves by 1, which leaves s^2 times the gradient with respect to the estimate: no
-    gradient has to pass through the network, and nothing is divided by a vanishing signal.
+    the labels, a = sqrt(abar), s = sqrt(1 - abar), which moves the image by s^2 / a times it. For Gaussian data of standard
+    deviation sigma the estimate of the image moves by a sigma^2 / (a^2 sigma^2 + s^2) where z moves by 1, which leaves
+    s^2 sigma^2 / (a^2 sigma^2 + s^2), the variance of the image given z, times the gradient with respect to the estimate: no
+    gradient has to pass through the network, and nothing is divided by a vanishing signal. For images, whose pixels depend on
+    each other, it is an approximation.
 
     Attributes:
         score: ``score(image_BCHW, labels_BL) -> (B,)`` log-probabilities, of images in [-1, 1].
         scale: Factor of the gradient.
+        data_std: Standard deviation sigma of the data around their mean image, in units of images in [-1, 1].
         assisted: Marks results: what the same classifier measures afterwards must be named assisted.
     """
 
     score: Score
     scale: float = 1.0
+    data_std: float = 1.0
     assisted: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.data_std <= 0:
+            raise ValueError(f"module.data_std={self.data_std} must be positive.")
 
     def wrap(self, denoiser: Denoiser) -> Denoiser:
         """Return a denoiser whose image estimates are moved.
@@ -187,5 +195,7 @@ class _AssistedDenoiser(Denoiser):
         with torch.inference_mode(False), torch.enable_grad():  # samplers run without gradients
             image = estimate.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.guidance.score(image, condition.labels.clone()).sum(), image)
-        moved = estimate + self.guidance.scale * plain.noise_level**2 * gradient
+        noise_variance, data_variance = plain.noise_level**2, self.guidance.data_std**2
+        variance = noise_variance * data_variance / (plain.signal**2 * data_variance + noise_variance)
+        moved = estimate + self.guidance.scale * variance * gradient
         return Prediction(z_BCHW, moved, "image", plain.signal, plain.noise_level)

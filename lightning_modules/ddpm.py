@@ -13,7 +13,7 @@ from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance, Labe
 from generative.networks.label_classifier import LabelClassifier, load_label_classifier
 from generative.objectives.diffusion import DiffusionObjective
 from generative.randomness import Randomness
-from generative.ranges import NonNegative
+from generative.ranges import NonNegative, Positive
 from generative.samplers.diffusion import DiffusionSampler, State
 from generative.schedules import NoiseSchedule
 from generative.types import Batch, Condition, LossOutput
@@ -34,6 +34,8 @@ class DDPM(GenerativeModule):
         conditional: Whether the network is told the labels of the data set.
         classifier_guidance: Scale of the label classifier's gradient in sampling; 0 leaves it out. Every result of a
             larger scale is marked as assisted, since the same classifier measures it.
+        data_std: Standard deviation of the data around their mean image, for the size of these steps
+            (``generative.guidance.ClassifierGuidance``).
         classifier: Checkpoint of the label classifier; read only for a scale above 0.
         **kwargs: Arguments of ``GenerativeModule``.
     """
@@ -49,6 +51,7 @@ class DDPM(GenerativeModule):
         label_dropout: LabelDropout | None = None,
         conditional: bool = True,
         classifier_guidance: NonNegative = 0.0,
+        data_std: Positive = 1.0,
         classifier: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -62,6 +65,7 @@ class DDPM(GenerativeModule):
         self.label_dropout = label_dropout or LabelDropout()
         self.conditional = conditional
         self.classifier_guidance = classifier_guidance
+        self.data_std = data_std
         self.denoiser = Denoiser(network, schedule, output)
         objective.check(schedule)
         sampler.timesteps(schedule)  # refuses what cannot be sampled before it is trained
@@ -120,7 +124,7 @@ class DDPM(GenerativeModule):
         if self._assistant is None:
             return denoiser
         classifier: LabelClassifier = self._assistant[0].to(self.device)
-        return ClassifierGuidance(classifier.log_likelihood, self.classifier_guidance).wrap(denoiser)
+        return ClassifierGuidance(classifier.log_likelihood, self.classifier_guidance, self.data_std).wrap(denoiser)
 
     def evaluation_step(self, batch: Batch) -> dict[str, Any]:
         """Take the loss with draws that depend on each image's index alone; images are drawn by the callbacks.
@@ -150,6 +154,7 @@ class DDPM(GenerativeModule):
             "output": self.denoiser.output,
             "assisted": self._assistant is not None,
             "classifier_guidance": self.classifier_guidance,
+            "data_std": self.data_std if self._assistant else None,
         }
 
     def _condition(self, batch: Batch) -> Condition:

@@ -134,31 +134,49 @@ def test_guidance_refuses_bad_values(bad: dict) -> None:
 
 
 class Gaussian:
-    """The exact denoiser of standard normal data: E[x | z] = a z."""
+    """The exact denoiser of data N(0, std^2): E[x | z] = a std^2 / (a^2 std^2 + s^2) z."""
 
-    def __init__(self, schedule: NoiseSchedule) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: NoiseSchedule, std: float = 1.0) -> None:
+        self.schedule, self.std = schedule, std
 
     def __call__(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, ...]:
         timestep = (times[:, 0] * self.schedule.num_timesteps).round().long() - 1
-        return (self.schedule.signal(timestep) * z,)
+        a, s = self.schedule.signal(timestep), self.schedule.noise_level(timestep)
+        return (a * self.std**2 / ((a * self.std) ** 2 + s**2) * z,)
 
 
+TILT = torch.tensor([0.5, -1.0, 0.0, 2.0]).reshape(1, 1, 2, 2)
+
+
+def tilted(image: Tensor, labels: Tensor) -> Tensor:
+    """A log-probability whose gradient is ``TILT`` everywhere: it moves N(0, std^2) to N(std^2 TILT, std^2), exactly."""
+    return (labels * (image * TILT).flatten(1).sum(1, keepdim=True)).sum(1)
+
+
+@pytest.mark.parametrize("std", [0.12, 0.5, 1.0])
 @pytest.mark.parametrize("schedule", [NoiseSchedule("cosine"), NoiseSchedule("cosine", zero_terminal_snr=True)])
-def test_classifier_guidance_samples_the_posterior_of_a_gaussian(schedule: NoiseSchedule) -> None:
-    """Data N(0, 1) and a label with log-probability g . x: the posterior is N(g, 1), exactly."""
-    tilt = torch.tensor([0.5, -1.0, 0.0, 2.0]).reshape(1, 1, 2, 2)
-
-    def score(image: Tensor, labels: Tensor) -> Tensor:
-        return (labels * (image * tilt).flatten(1).sum(1, keepdim=True)).sum(1)
-
+def test_classifier_guidance_samples_the_posterior_of_a_gaussian(schedule: NoiseSchedule, std: float) -> None:
     condition = Condition(labels=torch.ones(3000, 1))
-    assisted = ClassifierGuidance(score).wrap(Denoiser(Gaussian(schedule), schedule, "image"))
+    denoiser = Denoiser(Gaussian(schedule, std), schedule, "image")
+    assisted = ClassifierGuidance(tilted, data_std=std).wrap(denoiser)
     with torch.inference_mode():
         draws = randomness(3000)
-        sample = DDIM(60, threshold="none")(assisted, draws.normal(1, 2, 2), condition, draws)
-    torch.testing.assert_close(sample.mean(0, keepdim=True), tilt, atol=0.08, rtol=0)
-    torch.testing.assert_close(sample.std(0), torch.ones(1, 2, 2), atol=0.08, rtol=0)
+        sample = DDIM(240, threshold="none")(assisted, draws.normal(1, 2, 2), condition, draws)
+    torch.testing.assert_close(sample.mean(0, keepdim=True), std**2 * TILT, atol=0.08 * std, rtol=0)
+    torch.testing.assert_close(sample.std(0), torch.full((1, 2, 2), std), atol=0.08 * std, rtol=0)
+
+
+@pytest.mark.parametrize("std", [0.12, 1.0])
+@pytest.mark.parametrize("timestep", [0, 300, 700, 999])
+def test_classifier_guidance_is_the_exact_posterior_mean_at_every_noise_level(timestep: int, std: float) -> None:
+    """E[x | z] of N(std^2 g, std^2): prior mean and z weighted by their precisions, for one timestep and for one a row."""
+    schedule = NoiseSchedule("cosine", zero_terminal_snr=True)
+    assisted = ClassifierGuidance(tilted, data_std=std).wrap(Denoiser(Gaussian(schedule, std), schedule, "image"))
+    z, condition = torch.randn(3, 1, 2, 2), Condition(labels=torch.ones(3, 1))
+    a, s = schedule.level(timestep)
+    expected = (std**2 * TILT / std**2 + a * z / s**2) / (1 / std**2 + a**2 / s**2)
+    for steps in (timestep, torch.full((3,), timestep)):
+        torch.testing.assert_close(assisted.predict(z, steps, condition).image, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_classifier_guidance_is_marked_and_its_scale_zero_is_none() -> None:
@@ -172,3 +190,5 @@ def test_classifier_guidance_is_marked_and_its_scale_zero_is_none() -> None:
     )
     with pytest.raises(ValueError, match="module.classifier_guidance"):
         guidance.wrap(denoiser).predict(z, 500, Condition())
+    with pytest.raises(ValueError, match=r"module\.data_std=0"):
+        ClassifierGuidance(tilted, data_std=0)
