@@ -74,7 +74,7 @@ def watched_output() -> Iterator[Output]:
         yield stream
         return
     output = Output(stream)
-    sys.stdout = output  # type: ignore[assignment]
+    sys.stdout = output
     try:
         yield output
     finally:
