@@ -190,6 +190,20 @@ def _code_of(error: BaseException | None) -> int:
     return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else exit_code(error) or 1
 
 
+def _build(config: DictConfig) -> Logger:
+    try:
+        return instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        is_tensorboard = "tensorboard" in str(config._target_).lower()
+        raise UserError(
+            "logger=tensorboard is not installed: pip install 'triptych[tensorboard]'."
+            if is_tensorboard
+            else f"logger={config._target_} is not installed: {one_line(error.__cause__)}."
+        ) from error
+
+
 def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -> list[Logger]:
     """Build the loggers; the CSV record is always kept.
 
@@ -204,14 +218,7 @@ def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -
     loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
     if config.get("logger"):
         with as_user_error():
-            try:
-                loggers.append(instantiate(config.logger, _convert_="all"))
-            except InstantiationException as error:
-                if not isinstance(error.__cause__, ModuleNotFoundError):
-                    raise
-                kind = "tensorboard" if "tensorboard" in str(config.logger._target_).lower() else "wandb"
-                extra = "triptych[tensorboard]" if kind == "tensorboard" else "triptych"
-                raise UserError(f"logger={kind} is not installed: pip install '{extra}'.") from error
+            loggers.append(_build(config.logger))
     for logger in loggers:
         if isinstance(logger, WandbRun):
             rank_zero_only(logger.check_login)()
