@@ -68,14 +68,18 @@ def _optimizer_fault(module: GenerativeModule, checkpoint: dict[str, Any]) -> st
     built: Any = module.configure_optimizers()
     optimizer: Optimizer = built["optimizer"]
     states, schedulers = checkpoint.get("optimizer_states"), checkpoint.get("lr_schedulers")
-    state = _only_dict(states)
-    if state is None or _only_dict(schedulers) is None:
+    saved = _only_dict(states)
+    if saved is None or _only_dict(schedulers) is None:
         return "it does not hold the states of one optimiser and one learning-rate schedule"
-    groups, state = state.get("param_groups"), state.get("state")
-    if not isinstance(groups, list) or not isinstance(state, dict):
+    groups = saved.get("param_groups")
+    if not isinstance(groups, list) or not isinstance(saved.get("state"), dict):
         return "its optimiser's state is incomplete"
+    if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups):
+        return "its optimiser's state is incomplete"
+    module.on_load_checkpoint(checkpoint)  # brings it into the present form, as restoring does
+    groups, state = saved["param_groups"], saved["state"]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
-    if [len(group.get("params", ())) if isinstance(group, dict) else -1 for group in groups] != sizes:
+    if [len(group["params"]) for group in groups] != sizes:
         return f"its optimiser has other groups of weights than the {len(sizes)} of this version"
     parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
     shapes: dict[Any, torch.Size] = {key: parameter.shape for key, parameter in parameters.items()}

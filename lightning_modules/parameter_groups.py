@@ -17,7 +17,6 @@ DECAYED_LAYERS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-_PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas")  # what torch's LambdaLR keeps for each group
 
 
 def decay_groups(parameters: Sequence[nn.Parameter], layers: Iterable[nn.Module]) -> ParameterGroups:
@@ -49,16 +48,14 @@ def split_single_group(checkpoint: dict[str, Any], parameters: Sequence[nn.Param
     """
     old_number = {id(p): i for i, p in enumerate(parameters)}
     order = [old_number[id(p)] for group in groups for p in group["params"]]
+    new_number: dict[Any, int] = {old: new for new, old in enumerate(order)}
     num_decayed = len(groups[0]["params"])
     for optimizer in checkpoint.get("optimizer_states", []):
-        if len(optimizer["param_groups"]) != 1:
+        if [group["params"] for group in optimizer["param_groups"]] != [list(range(len(order)))]:
             continue
         (single,) = optimizer["param_groups"]
-        state = optimizer["state"]
-        optimizer["state"] = {new: state[old] for new, old in enumerate(order) if old in state}
+        optimizer["state"] = {new_number.get(key, key): values for key, values in optimizer["state"].items()}
         optimizer["param_groups"] = [
             {**single, "params": list(range(num_decayed))},
             {**single, "params": list(range(num_decayed, len(order))), "weight_decay": 0.0},
         ]
-        for schedule in checkpoint["lr_schedulers"]:
-            schedule.update({name: list(schedule[name]) * 2 for name in _PER_GROUP})

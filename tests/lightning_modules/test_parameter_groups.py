@@ -11,6 +11,7 @@ from helpers import tiny
 
 from launch.build import build_module
 from launch.compose import compose_config
+from launch.restorable import _optimizer_fault
 from lightning_modules import GenerativeModule
 
 LOOKED_UP = ("embedding.weight", "positions", "labels.factors.0", "labels.factors.1", "labels.null")
@@ -81,6 +82,7 @@ def test_an_optimizer_of_one_group_is_taken_over() -> None:
         {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [schedule.state_dict()], "x": old.state_dict()}
     )
     new.load_state_dict(checkpoint["x"])
+    assert _optimizer_fault(new, copy.deepcopy(checkpoint)) is None
     new.on_load_checkpoint(checkpoint)
     optimizers = new.configure_optimizers()
     optimizers["optimizer"].load_state_dict(checkpoint["optimizer_states"][0])
