@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from generative.exported import ExportError, check_fits, load_network, read_network
+from generative.networks.tokenizer import load_tokenizer
 from launch import build
 from launch.errors import UserError, as_user_error, one_line
 from launch.received import checked_export
@@ -58,12 +60,23 @@ def _load(folder: Path, node: dict[str, Any]) -> GenerativeModule:
         raise ExportError(f"{model} is damaged: its metadata have no number of steps; export the run again.")
     if not issubclass(get_class(str(node.get("_target_"))), GenerativeModule):
         raise TypeError(f"{node.get('_target_')} is no module")
-    with as_user_error(), torch.device("meta"):  # before it takes memory that its weights do not need
-        check_fits(instantiate(OmegaConf.create(node["network"]), _convert_="all"), tensors, model)
+    check_fits(_without_memory(node), tensors, model)
     module = build.build_module(OmegaConf.create({"seed": 0, "module": node}))
     load_network(module.network, model)
     module.trained_steps = int(step)
     return module.eval().requires_grad_(False)
+
+
+def _without_memory(node: dict[str, Any]) -> nn.Module:
+    """Build the network without memory for its weights: a config may ask for more than there is."""
+    with as_user_error(), torch.device("meta"):
+        network = instantiate(OmegaConf.create(node["network"]), _convert_="all")
+    if not node["network"].get("_partial_"):
+        return network
+    tokenizer = load_tokenizer(node["tokenizer"])
+    codebook_KE = tokenizer.codebook().to("meta")
+    with torch.device("meta"):
+        return network(num_codes=tokenizer.num_codes, grid_size=tokenizer.grid_size, codebook_KE=codebook_KE)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,7 @@ TARGET, PARTIAL = "_target_", "_partial_"
 SHARDS = {"train", "val", "test"}  # keys of data=webdataset, whose addresses can be commands
 LOGGER_FOLDERS, RUN_FOLDER = {"folder", "save_dir"}, "${paths.run}"
 FORMER = {"${oc.env:TRIPTYCH_CACHE,null}": None}  # what conf/ once said; nothing else of the environment is read
-MAX_DEPTH = 50
+MAX_DEPTH, MAX_NODES = 50, 50_000  # a file can hold itself, and a few lines can stand for billions of values
 
 _REFERENCE = re.compile(r"\$\{\.*\w[\w.]*\}")
 _CALL = re.compile(
@@ -106,8 +106,8 @@ def checked_config(content: Any, where: str | Path) -> dict[str, Any]:
     if "hydra" in content:
         raise UserError(f"{where} is refused: a run's config has no hydra, which says how this process runs.")
     allowed = _Typed.now()
+    _check(content, (), str(where), allowed, FORMER.keys())
     content = _renewed(content)
-    _check(content, (), str(where), allowed)
     if isinstance(logger := content.get("logger"), dict):  # writes to this run, wherever it was when it was recorded
         folders = {key for key in LOGGER_FOLDERS & logger.keys() if not allowed.holds(("logger", key))}
         logger |= dict.fromkeys(folders, RUN_FOLDER)
@@ -244,15 +244,24 @@ def _nodes(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
             waiting += [((*key, number), value) for number, value in enumerate(node)]
 
 
-def _check(content: Any, at: tuple[str, ...], where: str, allowed: _Typed) -> None:
-    for below, node in _nodes(content):
+def _check(
+    content: Any, at: tuple[str, ...], where: str, allowed: _Typed, former: Collection[str] = frozenset()
+) -> None:
+    for number, (below, node) in enumerate(_nodes(content)):
+        if number > MAX_NODES:
+            raise UserError(f"{where} is refused: it has more than {MAX_NODES:,} values.")
         key = (*at, *below)
         if len(key) > MAX_DEPTH:
             raise UserError(f"{where} is refused: it is nested more than {MAX_DEPTH} deep.")
         if isinstance(node, Mapping):
             if fault := _fault_of_node(node, key, allowed):
                 raise UserError(f"{where} is refused: {fault}.")
-        elif isinstance(node, str) and not allowed.holds(key) and (fault := _fault_of_text(node, key)):
+        elif (
+            isinstance(node, str)
+            and node not in former
+            and not allowed.holds(key)
+            and (fault := _fault_of_text(node, key))
+        ):
             name = ".".join(map(str, key))
             raise UserError(
                 f"{where} is refused: {name}={node!r} {fault}; type it on the command line if you trust it."
@@ -316,12 +325,10 @@ def _fault_of_shards(text: str) -> str | None:
     return "is fetched by a command" if is_url(text) or "{" in text else None
 
 
-def _renewed(node: Any, depth: int = 0) -> Any:
+def _renewed(node: Any) -> Any:
     """Return a copy without what ``conf/`` once said."""
-    if depth > MAX_DEPTH:
-        return node  # refused by the check
     if isinstance(node, dict):
-        return {key: _renewed(value, depth + 1) for key, value in node.items()}
+        return {key: _renewed(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_renewed(value, depth + 1) for value in node]
+        return [_renewed(value) for value in node]
     return FORMER.get(node, node) if isinstance(node, str) else node

@@ -206,7 +206,7 @@ def test_what_the_disk_does_not_take_is_named(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("files.whole.os.open", full)
+        patch.setattr("files.whole._own", full)
         with pytest.raises(WriteError, match=r"model\.safetensors could not be written: No space left .* MB are free"):
             export.main([f"run={restorer.path}", f"output={tmp_path / 'new'}"])
     assert not list(tmp_path.iterdir())

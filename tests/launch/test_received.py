@@ -208,6 +208,18 @@ def test_a_logger_writes_to_its_run(plain: dict[str, Any]) -> None:
     assert checked_config(set_in(plain, "logger", logger), "config.yaml")["logger"]["folder"] == "${paths.run}"
 
 
+def test_a_config_that_holds_itself_is_bounded() -> None:
+    """A checkpoint's containers may: pickle writes references."""
+    inside: list[Any] = []
+    inside += [inside, inside]
+    wide: list[Any] = ["x"]
+    for _ in range(40):
+        wide = [wide, wide]
+    for value, message in ((inside, "nested more than 50 deep"), (wide, "more than 50,000 values")):
+        with pytest.raises(UserError, match=rf"^last\.ckpt is refused: .*{message}"):
+            checked_config({"a": value}, "last.ckpt")
+
+
 NAMES = [
     "",
     " ",
