@@ -215,9 +215,9 @@ def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -
     Returns:
         Loggers, the CSV record first.
     """
-    loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
-    if config.get("logger"):
-        with as_user_error():
+    with as_user_error():  # the record of a run that goes on may be damaged
+        loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
+        if config.get("logger"):
             loggers.append(_build(config.logger))
     for logger in loggers:
         if isinstance(logger, WandbRun):
