@@ -10,6 +10,7 @@ from torch import Tensor
 
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
+from generative.ranges import Share
 
 TARGET_LIMIT = 4.0  # the paper's code clamps the target; velocities of images in [-1, 1] rarely reach it
 
@@ -24,7 +25,7 @@ class AlphaFlow(FlowMapObjective):
         minimum: Smallest a: the finite step that remains in place of the derivative.
     """
 
-    midpoint: float = 0.4
+    midpoint: Share = 0.4
     sharpness: float = 20.0
     minimum: float = 0.05
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.weighting import AdaptiveWeight, squared_error
 from generative.randomness import Randomness
+from generative.ranges import NonNegative
 from generative.schedules.time_law import TimeLaw
 from generative.types import Condition, LossOutput
 
@@ -57,7 +58,7 @@ class FlowMapObjective(ABC):
 
     time_law: TimeLaw = field(default_factory=TimeLaw)
     weight: AdaptiveWeight = field(default_factory=AdaptiveWeight)
-    velocity_only_share: float = 0.0
+    velocity_only_share: NonNegative = 0.0
 
     @abstractmethod
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from generative.flow_map import FlowMap
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
+from generative.ranges import NonNegative
 
 
 @dataclass(frozen=True)
 class FlowMatching(FlowMapObjective):
     """Both heads regress the conditional velocity; sample it with several steps."""
 
-    velocity_only_share: float = 2.0  # beyond the end of training
+    velocity_only_share: NonNegative = 2.0  # beyond the end of training
 
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
         """Return u and e - x; never reached in training, as no row has r < t."""
