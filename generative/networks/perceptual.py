@@ -3,13 +3,15 @@
     d(x, y) = sum_l 1 / (H_l W_l) sum_hw || w_l * (f_l(x)_hw - f_l(y)_hw) ||^2
 
 f_l are the features of VGG16 (Simonyan and Zisserman, arXiv 1409.1556) after the last ReLU of its block l = 1..5, scaled
-to unit length over the channels. The squares of w_l are LPIPS's learnt heads, or 1, which is the paper's baseline.
+to unit length over the channels. The squares of w_l are LPIPS's learnt heads, which torchmetrics brings. With 1 in their
+place it is the paper's baseline, a plain distance of VGG's features: another number, not to be compared with LPIPS.
 
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from generative.weight_files import WeightsError, WeightsMissingError, cache_fol
 from generative.weights import weights_hash
 
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+TORCHMETRICS_HEADS = "functional/image/lpips_models/vgg.pth"  # the same file
 HEADS_URL = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth"
 WEIGHTS_KEY, HEADS_KEY = "perceptual.weights", "perceptual.heads"
+LEARNT = "learnt"  # value of the key that means torchmetrics' copy
 PREFIX = "features."  # of the convolutions in torchvision's file; the classifier is not needed
 LAST_RELU = (3, 8, 15, 22, 29)  # relu1_2, 2_2, 3_3, 4_3 and 5_3 in torchvision's vgg16().features
 CHANNELS = (64, 128, 256, 512, 512)  # of the features after them
@@ -40,7 +44,8 @@ class PerceptualLoss:
 
     Args:
         weights: torchvision's ``vgg16-397923af.pth``, or None for the file in the cache folder, downloaded once.
-        heads: The LPIPS authors' ``vgg.pth`` with the learnt weight of each channel, or None for 1.
+        heads: Learnt weights of the channels: ``"learnt"`` for LPIPS's that come with torchmetrics, or a file like the LPIPS
+            authors' ``vgg.pth``; None for 1, which is no LPIPS.
         cache_dir: Cache folder, or None for the user's.
 
     Raises:
@@ -53,13 +58,15 @@ class PerceptualLoss:
     def __init__(
         self,
         weights: str | Path | None = None,
-        heads: str | Path | None = None,
+        heads: str | Path | None = LEARNT,
         cache_dir: str | Path | None = None,
     ) -> None:
+        if heads == LEARNT:
+            heads = Path(str(files("torchmetrics"))) / TORCHMETRICS_HEADS
         if heads is not None and not Path(heads).is_file():
             raise WeightsMissingError(
-                f"{HEADS_KEY}={heads} does not exist: download {HEADS_URL} to that place, or set the key to null to "
-                "count every channel alike."
+                f"{HEADS_KEY}={heads} does not exist: download {HEADS_URL} to that place, or set the key to {LEARNT} for the "
+                "copy in torchmetrics, or to null to count every channel alike, which is no LPIPS."
             )
         path = find_weights("VGG16", WEIGHTS_KEY, weights, VGG_URL, cache_folder(cache_dir) / "vgg16")
         self.has_heads = heads is not None
@@ -116,7 +123,7 @@ class PerceptualLoss:
             Plain values.
         """
         return {
-            "name": "LPIPS on VGG16, relu1_2 to relu5_3",
+            "name": f"{'LPIPS' if self.has_heads else 'VGG feature distance'}: VGG16, relu1_2 to relu5_3",
             "heads": "learnt" if self.has_heads else "none: every channel counts 1",
             "weights_hash": weights_hash(self.network),
         }

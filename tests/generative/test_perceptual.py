@@ -62,7 +62,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loss(weights: Path) -> PerceptualLoss:
-    return PerceptualLoss(weights)
+    return PerceptualLoss(weights, heads=None)
 
 
 def _images(num_images: int = 3, channels: int = 3, size: int = 40, seed: int = 0) -> Tensor:
@@ -84,6 +84,16 @@ def test_with_heads_it_equals_the_library(weights, heads, layers, monkeypatch) -
     assert loss(image, reference).shape == (3,)
     torch.testing.assert_close(loss(image, reference), expected, rtol=1e-5, atol=1e-5)
     assert expected.min() > 0.01
+
+
+def test_with_the_learnt_heads_it_is_lpips(weights, layers, monkeypatch) -> None:
+    """The library's own heads, loaded by the library."""
+    monkeypatch.setattr(lpips, "_get_tv_model_features", lambda net, pretrained: layers)
+    library = lpips._LPIPS(pretrained=True, net="vgg", pnet_rand=True)
+    loss = PerceptualLoss(weights)
+    image, reference = _images(), _images(seed=1).lerp(_images(), 0.3)
+    torch.testing.assert_close(loss(image, reference), library(image, reference).flatten(), rtol=1e-5, atol=1e-5)
+    assert loss.definition()["name"].startswith("LPIPS")
 
 
 def test_without_heads_it_is_the_sum_over_the_channels(loss, layers, monkeypatch) -> None:
@@ -152,10 +162,16 @@ def test_building_it_draws_nothing(weights) -> None:
 
 
 def test_the_definition_is_that_of_the_weights(loss, weights, heads) -> None:
-    assert PerceptualLoss(weights).definition() == loss.definition()
-    learnt = PerceptualLoss(weights, heads).definition()
-    assert learnt["heads"] == "learnt"
-    assert learnt["weights_hash"] != loss.definition()["weights_hash"]
+    plain, lpips_own, other = (
+        loss.definition(),
+        PerceptualLoss(weights).definition(),
+        PerceptualLoss(weights, heads).definition(),
+    )
+    assert PerceptualLoss(weights, heads=None).definition() == plain
+    assert "LPIPS" not in str(plain)  # without heads it is none
+    assert plain["name"].startswith("VGG feature distance")
+    assert lpips_own["heads"] == other["heads"] == "learnt"
+    assert len({plain["weights_hash"], lpips_own["weights_hash"], other["weights_hash"]}) == 3
 
 
 def test_bad_images_are_refused(loss) -> None:
@@ -171,7 +187,10 @@ def test_missing_files_are_named_with_the_remedy(weights, tmp_path) -> None:
     own = tmp_path / "own.pth"
     with pytest.raises(WeightsMissingError, match=r"^perceptual\.weights=.*own\.pth does not exist: download file://"):
         PerceptualLoss(own)
-    with pytest.raises(WeightsMissingError, match=r"^perceptual\.heads=.*own\.pth does not exist: download https://"):
+    with pytest.raises(
+        WeightsMissingError,
+        match=r"^perceptual\.heads=.*own\.pth does not exist: download https://.* or set the key to learnt",
+    ):
         PerceptualLoss(weights, own)
     place = (
         rf"the VGG16 weights are not at {tmp_path}/vgg16/{VGG_FILE} \(the download failed: .*set perceptual\.weights"
@@ -186,6 +205,8 @@ def test_the_file_in_the_cache_is_used(weights, loss, tmp_path) -> None:
     (tmp_path / "vgg16" / VGG_FILE).symlink_to(weights)
     config = OmegaConf.load(ROOT / "conf" / "perceptual" / "vgg16.yaml")
     config.cache_dir = str(tmp_path)
+    assert instantiate(config).definition() == PerceptualLoss(weights).definition()
+    config.heads = None
     assert instantiate(config).definition() == loss.definition()
 
 
