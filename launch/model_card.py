@@ -81,7 +81,7 @@ PARADIGMS = {
         "MaskGIT: a bidirectional transformer that fills holes in images by guessing tokens (arXiv 2202.04200)",
         "image-to-image",
         "Filling holes whose surroundings are known: `sample` is one plausible filling and keeps the known pixels, `mean` is "
-        "about the answer of least squared error.",
+        "the picture of the expected codes, the closer one by squared error.",
         "A filling is an invention. No filling can be closer than the tokenizer's reconstruction (`composite` in the "
         "tables). Noise and blur are not repaired.",
         FILL,

@@ -24,9 +24,9 @@ SMALL_RUN = [
 ]  # fmt: skip
 TINY_DIT = ["network.dim=32", "network.depth=1", "network.num_heads=2"]
 TINY_UNET = ["network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4"]
+FEW_SAMPLES = ["callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2"]
 TINY = [
-    *SMALL_RUN, *TINY_DIT,
-    "callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2", "callbacks.image_grid.num_images=2",
+    *SMALL_RUN, *TINY_DIT, *FEW_SAMPLES, "callbacks.image_grid.num_images=2",
 ]  # fmt: skip
 TINY_DIFFUSION = [
     *SMALL_RUN,
@@ -36,7 +36,7 @@ TINY_DIFFUSION = [
 TINY_TOKENIZER = [*SMALL_RUN, "network=autoencoder_tiny", "callbacks.image_grid.num_images=2"]
 TINY_MASKGIT = [
     *SMALL_RUN, "network=token_transformer_tiny", *TINY_DIT,
-    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.decoding_grid.every_n_steps=2",
+    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", *FEW_SAMPLES, "callbacks.decoding_grid.every_n_steps=2",
     "callbacks.restoration_distances.inception=null",
 ]  # fmt: skip
 TINY_SEEDS = ["callbacks.label_accuracy.num_seeds=2"]

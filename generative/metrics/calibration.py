@@ -2,7 +2,10 @@
 
 With x and its K samples independent draws from the posterior, the error of the mean of K samples is (1 + 1/K) times the
 MMSE error, which is 10 log10(1 + 1/K) dB: 3.01, 1.76, 0.97, 0.51, 0.26 dB for K = 1, 2, 4, 8, 16 (as used by Ohayon et
-al., PMRF, arXiv 2410.00418, for K = 1). A sampler that has collapsed to the mean has no gap and no spread.
+al., PMRF, arXiv 2410.00418, for K = 1). A sampler that has collapsed to the mean has no gap and no spread. The gap is
+measured against the output ``mean``: where that is not the MMSE answer, as in MaskGIT, whose picture of the expected codes is
+not the expected picture, the mean of many samples can be nearer, and only the spread and the gaps' differences speak of the
+samples.
 
 Shape suffixes: K samples, B batch, C channels, H height, W width.
 """
@@ -21,9 +24,9 @@ from generative.types import Batch
 DEFINITIONS = {
     "calibration_psnr/mean_of_K": "PSNR in dB of the MSE, pooled over the images, of the mean of K samples; averaged "
     f"over the disjoint groups of K among the samples; capped at {PSNR_CAP:g} dB",
-    "calibration_psnr/mean": "PSNR in dB of the MSE, pooled over the same images, of the output mean (the MMSE answer)",
-    "calibration_gap/mean_of_K": "calibration_psnr/mean less calibration_psnr/mean_of_K, in dB; for true posterior "
-    "samples 10 log10(1 + 1/K)",
+    "calibration_psnr/mean": "PSNR in dB of the MSE, pooled over the same images, of the output mean",
+    "calibration_gap/mean_of_K": "calibration_psnr/mean less calibration_psnr/mean_of_K, in dB; 10 log10(1 + 1/K) where "
+    "the samples are true posterior samples and the output mean is their mean; below 0 the mean of K samples is nearer",
     "spread/<output>": "root mean square over images and pixels of the unbiased standard deviation over the samples, "
     "in units of [-1, 1]",
     "spread_hole/<output>": "the same over the pixels with validity 0 of those images that have both known and unknown "

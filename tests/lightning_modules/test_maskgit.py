@@ -175,6 +175,7 @@ def test_run_leaves_metrics_images_and_its_tokenizer(run: RunFolder, outputs: Pa
     for output in ("sample", "mean", "decoded", "reconstruction", "composite", "degraded"):
         assert {f"psnr/{output}", f"psnr_hole/{output}", f"ssim/{output}"} <= content["metrics"].keys()
     assert "token_accuracy/0.5" in content["metrics"]
+    assert {"calibration_gap/mean_of_2", "spread/sample", "spread_hole/sample"} <= content["metrics"].keys()
     tokenizer = load_tokenizer(outputs / "vqgan_scenes" / "run" / "checkpoints" / "last.ckpt")
     sampling = content["record"]["sampling"]
     assert sampling["tokenizer"]["hash"] == tokenizer.hash
