@@ -101,6 +101,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.limits = {"train": num_train, "val": num_val, "test": num_test}
         self.horizontal_flip = horizontal_flip
+        if degradation is not None:
+            degradation.check_images(image_size)
         self.degradation = degradation
         self.resident = resident
         self.seed = seed

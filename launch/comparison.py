@@ -27,7 +27,7 @@ from launch.errors import UserError
 from launch.job import Job, read_job
 from launch.names import checked_name, file_name
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
-from launch.results import Result, print_table, write_csv
+from launch.results import Result, known_pixels_note, print_table, write_csv
 from launch.run_folder import RunFolder
 
 SEEDS = ("module.evaluation_seed", "evaluation_seed")  # choices of these keys are averaged over
@@ -104,6 +104,13 @@ def compare(arguments: list[str], evaluate: Callable[[Job], dict[str, Any]], usa
     path = _outputs(jobs[0]) / "comparisons" / f"{name}.csv"
     write_csv(results, SEEDS, path)
     print_table(results, SEEDS, path)
+    shown = [
+        " ".join([r.run, *(f"{key}={value}" for key, value in r.choices.items() if key not in SEEDS)]) for r in results
+    ]
+    sampling = [(label, content["record"].get("sampling", {})) for label, content in zip(shown, contents, strict=True)]
+    note = known_pixels_note(sampling, [metric for result in results for metric in result.metrics])
+    if note:
+        console.print(note, soft_wrap=True, markup=False)
     return path
 
 

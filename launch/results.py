@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -91,6 +93,31 @@ def _metrics(rows: list[Row]) -> list[str]:
     present = set(itertools.chain.from_iterable(row.means for row in rows))
     known = [metric for metric in dict.fromkeys(itertools.chain.from_iterable(TABLES.values())) if metric in present]
     return known + sorted(present - set(known))
+
+
+def known_pixels_note(sampling: Iterable[tuple[str, dict[str, Any]]], metrics: Iterable[str]) -> str:
+    """Say which results are of images with the known pixels put back and which are not: whole images are compared unfairly.
+
+    Args:
+        sampling: Label and record of the sampling of each result.
+        metrics: Names of what was measured.
+
+    Returns:
+        A sentence; empty where all results are alike or there are no holes.
+    """
+    labels: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    for label, record in sampling:
+        # Records of MaskGIT without the key are of the time when it always put them back.
+        kept = record.get("reimpose_known", True if "feather" in record else None)
+        if kept is not None:
+            labels[bool(kept)][label] = None
+    if not all(labels.values()) or not any(metric.startswith("psnr_hole") for metric in metrics):
+        return ""
+    return (
+        f"The known pixels are put back in {', '.join(labels[True])} and painted anew in {', '.join(labels[False])}: of the "
+        "metrics against the clean image only psnr_hole is fair; python evaluate.py ... module.reimpose_known=true puts "
+        "them back."
+    )
 
 
 def write_csv(results: list[Result], seeds: tuple[str, ...], path: Path) -> None:

@@ -33,6 +33,18 @@ class Degradation(ABC):
         degraded_BCHW, validity_B1HW = self.degrade(image_BCHW, randomness, training)
         return Degraded(degraded_BCHW.clamp(-1, 1).contiguous(), validity_B1HW.contiguous())
 
+    def check_images(self, image_size: int, key: str = "degradation") -> None:
+        """Check that every severity, of training and evaluation, fits images of a size; most fit any.
+
+        Args:
+            image_size: Side of the images in pixels.
+            key: Config key of this degradation, for messages.
+
+        Raises:
+            ValueError: If one does not.
+        """
+        return
+
     @abstractmethod
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
         """Degrade a batch of images without regard to range and layout.

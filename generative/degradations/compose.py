@@ -13,7 +13,18 @@ from generative.degradations.base import Degradation
 from generative.randomness import Randomness
 
 
-class Sequential(Degradation):
+class _Steps(Degradation):
+    """Degradations made of steps."""
+
+    steps: dict[str, Degradation]
+
+    def check_images(self, image_size: int, key: str = "degradation") -> None:
+        """See ``Degradation.check_images``."""
+        for name, step in self.steps.items():
+            step.check_images(image_size, f"{key}.steps.{name}")
+
+
+class Sequential(_Steps):
     """Applies the steps in order; a pixel stays known if every step leaves it known."""
 
     def __init__(self, steps: Mapping[str, Degradation | None]) -> None:
@@ -39,7 +50,7 @@ class Sequential(Degradation):
         return image_BCHW, validity_B1HW
 
 
-class Mixture(Degradation):
+class Mixture(_Steps):
     """Applies exactly one of the steps to each image, chosen at random per image."""
 
     def __init__(self, steps: Mapping[str, Degradation | None], weights: Mapping[str, float] | None = None) -> None:

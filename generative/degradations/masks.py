@@ -24,9 +24,12 @@ MAX_TURN = math.pi / 2  # between consecutive segments of a stroke
 
 
 class _Mask(Degradation):
-    """A hole of some shape, filled with one grey level per image."""
+    """A hole of some shape, filled with one grey level per image; its sizes may be those of images of another size."""
 
-    def __init__(self, fill: SeveritySpec) -> None:
+    def __init__(self, fill: SeveritySpec, image_size: Count | None) -> None:
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"{type(self).__name__}.image_size: must be at least 1, or null, got {image_size!r}.")
+        self.image_size = image_size
         self.fill = Severity(fill, f"{type(self).__name__}.fill", minimum=-1, maximum=1)
 
     @abstractmethod
@@ -43,6 +46,18 @@ class _Mask(Degradation):
             (B, H, W) bool map, true where pixels are missing.
         """
 
+    def scale(self, height: int, width: int) -> float:
+        """Return by what the sizes are multiplied for images of H x W pixels.
+
+        Args:
+            height: Height H.
+            width: Width W.
+
+        Returns:
+            The shorter side over ``image_size``; 1 where that is None.
+        """
+        return 1.0 if self.image_size is None else min(height, width) / self.image_size
+
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
         """See ``Degradation.degrade``."""
         height, width = image_BCHW.shape[-2:]
@@ -54,18 +69,22 @@ class _Mask(Degradation):
 class BlockMask(_Mask):
     """Removes square blocks at uniform positions wholly inside the image."""
 
-    def __init__(self, size: SeveritySpec, num_blocks: Count = 1, fill: SeveritySpec = 0.0) -> None:
+    def __init__(
+        self, size: SeveritySpec, num_blocks: Count = 1, fill: SeveritySpec = 0.0, image_size: Count | None = None
+    ) -> None:
         """Set the shape of the hole.
 
         Args:
             size: Side of the blocks in whole pixels, >= 1; the blocks of one image share it.
             num_blocks: Number of blocks per image, >= 1; they may overlap.
             fill: Grey level in [-1, 1] of the missing pixels.
+            image_size: Shorter side in pixels of the images that ``size`` is meant for: in others it is larger or smaller in
+                proportion, rounded to whole pixels. None: pixels of any image.
 
         Raises:
             ValueError: If there is no block.
         """
-        super().__init__(fill)
+        super().__init__(fill, image_size)
         if num_blocks < 1:
             raise ValueError(f"BlockMask.num_blocks: must be at least 1, got {num_blocks!r}.")
         self.size = Severity(size, "BlockMask.size", minimum=1, integer=True)
@@ -73,12 +92,10 @@ class BlockMask(_Mask):
 
     def hole(self, height: int, width: int, randomness: Randomness, training: bool) -> Tensor:
         """See ``_Mask.hole``; a block larger than the image is a ``ValueError``."""
-        if self.size.highest(training) > min(height, width):
-            raise ValueError(
-                f"BlockMask.size: blocks of up to {self.size.highest(training):g} pixels do not fit into images of "
-                f"{height}x{width}."
-            )
+        self._check_fit(height, width, self._pixels(self.size.highest(training), height, width), "BlockMask")
         size_B1 = self.size.sample(randomness, training)[:, None]
+        if self.image_size is not None:
+            size_B1 = (size_B1 * self.scale(height, width)).round().clamp(min=1)
         corner_BN2 = randomness.uniform(self.num_blocks, 2)
 
         def covered(corner_BN: Tensor, extent: int) -> Tensor:
@@ -89,12 +106,33 @@ class BlockMask(_Mask):
         rows_BNH, columns_BNW = covered(corner_BN2[..., 0], height), covered(corner_BN2[..., 1], width)
         return (rows_BNH[:, :, :, None] & columns_BNW[:, :, None, :]).any(dim=1)
 
+    def check_images(self, image_size: int, key: str = "degradation") -> None:
+        """See ``Degradation.check_images``."""
+        largest = max(self.size.highest(training) for training in (True, False))
+        self._check_fit(image_size, image_size, self._pixels(largest, image_size, image_size), key)
+
+    def _pixels(self, size: float, height: int, width: int) -> int:
+        return max(1, round(size * self.scale(height, width)))
+
+    @staticmethod
+    def _check_fit(height: int, width: int, pixels: int, name: str) -> None:
+        if pixels > min(height, width):
+            raise ValueError(
+                f"{name}.size: blocks of up to {pixels} pixels do not fit into images of {height}x{width}: choose a smaller "
+                "size."
+            )
+
 
 class BrushMask(_Mask):
     """Removes what a round brush covers on random walks of four straight segments each."""
 
     def __init__(
-        self, num_strokes: SeveritySpec, width: SeveritySpec, length: SeveritySpec, fill: SeveritySpec = 0.0
+        self,
+        num_strokes: SeveritySpec,
+        width: SeveritySpec,
+        length: SeveritySpec,
+        fill: SeveritySpec = 0.0,
+        image_size: Count | None = None,
     ) -> None:
         """Set the shape of the hole.
 
@@ -103,8 +141,10 @@ class BrushMask(_Mask):
             width: Diameter of the brush in pixels, >= 1.
             length: Length of each of a stroke's segments in pixels, >= 0; strokes stay inside the image.
             fill: Grey level in [-1, 1] of the missing pixels.
+            image_size: Shorter side in pixels of the images that ``width`` and ``length`` are meant for: in others they are
+                larger or smaller in proportion. None: pixels of any image.
         """
-        super().__init__(fill)
+        super().__init__(fill, image_size)
         self.num_strokes = Severity(num_strokes, "BrushMask.num_strokes", minimum=1, integer=True)
         self.width = Severity(width, "BrushMask.width", minimum=1)
         self.length = Severity(length, "BrushMask.length", minimum=0)
@@ -113,7 +153,7 @@ class BrushMask(_Mask):
         """See ``_Mask.hole``."""
         max_strokes = int(self.num_strokes.highest(training))
         num_strokes_B1 = self.num_strokes.sample(randomness, training)[:, None]
-        radius_B1 = self.width.sample(randomness, training)[:, None] / 2
+        radius_B1 = self.width.sample(randomness, training)[:, None] * (self.scale(height, width) / 2)
         vertices_BNP2 = self._walk(height, width, max_strokes, randomness, training)
 
         stroke_N = torch.arange(max_strokes, device=randomness.device)
@@ -129,7 +169,7 @@ class BrushMask(_Mask):
 
     def _walk(self, height: int, width: int, max_strokes: int, randomness: Randomness, training: bool) -> Tensor:
         """Return the (B, N, P, 2) vertices (row, column) of random walks that start at the centre of a pixel."""
-        length_B11 = self.length.sample(randomness, training)[:, None, None]
+        length_B11 = self.length.sample(randomness, training)[:, None, None] * self.scale(height, width)
         uniform_BNK = randomness.uniform(max_strokes, 2 + STROKE_SEGMENTS)
         extent_2 = torch.tensor([height, width], device=uniform_BNK.device)
         vertices = [(uniform_BNK[..., :2] * extent_2).floor()]

@@ -32,6 +32,7 @@ from launch.compare.trainings import (
 )
 from launch.evaluation import output_order
 from launch.record import now
+from launch.results import known_pixels_note
 from launch.sampling_time import DEFINITION as TIMING
 
 HERE = Path(__file__).parent
@@ -121,6 +122,9 @@ def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> d
     return {
         "title": table.title,
         "why": _why(table, earlier[0] if earlier else table),
+        "known_pixels": known_pixels_note(
+            [(row.label, entry.record.get("sampling", {})) for row in rows for entry in row.entries], table.metrics
+        ),
         "merged": list(dict.fromkeys(key for row in rows for key in row.merged)),
         "grid": main_grid(table, chosen),
         "whole": whole_grid(table),

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
+from datamodules.digits import DigitsDataModule
 from generative.degradations import (
     BlockMask,
     BrushMask,
@@ -35,7 +36,7 @@ from generative.types import Degraded
 
 CONF = Path(__file__).parents[2] / "conf" / "degradation"
 PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
-MASKS = ["block_mask", "brush_mask", "holes", "holes64"]
+MASKS = ["block_mask", "brush_mask", "holes"]
 
 
 def load(preset: str) -> Degradation:
@@ -59,7 +60,7 @@ def by_index(*index: int) -> IndexRandomness:
 
 
 def test_the_presets_of_the_issue_exist():
-    names = "gaussian salt_pepper block_mask brush_mask blur super_resolution jpeg mixed holes holes64"
+    names = "gaussian salt_pepper block_mask brush_mask blur super_resolution jpeg mixed holes"
     assert set(names.split()) == set(PRESETS)
 
 
@@ -67,8 +68,6 @@ def test_the_presets_of_the_issue_exist():
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 32), (3, 33, 21), (1, 18, 47)])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_shape_range_and_validity(preset, shape, training):
-    scale = 2 if preset == "holes64" else 1  # its sizes are meant for images twice as large
-    shape = (shape[0], scale * shape[1], scale * shape[2])
     clean = images(6, *shape)
     before = clean.clone()
     degraded = load(preset)(clean, by_step(6), training)
@@ -179,6 +178,7 @@ def test_a_fixed_severity_draws_nothing():
         (lambda: BlockMask(size=0), r"BlockMask\.size: must lie"),
         (lambda: BlockMask(size=4, num_blocks=0), r"BlockMask\.num_blocks"),
         (lambda: BlockMask(size=4, fill=2), r"BlockMask\.fill"),
+        (lambda: BlockMask(size=4, image_size=0), r"BlockMask\.image_size"),
         (lambda: BrushMask(num_strokes=0, width=3, length=4), r"BrushMask\.num_strokes"),
         (lambda: MotionBlur(length=0), r"MotionBlur\.length"),
         (lambda: Downsample(factor=0), r"Downsample\.factor"),
@@ -246,6 +246,41 @@ def test_a_block_may_fill_the_image_but_not_exceed_it():
     assert (BlockMask(8)(images(2, 1, 8, 8), by_step(2)).validity == 0).all()
     with pytest.raises(ValueError, match=r"BlockMask\.size: .*9 pixels do not fit into images of 8x32"):
         BlockMask(9)(images(2, 1, 8, 32), by_step(2))
+
+
+@pytest.mark.parametrize(("preset", "training"), [("block_mask", False), ("brush_mask", True), ("holes", True)])
+def test_holes_are_in_proportion_to_the_images(preset, training):
+    """The same draws at twice the size: each pixel of the small hole is about four of the large one."""
+    small, large = (
+        1 - load(preset)(torch.zeros(60, 1, s, s), by_index(*range(60)), training).validity for s in (32, 64)
+    )
+    shares = [hole.mean((1, 2, 3)) for hole in (small, large)]
+    assert shares[1].mean() == pytest.approx(shares[0].mean().item(), rel=0.1)  # strokes lose their pixelated rim
+    overlap = (torch.nn.functional.interpolate(small, scale_factor=2) - large).abs().mean()
+    assert overlap < 0.35 * shares[0].mean()
+    load(preset).check_images(8)
+    tiny = load(preset)(torch.zeros(50, 1, 8, 8), by_index(*range(50)), training)
+    assert (tiny.validity.mean((1, 2, 3)) < 1).any()
+    assert tiny.validity.mean() > 0
+
+
+def test_block_sizes_of_other_images_are_whole_pixels():
+    hole = BlockMask([6, 14], image_size=32)(torch.zeros(2000, 1, 20, 40), by_step(2000), training=True).validity == 0
+    sides = hole.sum(dim=(1, 2, 3)).double().sqrt()
+    assert set(sides.unique().tolist()) == {round(size * 20 / 32) for size in range(6, 15)}
+
+
+def test_sizes_that_do_not_fit_are_refused_when_the_data_are_built():
+    steps = {"noise": GaussianNoise(0.1), "block": BlockMask({"train": [6, 14], "evaluation": 10})}
+    message = r"^degradation\.steps\.inner\.steps\.block\.size: blocks of up to 14 pixels do not fit into images of 8x8"
+    with pytest.raises(ValueError, match=message):
+        DigitsDataModule(image_size=8, degradation=Sequential({"inner": Mixture(steps)}))
+    DigitsDataModule(image_size=14, degradation=Mixture(steps))
+    steps["block"] = BlockMask(33, image_size=32)
+    with pytest.raises(
+        ValueError, match=r"^degradation\.steps\.block\.size: blocks of up to 66 pixels do not fit into .* 64x64"
+    ):
+        DigitsDataModule(image_size=64, degradation=Mixture(steps))
 
 
 def test_a_stroke_of_no_length_is_a_disc():

@@ -12,7 +12,7 @@ from launch.comparison import check_comparable, combinations, run_labels
 from launch.errors import UserError
 from launch.job import Job
 from launch.names import NAME_LENGTH, file_name
-from launch.results import Result, print_table, rows_of, write_csv
+from launch.results import Result, known_pixels_note, print_table, rows_of, write_csv
 from launch.run_folder import RunFolder, write_json
 
 SEEDS = ("evaluation_seed",)
@@ -145,3 +145,13 @@ def test_the_file_has_a_column_for_what_varies(tmp_path: Path, capsys: pytest.Ca
     assert "21 ± 1.4" in printed
     assert f"comparison: {path}" in printed
     assert "fixed" not in printed
+
+
+def test_known_pixels_put_back_in_some_results_alone_are_named() -> None:
+    old = ("maskgit", {"feather": 0})  # recorded before it could be chosen
+    kept, painted, drawn = ("flow", {"reimpose_known": True}), ("flow", {"reimpose_known": False}), ("ddpm", {})
+    note = known_pixels_note([old, painted, drawn], ["psnr_hole/sample", "psnr/sample"])
+    assert note.startswith("The known pixels are put back in maskgit and painted anew in flow: ")
+    assert "only psnr_hole is fair" in note
+    assert known_pixels_note([old, kept, drawn], ["psnr_hole/sample"]) == ""
+    assert known_pixels_note([old, painted], ["psnr/sample"]) == ""  # no holes
