@@ -34,14 +34,11 @@ class Degradation(ABC):
         return Degraded(degraded_BCHW.clamp(-1, 1).contiguous(), validity_B1HW.contiguous())
 
     def check_images(self, image_size: int, key: str = "degradation") -> None:
-        """Check that every severity, of training and evaluation, fits images of a size; most fit any.
+        """Check that every severity, of training and evaluation, fits images of a size, or raise; most fit any.
 
         Args:
             image_size: Side of the images in pixels.
             key: Config key of this degradation, for messages.
-
-        Raises:
-            ValueError: If one does not.
         """
         return
 
