@@ -30,7 +30,7 @@ from launch.compose import (
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
 from launch.names import checked_name, tell_swept
-from launch.paths import make_absolute
+from launch.paths import absolute_path, make_absolute
 from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
 
@@ -192,6 +192,7 @@ def _unfinished(overrides: list[str]) -> RunFolder | None:
 
 def _resume_arguments(folder: str, overrides: list[str]) -> list[str]:
     run = RunFolder.existing(folder, "resume")
+    overrides = [_from_here(o) for o in overrides]
     keys = {parse(o)[0] for o in overrides}
     if "experiment" in keys:
         raise UserError("resume= takes its experiment from the run: leave out experiment=.")
@@ -202,6 +203,13 @@ def _resume_arguments(folder: str, overrides: list[str]) -> list[str]:
     compose_config(result)
     check_types(result)
     return [*result, f"resume={quoted(run.path)}", f"hydra.run.dir={quoted(run.path)}"]
+
+
+def _from_here(override: str) -> str:
+    """Make a path that is typed at a resume absolute: the run may have begun with the same words in another folder."""
+    key, value = parse(override)
+    path = absolute_path(key, value.text if isinstance(value, QuotedString) else value)
+    return override if path is None else f"{override.partition('=')[0]}={quoted(path)}"
 
 
 def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], DictConfig]:

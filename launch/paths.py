@@ -31,8 +31,7 @@ def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, An
     """
     for container, key, name in _leaves(config, ""):
         value = container._get_node(key)._value()  # type: ignore[union-attr]
-        is_path = name.rpartition(".")[2] in PATH_KEYS or name in SHARD_KEYS
-        if is_path and isinstance(value, str) and value not in WORDS and not _is_address(value) and "${" not in value:
+        if _is_path(name, value):
             yield container, key, value
 
 
@@ -48,6 +47,11 @@ def _leaves(node: DictConfig | ListConfig, name: str) -> Iterator[tuple[DictConf
             yield node, key, full
 
 
+def _is_path(name: str, value: Any) -> bool:
+    names_path = name.rpartition(".")[2] in PATH_KEYS or name in SHARD_KEYS
+    return names_path and isinstance(value, str) and value not in WORDS and not _is_address(value) and "${" not in value
+
+
 def _is_address(value: str) -> bool:
     return value.startswith("pipe:") or "://" in value
 
@@ -59,10 +63,27 @@ def make_absolute(config: DictConfig) -> None:
         config: A config; changed in place.
     """
     for container, key, value in list(path_nodes(config)):
-        container._get_node(key)._set_value("::".join(map(_absolute, value.split("::"))))  # type: ignore[union-attr]
+        container._get_node(key)._set_value(_absolute(value))  # type: ignore[union-attr]
+
+
+def absolute_path(name: str, value: Any) -> str | None:
+    """Make a single value of a config absolute.
+
+    Args:
+        name: Its full key.
+        value: The value.
+
+    Returns:
+        The absolute path; None where the value is no path.
+    """
+    return _absolute(value) if _is_path(name, value) else None
 
 
 def _absolute(value: str) -> str:
+    return "::".join(map(_absolute_part, value.split("::")))
+
+
+def _absolute_part(value: str) -> str:
     path = Path(value).expanduser().absolute()
     return str(path.resolve() if ".." in path.parts else path)
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import evaluate
+from launch.command_line import training_arguments
 from launch.compose import compose_config
 from launch.data_check import check_answer, check_unchanged, data_record, settings_digest
 from launch.errors import UserError
@@ -154,13 +155,17 @@ def test_a_run_keeps_to_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert recorded["settings"] == settings_digest(run.config())
 
     def evaluated(*arguments: str) -> dict[str, Any]:
-        evaluate.main([f"run={run.path}", "name=e", *arguments])
-        return read_json(run.path / "evaluations" / "e" / "metrics.json")["record"]["data"]
+        name = f"e{len(list(run.path.glob('evaluations/*')))}"
+        evaluate.main([f"run={run.path}", f"name={name}", *arguments])
+        return read_json(run.path / "evaluations" / name / "metrics.json")["record"]["data"]
 
     monkeypatch.chdir(tmp_path / "b")
     assert evaluated()["fingerprints"] == recorded["fingerprints"]
     with pytest.warns(UserWarning, match="settings were changed"):
         assert evaluated("data.root=pics")["folders"] == {"train": str(tmp_path / "b" / "pics")}
+    typed = training_arguments([f"resume={run.path}", "data.root=pics", "trainer.max_steps=3"])
+    assert f"data.root='{tmp_path}/b/pics'" in typed
+    assert "data.root=pics" not in typed
     write_pictures(tmp_path / "a" / "pics", 2)
     with pytest.raises(UserError, match=rf"test \w+ of 2 images is now .*{tmp_path}/a/pics.*data_changed=accept"):
         evaluated()
