@@ -17,7 +17,6 @@ from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
 from generative.randomness import generator_for
 from generative.weights import differing_names
-from launch.compose import literal
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule
@@ -122,14 +121,15 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], l
             "trainer=ddp_cpu for several processes."
         )
     with as_user_error():
-        return instantiate(
+        make = instantiate(
             config.trainer,
-            default_root_dir=literal(folder),
             callbacks=callbacks,
             logger=loggers,
             plugins=[AtomicCheckpointIO()],
             _convert_="object",
+            _partial_=True,
         )
+        return make(default_root_dir=str(folder))  # not through the config: a ${ in the path is no interpolation
 
 
 def load_weights(module: GenerativeModule, run: RunFolder, checkpoint: dict[str, Any], weights: str) -> None:
