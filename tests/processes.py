@@ -1,30 +1,42 @@
 """Real processes of ``train.py`` that are killed and looked at; forked from one that has imported everything already.
 
 A start by fork takes a second instead of six. The process is one of its own all the same: it runs the script's main block
-with the given command line, leads its own process group, writes its own log and starts further ranks as ever.
+with the given command line, leads its own process group and writes its own log. The processes that it starts in its turn, jobs
+of a sweep and further ranks, are forked too, with the command, environment and streams that they would have had.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
 import runpy
+import select
 import signal
+import socket
+import struct
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import torch
 from helpers import ROOT, assert_same_state, read_json, tiny
+from lightning.pytorch.strategies.launchers import subprocess_script
+
+from launch import sweep
 
 PATIENCE = 400  # seconds
 _started: list[Run] = []
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["train", "generative.networks", "lightning_modules", "callbacks", "datamodules"])
+context = multiprocessing.get_context("forkserver")  # also for other processes that would have to import all this
+context.set_forkserver_preload(["train", "generative.networks", "lightning_modules", "callbacks", "datamodules"])
 
 
 def arguments(experiment: str, steps: int, interval: int, trainer: str = "cpu") -> list[str]:
@@ -37,14 +49,120 @@ def arguments(experiment: str, steps: int, interval: int, trainer: str = "cpu") 
     ]  # fmt: skip
 
 
-def _run(log: str, command: list[str]) -> None:
+def _run(log: str, command: list[str], env: dict[str, str | None], forks: bool) -> None:
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.chdir(ROOT)
+    environment = {**os.environ, **env}
+    os.environ.clear()
+    os.environ.update({name: value for name, value in environment.items() if value is not None})
+    _be(command, forks)
+
+
+def _be(command: list[str], forks: bool) -> None:
+    """Run a script; where it starts processes of its own, they are forked from what this one is now."""
+    if forks:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            near.close()
+            _serve(far)
+        far.close()
+        module = SimpleNamespace(**{**vars(subprocess), "Popen": partial(_Forked, near)})
+        sweep.subprocess = subprocess_script.subprocess = module  # type: ignore[assignment]
     sys.argv = [str(ROOT / command[0]), *command[1:]]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _serve(requests: socket.socket) -> NoReturn:
+    """Start what is asked for until the process that asks is gone."""
+    for number in (*sweep.STOPPING, signal.SIGCHLD):  # the first are for the group
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        message, streams, *_ = socket.recv_fds(requests, 1 << 20, 4)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            requests.close()
+            answer, *streams = streams
+            process = multiprocessing.get_context("fork").Process(target=_become, args=(json.loads(message), streams))
+            process.start()
+            with suppress(BrokenPipeError):
+                os.write(answer, struct.pack("i", process.pid))
+            process.join()
+            with suppress(BrokenPipeError):
+                os.write(answer, struct.pack("i", process.exitcode))
+            os._exit(0)
+        for stream in streams:
+            os.close(stream)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> None:
+    if request["process_group"] is not None:
+        os.setpgid(0, request["process_group"])
+    for number, stream in zip(request["streams"], streams, strict=True):
+        os.dup2(stream, number)
+        os.close(stream)
+    for number in sweep.STOPPING:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    _be(request["command"], forks=True)
+
+
+class _Forked:
+    """What ``subprocess.Popen`` is for a Python script, as far as the launchers use it."""
+
+    def __init__(
+        self,
+        requests: socket.socket,
+        command: list[str],
+        *,
+        env: dict[str, str],
+        cwd: str | None = None,
+        stdin: int | None = None,
+        stdout: Any = None,
+        stderr: int | None = None,
+        process_group: int | None = None,
+    ) -> None:
+        assert command[0] == sys.executable
+        self._answer, theirs = os.pipe()
+        streams = {1: 1 if stdout is None else stdout.fileno()}
+        streams[2] = streams[1] if stderr == subprocess.STDOUT else 2
+        if stdin == subprocess.PIPE:
+            streams[0], self._stdin = os.pipe()  # closed when this process ends
+        request = {
+            "command": command[1:], "env": dict(env), "cwd": cwd or os.getcwd(),  # noqa: PTH109
+            "process_group": process_group, "streams": list(streams),
+        }  # fmt: skip
+        socket.send_fds(requests, [json.dumps(request).encode()], [theirs, *streams.values()])
+        os.close(theirs)
+        if 0 in streams:
+            os.close(streams[0])
+        self.pid = struct.unpack("i", os.read(self._answer, 4))[0]
+        self.returncode: int | None = None
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._look(timeout) is None:
+            raise subprocess.TimeoutExpired("", timeout or 0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def _look(self, timeout: float | None) -> int | None:
+        with self._lock:
+            if self.returncode is None and select.select([self._answer], [], [], timeout)[0]:
+                self.returncode = struct.unpack("i", os.read(self._answer, 4))[0]
+            return self.returncode
 
 
 class Run:
@@ -53,13 +171,15 @@ class Run:
     Args:
         log: File that takes its output.
         command: Name of the script and its arguments.
+        env: Additions to its environment; None takes away.
+        forks: Whether the processes that it starts are forked too, or new ones as in life.
     """
 
-    def __init__(self, log: Path, *command: str) -> None:
+    def __init__(self, log: Path, *command: str, env: dict[str, str | None] | None = None, forks: bool = True) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         self.log = log
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = _context.Process(target=_run, args=(str(log), list(command)))
+        self.process = context.Process(target=_run, args=(str(log), list(command), env or {}, forks))
         self.process.start()
         _started.append(self)
 

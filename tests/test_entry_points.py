@@ -13,6 +13,7 @@ import torch
 from helpers import finished, read_json, script, train_here
 from omegaconf import OmegaConf
 from PIL import Image
+from processes import Run
 
 import evaluate
 import generate
@@ -375,15 +376,15 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(run: RunFolder
     assert (tmp_path / "out" / "a.png").exists()
 
 
-def test_a_finished_run_needs_more_steps_to_go_on(run: RunFolder) -> None:
-    output = finished(script("train.py", f"resume={run.path}"), code=2)
+def test_a_finished_run_needs_more_steps_to_go_on(run: RunFolder, tmp_path: Path) -> None:
+    output = Run(tmp_path / "log", "train.py", f"resume={run.path}").finished(2)
     assert "set a larger trainer.max_steps" in output
 
 
-def test_a_folder_in_use_is_not_shared(run: RunFolder) -> None:
+def test_a_folder_in_use_is_not_shared(run: RunFolder, tmp_path: Path) -> None:
     with run.locked():
         assert run.is_locked()
-        output = finished(script("train.py", f"resume={run.path}", "trainer.max_steps=9"), code=2)
+        output = Run(tmp_path / "log", "train.py", f"resume={run.path}", "trainer.max_steps=9").finished(2)
     assert "is being written by another process" in output
 
 

@@ -148,6 +148,7 @@ def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
         *arguments("meanflow_dit", 100_000, 1000, "ddp_cpu"),
         QUICK_WORD,
         f"hydra.run.dir={folder}",
+        forks=group,  # once with a second rank as Lightning starts it
     )
     run.until(lambda: "images/s" in run.output)
     run.send(signal.SIGTERM, group)

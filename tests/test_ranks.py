@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SMALL_RUN, TINY_DIT, assert_same_state, composed, finished, read_json, script, tiny
+from helpers import SMALL_RUN, TINY_DIT, assert_same_state, composed, read_json, tiny
+from processes import Run
 from rank_worker import run_on_two_ranks
 from wandb_files import offline_runs
 
@@ -63,7 +64,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swept(outputs: Path) -> dict[str, Path]:
     """The three paradigms as a sweep of two-rank jobs: run folders by experiment."""
     sweep = [*SWEPT, *STEPS, *FEW, *LOGGED, "classifier=null", f"paths.outputs={outputs}", "sweep=ranks"]
-    finished(script("train.py", "-m", f"experiment={','.join(PARADIGMS)}", "trainer=ddp_cpu", *sweep))
+    experiments = f"experiment={','.join(PARADIGMS)}"
+    Run(outputs / "sweep.log", "train.py", "-m", experiments, "trainer=ddp_cpu", *sweep).finished()
     return {read_json(path)["name"]: path.parent for path in (outputs / "sweeps" / "ranks").glob("*/run.json")}
 
 

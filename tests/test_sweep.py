@@ -6,7 +6,6 @@ import csv
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from helpers import ROOT, TINY, finished, read_json, script
+from helpers import ROOT, TINY, read_json
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from processes import Run
@@ -34,14 +33,6 @@ COMMON = ["experiment=regression_dit", *TINY, "callbacks.calibration=null"]
 @pytest.fixture
 def swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWEPT_VARIABLE, "seed")
-
-
-def wait_for(condition: Any, process: subprocess.Popen, timeout: float = 300) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def jobs_by_seed(folder: Path) -> dict[str, sweep.SweepJob]:
@@ -90,12 +81,12 @@ def test_preempted_job_is_queued_again_and_resumes(tmp_path: Path) -> None:
     command = ["-m", "hydra/launcher=submitit_local", *COMMON, "seed=1", "sweep=p", f"paths.outputs={tmp_path}"]
     command += ["trainer.max_steps=400", "trainer.val_check_interval=400", "callbacks.checkpoint.every_n_steps=5"]
     folder = tmp_path / "sweeps" / "p"
-    process = script("train.py", *command)
-    wait_for(lambda: list(folder.glob("0_*/checkpoints/last.ckpt")), process)
+    process = Run(tmp_path / "log", "train.py", *command)
+    process.until(lambda: list(folder.glob("0_*/checkpoints/last.ckpt")))
     (controller,) = (path.name for path in (folder / ".submitit").iterdir() if path.name.isdigit())
     (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
     os.kill(int(task), signal.SIGUSR2)  # what SLURM sends to a job that is preempted or soon out of time
-    output = finished(process)
+    output = process.finished()
     (job,) = sweep.jobs_of(folder)
     assert job.finished, output
     assert [attempt["exit_code"] for attempt in job.attempts] == [128 + signal.SIGTERM, 0]
@@ -115,7 +106,7 @@ def test_search_with_two_jobs_at_once(tmp_path: Path) -> None:
         "hydra.sweeper.n_trials=2",
     ]
     unset = dict.fromkeys(threads.VARIABLES)
-    output = finished(script("train.py", *command, env={**unset, "LOKY_MAX_CPU_COUNT": "2"}))
+    output = Run(tmp_path / "log", "train.py", *command, env={**unset, "LOKY_MAX_CPU_COUNT": "2"}).finished()
     assert "sweep of 2 jobs: 2 finished" in output
     jobs = sweep.jobs_of(tmp_path / "sweeps" / "o")
     assert [job.run.record["hardware"]["threads"] for job in jobs] == [1, 1]  # half of two cores each

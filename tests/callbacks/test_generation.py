@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning import LightningDataModule, LightningModule
+from processes import context
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -298,8 +298,8 @@ def _run(rank: int, world_size: int, cache: Path, num_images: int) -> tuple[dict
 
 def test_two_ranks_share_the_images_and_agree_with_one(tmp_path) -> None:
     _run(0, 1, tmp_path / "cache_0", 1)  # fills the cache of rank 0
-    # This process is rank 0: starting one more takes seconds, most of them imports.
-    other = mp.get_context("spawn").Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
+    # This process is rank 0: one more is enough.
+    other = context.Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
     other.start()
     _rank(0, str(tmp_path))
     other.join()

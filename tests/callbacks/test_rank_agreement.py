@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from processes import context
 from torch import nn
 
 from callbacks.rank_agreement import RankAgreement, RankDisagreementError, digest
@@ -115,7 +115,6 @@ def work(rank: int, port: int, queue: Any) -> None:
 @pytest.fixture(scope="module")
 def said() -> dict[int, dict[str, str | None]]:
     """What each rank said in each case."""
-    context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

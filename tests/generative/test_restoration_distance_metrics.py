@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import context
 from torch import Tensor, nn
 
 from generative.metrics.features import INCEPTION, FeatureExtractor, Features, NetworkExtractor
@@ -159,8 +159,8 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_agree_with_one(measured, tmp_path: Path) -> None:
-    # This process is rank 0: starting one more takes seconds, most of them imports.
-    other = mp.get_context("spawn").Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
+    # This process is rank 0: one more is enough.
+    other = context.Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
     other.start()
     _rank(0, str(tmp_path))
     other.join()

@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from helpers import TINY_MASKGIT, finished, read_json, script, tiny, train_here
+from helpers import TINY_MASKGIT, read_json, tiny, train_here
 from lightning import Trainer
+from processes import Run
 
 from benchmarks.inpainting import mean_colour, opencv
 from datamodules.base import ImageDataModule
@@ -202,9 +203,8 @@ def test_a_run_keeps_its_tokenizer_and_refuses_another(run: RunFolder, outputs: 
 
 
 def test_missing_tokenizer_names_the_command(tmp_path: Path) -> None:
-    output = finished(
-        script("train.py", *(["experiment=maskgit_scenes", *tiny("maskgit_scenes"), f"paths.outputs={tmp_path}"])), 2
-    )
+    arguments = ["experiment=maskgit_scenes", *tiny("maskgit_scenes"), f"paths.outputs={tmp_path}"]
+    output = Run(tmp_path / "log", "train.py", *arguments).finished(2)
     assert "python train.py experiment=vqgan_scenes" in output
     assert "Traceback" not in output
 
