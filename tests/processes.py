@@ -1,8 +1,8 @@
 """Real processes of ``train.py`` that are killed and looked at; forked from one that has imported everything already.
 
 A start by fork takes a second instead of six. The process is one of its own all the same: it runs the script's main block
-with the given command line, leads its own process group and writes its own log. The processes that it starts in its turn, jobs
-of a sweep and further ranks, are forked too, with the command, environment and streams that they would have had.
+with the given command line, leads its own process group, writes its own log and starts further ranks as ever; with ``forks``
+those and the jobs of a sweep are forked too, with the command, environment and streams that they would have had.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _Forked:
             os.close(streams[0])
         self.pid = struct.unpack("i", os.read(self._answer, 4))[0]
         self.returncode: int | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while this thread waits, and its handler look too
 
     def poll(self) -> int | None:
         return self._look(0)
@@ -160,7 +160,8 @@ class _Forked:
 
     def _look(self, timeout: float | None) -> int | None:
         with self._lock:
-            if self.returncode is None and select.select([self._answer], [], [], timeout)[0]:
+            ready = self.returncode is None and select.select([self._answer], [], [], timeout)[0]
+            if ready and self.returncode is None:
                 self.returncode = struct.unpack("i", os.read(self._answer, 4))[0]
             return self.returncode
 
@@ -172,10 +173,10 @@ class Run:
         log: File that takes its output.
         command: Name of the script and its arguments.
         env: Additions to its environment; None takes away.
-        forks: Whether the processes that it starts are forked too, or new ones as in life.
+        forks: Whether the jobs of a sweep and the further ranks that it starts are forked too, instead of started anew.
     """
 
-    def __init__(self, log: Path, *command: str, env: dict[str, str | None] | None = None, forks: bool = True) -> None:
+    def __init__(self, log: Path, *command: str, env: dict[str, str | None] | None = None, forks: bool = False) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         self.log = log
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -307,9 +307,14 @@ def test_bad_settings_stop_before_training(
 ) -> None:
     monkeypatch.setattr("torchvision.datasets.mnist.MNIST.download", offline)
     with pytest.raises(UserError, match=message) as caught:
-        train_here(tmp_path / "run", "experiment=meanflow_dit", *overrides)
+        checked_and_trained(tmp_path / "run", "experiment=meanflow_dit", *overrides)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def checked_and_trained(folder: Path, *overrides: str) -> None:
+    training_arguments(list(overrides))
+    train_here(folder, *overrides)
 
 
 def offline(*_: object) -> None:

@@ -65,7 +65,7 @@ def swept(outputs: Path) -> dict[str, Path]:
     """The three paradigms as a sweep of two-rank jobs: run folders by experiment."""
     sweep = [*SWEPT, *STEPS, *FEW, *LOGGED, "classifier=null", f"paths.outputs={outputs}", "sweep=ranks"]
     experiments = f"experiment={','.join(PARADIGMS)}"
-    Run(outputs / "sweep.log", "train.py", "-m", experiments, "trainer=ddp_cpu", *sweep).finished()
+    Run(outputs / "sweep.log", "train.py", "-m", experiments, "trainer=ddp_cpu", *sweep, forks=True).finished()
     return {read_json(path)["name"]: path.parent for path in (outputs / "sweeps" / "ranks").glob("*/run.json")}
 
 

@@ -36,11 +36,11 @@ def test_killed_and_resumed_equals_uninterrupted(experiment: str, trainer: str, 
         train_here(tmp_path / "vqgan_scenes" / "run", "experiment=vqgan_scenes", f"paths.outputs={tmp_path}")
     common = ["train.py", *arguments(experiment, 12, 4, trainer), *own, f"paths.outputs={tmp_path}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    Run(tmp_path / "whole.log", *common, f"hydra.run.dir={whole}").finished()
-    run = Run(tmp_path / "killed.log", *common, f"hydra.run.dir={killed}")
+    Run(tmp_path / "whole.log", *common, f"hydra.run.dir={whole}", forks=True).finished()
+    run = Run(tmp_path / "killed.log", *common, f"hydra.run.dir={killed}", forks=True)
     run.until(lambda: RunFolder(killed).checkpoint.exists())
     run.kill()
     assert not read_json(killed / "run.json")["finished"]
-    Run(tmp_path / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto").finished()
+    Run(tmp_path / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto", forks=True).finished()
     assert read_json(killed / "run.json")["resumed_at_steps"] in ([4], [8])
     assert_same_run(whole, killed)
