@@ -91,9 +91,9 @@ def as_user_error() -> Iterator[None]:
         yield
     except InstantiationException as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:
+        while cause.__cause__ is not None and not isinstance(cause, UserError):  # that one is a sentence already
             cause = cause.__cause__
-        if isinstance(cause, MENDABLE):
+        if isinstance(cause, (*MENDABLE, UserError)):
             key = re.search(r"full_key: (\S+)", str(error))
             where = f" (config key: {key.group(1)})" if key else ""
             raise UserError(
