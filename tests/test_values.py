@@ -24,7 +24,7 @@ from launch.run_folder import RunFolder
 from train import train
 
 VALUES = (0, -1, math.nan, 2.5, "word")
-SAMPLE = 60
+SAMPLE = 40
 PARTS = 8
 SAMPLED = ("meanflow_dit", "ddpm_scenes", "vqgan_scenes", "maskgit_scenes")
 OTHER_DATA = {"ddpm_cifar10": "scenes", "ddpm_iclevr": "scenes64", "ddpm_iclevr_first": "scenes64"}  # no download
