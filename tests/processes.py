@@ -31,6 +31,7 @@ import torch
 from helpers import ROOT, assert_same_state, read_json, tiny
 from lightning.pytorch.strategies.launchers import subprocess_script
 
+from callbacks.checkpoint import STOP_SIGNALS
 from launch import sweep
 
 PATIENCE = 400  # seconds
@@ -77,7 +78,7 @@ def _be(command: list[str], forks: bool) -> None:
 
 def _serve(requests: socket.socket) -> NoReturn:
     """Start what is asked for until the process that asks is gone."""
-    for number in (*sweep.STOPPING, signal.SIGCHLD):  # the first are for the group
+    for number in (*STOP_SIGNALS, signal.SIGCHLD):  # the first are for the group
         signal.signal(number, signal.SIG_IGN)
     while True:
         message, streams, *_ = socket.recv_fds(requests, 1 << 20, 4)
@@ -105,7 +106,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     for number, stream in zip(request["streams"], streams, strict=True):
         os.dup2(stream, number)
         os.close(stream)
-    for number in sweep.STOPPING:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(request["env"])
