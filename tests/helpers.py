@@ -96,12 +96,12 @@ def resume_here(run: RunFolder, *overrides: str) -> None:
 
 
 def script(name: str, *arguments: str, **kwargs: Any) -> subprocess.Popen:
-    """Start an entry script in a process group of its own."""
+    """Start an entry script in a process group of its own; a variable of ``env`` that is None is taken away."""
     command = [sys.executable, str(ROOT / name), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
     return subprocess.Popen(
         command,
-        env=environment,
+        env={name: value for name, value in environment.items() if value is not None},
         start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from helpers import ROOT, TINY, read_json
+from helpers import ROOT, TINY, finished, read_json, script
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from processes import Run
@@ -105,8 +105,8 @@ def test_search_with_two_jobs_at_once(tmp_path: Path) -> None:
         "hydra.sweeper.n_jobs=2",
         "hydra.sweeper.n_trials=2",
     ]
-    unset = dict.fromkeys(threads.VARIABLES)
-    output = Run(tmp_path / "log", "train.py", *command, env={**unset, "LOKY_MAX_CPU_COUNT": "2"}).finished()
+    own = {**dict.fromkeys(threads.VARIABLES), "LOKY_MAX_CPU_COUNT": "2"}
+    output = finished(script("train.py", *command, env=own))  # not forked: joblib's workers would outlive it
     assert "sweep of 2 jobs: 2 finished" in output
     jobs = sweep.jobs_of(tmp_path / "sweeps" / "o")
     assert [job.run.record["hardware"]["threads"] for job in jobs] == [1, 1]  # half of two cores each
@@ -165,7 +165,7 @@ if "seed=3" in sys.argv:
 (folder / "run.json").write_text(json.dumps({"finished": True, "step": 7, "overrides": [], "name": "fake"}))
 (folder / ".hydra").mkdir()
 (folder / ".hydra" / "config.yaml").write_text("optimized_metric: null")
-(folder / "metrics.json").write_text(json.dumps({"metrics": {"psnr/mean": 20.0 + len(folder.name)}}))
+(folder / "metrics.json").write_text(json.dumps({"metrics": {"psnr/mean": 20.0 + len(folder.name)}, "record": {}}))
 (folder / "metrics.csv").write_text("step,val/psnr/mean\\n3,19.0\\n7,\\n")
 """
 
@@ -300,7 +300,7 @@ def test_what_is_wrong_with_a_sweep_is_said_before_its_first_job() -> None:
     good = ["experiment=meanflow_dit", "seed=1,2"]
     check_multirun(good)
     for bad, message in (
-        (["seed=1,two"], "seed=two must be a number"),
+        (["seed=1,two"], "seed=two must be a whole number"),
         (["objective=flow_matching,meanflow"], "objective=meanflow does not exist: did you mean"),
         (["optimizer.lrr=1,2"], "optimizer.lrr is no key of this config"),
         (["resume=auto"], "leave out resume= with -m"),

@@ -74,6 +74,7 @@ def test_a_triptych_checkpoint_loads_with_its_averaged_weights(tmp_path: Path) -
     network = LabelClassifier(num_labels=5, input_size=48, in_channels=1)
     average = {name: torch.full_like(p, 0.25) for name, p in network.named_parameters()}
     checkpoint = {
+        "global_step": 7,
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
         "callbacks": {"EMA": {"num_updates": 7, "average": average}},
         "config": {"network": {"input_size": 48}},
