@@ -50,15 +50,12 @@ def arguments(experiment: str, steps: int, interval: int, trainer: str = "cpu") 
     ]  # fmt: skip
 
 
-def _run(log: str, command: list[str], env: dict[str, str | None], forks: bool) -> None:
+def _run(log: str, command: list[str], forks: bool) -> None:
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.chdir(ROOT)
-    environment = {**os.environ, **env}
-    os.environ.clear()
-    os.environ.update({name: value for name, value in environment.items() if value is not None})
     _be(command, forks)
 
 
@@ -173,15 +170,14 @@ class Run:
     Args:
         log: File that takes its output.
         command: Name of the script and its arguments.
-        env: Additions to its environment; None takes away.
         forks: Whether the jobs of a sweep and the further ranks that it starts are forked too, instead of started anew.
     """
 
-    def __init__(self, log: Path, *command: str, env: dict[str, str | None] | None = None, forks: bool = False) -> None:
+    def __init__(self, log: Path, *command: str, forks: bool = False) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         self.log = log
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = context.Process(target=_run, args=(str(log), list(command), env or {}, forks))
+        self.process = context.Process(target=_run, args=(str(log), list(command), forks))
         self.process.start()
         _started.append(self)
 
