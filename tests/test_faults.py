@@ -66,12 +66,12 @@ def killed_again_and_again(folder: Path, trainer: str, moments: list[str]) -> li
     common = ["train.py", *arguments("meanflow_dit", steps, INTERVAL, trainer), ACCUMULATED, f"paths.outputs={folder}"]
     whole, killed, draw, found = folder / "whole", folder / "killed", random.Random(0), []
     begin = time.monotonic()
-    run = Run(folder / "whole.log", *common, f"hydra.run.dir={whole}")
+    run = Run(folder / "whole.log", *common, f"hydra.run.dir={whole}", forks=True)
     run.until(lambda: newest(whole))
     start_seconds = time.monotonic() - begin
     run.finished()
     for moment in moments:
-        run = Run(folder / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto")
+        run = Run(folder / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto", forks=True)
         kill_at_random(run, killed, moment, start_seconds, draw)
         names = sorted(path.name for path in (killed / "checkpoints").glob("*"))
         step = RunFolder(killed).load_checkpoint()["global_step"] if {"last.ckpt", "previous.ckpt"} & {*names} else 0
@@ -79,7 +79,7 @@ def killed_again_and_again(folder: Path, trainer: str, moments: list[str]) -> li
         print(found[-1])  # noqa: T201 - shown with pytest -s
         if moment == "torn" and len(names) > 1:
             os.truncate(killed / "checkpoints" / "last.ckpt", 100_000)
-    output = Run(folder / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto").finished()
+    output = Run(folder / "killed.log", *common, f"hydra.run.dir={killed}", "resume=auto", forks=True).finished()
     assert output.count("last.ckpt is passed over: it is cut off") >= moments.count("torn")
     assert read_json(killed / "run.json")["finished"]
     assert not list((killed / "checkpoints").glob(".*"))
