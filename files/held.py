@@ -19,9 +19,11 @@ class InUseError(RuntimeError):
 class FolderGoneError(RuntimeError):
     """A held folder is not at its path any more; nothing is written there.
 
-    Attributes:
+    Args:
         folder: The path.
         now: Where the folder is now, or None where it was removed or that cannot be found out.
+
+    Attributes:
         advice: How to go on, where the one who caught it knows.
     """
 
@@ -65,7 +67,8 @@ def held(folder: Path, alone: bool = True) -> Iterator[None]:
     """Hold a folder: ``check_held`` knows it from now on, and where no other process may write it, none can.
 
     The folder itself is locked, so that the lock goes with it under another name and cannot be removed, and a file in it
-    too, for file systems that lock no folders. Both locks end with the process, however it ends.
+    too, for file systems that lock no folders. Both locks end with the process, however it ends. A folder that another
+    process holds is an ``InUseError``.
 
     Args:
         folder: The folder; it is made where it is not there.
@@ -73,9 +76,6 @@ def held(folder: Path, alone: bool = True) -> Iterator[None]:
 
     Yields:
         Nothing.
-
-    Raises:
-        InUseError: Another process holds it.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,11 +130,10 @@ def _lock(descriptor: int, kind: int) -> None:
 def check_held(path: Path) -> None:
     """Check that the folders that this process holds are still what they were, before something is written there.
 
+    One that was renamed, removed or replaced by another one is a ``FolderGoneError``.
+
     Args:
         path: What is about to be written; folders that it does not lie in are not looked at.
-
-    Raises:
-        FolderGoneError: A folder was renamed, removed or replaced by another one.
     """
     path = path.absolute()
     for entry in _held:

@@ -47,7 +47,8 @@ def whole_file(
 ) -> Iterator[IO[Any]]:
     """Open a temporary file beside a path and move it into place once it is complete.
 
-    Several processes or threads may write the same path at once: each writes a file of its own, the last one stays.
+    Several processes or threads may write the same path at once: each writes a file of its own, the last one stays. In a
+    folder that this process holds and that is not there any more, nothing is written (``files.held.FolderGoneError``).
 
     Args:
         path: File to write; its folder is created.
@@ -61,7 +62,6 @@ def whole_file(
         The open temporary file.
 
     Raises:
-        FolderGoneError: The path lies in a folder that this process holds and that is not there any more.
         WriteError: The disk is full or does not take the file; the temporary file is removed.
         BaseException: What was raised while writing, if it was not the disk.
     """
