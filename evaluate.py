@@ -7,11 +7,11 @@ from typing import Any
 
 from launch import build
 from launch.command_line import MULTIRUN, tell_choices
-from launch.comparison import compare
+from launch.compare.combinations import compare
+from launch.compare.evaluations import Job, datamodule_for, read_job
 from launch.data_check import check_unchanged
 from launch.errors import reported
 from launch.evaluation import print_result, run_test
-from launch.job import Job, datamodule_for, read_job
 from launch.run_folder import is_main_process, write_json
 
 USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [data_changed=stop|accept] [overrides]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from launch.command_line import run_arguments
 from launch.errors import UserError, reported
-from launch.export import export
+from launch.use.export import export
 
 USAGE = """Usage: python export.py run=DIR [weights=ema|raw] [output=FOLDER]
 
 Writes DIR/export/, or FOLDER: model.safetensors (the network alone), config.yaml, README.md (a model card), the grid of test
-images, and for MaskGIT the tokenizer. launch.exported.load_exported(FOLDER) gives the module back.
+images, and for MaskGIT the tokenizer. launch.use.load.load_exported(FOLDER) gives the module back.
 
   weights=raw       the raw instead of the averaged weights
   tokenizer=DIR     where a MaskGIT run's tokenizer lies by now"""

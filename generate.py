@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from generative.degradations import Degradation
 from launch import build
 from launch.command_line import run_arguments, tell_choices
-from launch.drawing import draw_images, earlier_drawings, read_labels, write_drawings
 from launch.errors import EXIT_RUN_FAILED, UserError, reported
-from launch.folders import plan
-from launch.restoring import Restorer, restore_folder
 from launch.run_folder import RunFolder
+from launch.use.drawing import draw_images, earlier_drawings, read_labels, write_drawings
+from launch.use.folders import plan
+from launch.use.restoring import Restorer, restore_folder
 from lightning_modules import DDPM, GenerativeModule
 
 USAGE = """Usage: python generate.py run=DIR input=FOLDER output=FOLDER [overrides]

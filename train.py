@@ -18,12 +18,12 @@ from launch.errors import explained, reported
 from launch.evaluation import print_result, run_test
 from launch.history import History, check_optimizer_state, check_steps_left
 from launch.loggers import build_loggers, log_result, logged
-from launch.parent import end_with_parent
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.restorable import check_restorable
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
-from launch.sweep import run_job
-from launch.sweep_report import sweep_reported
+from launch.sweep.jobs import run_job
+from launch.sweep.parent import end_with_parent
+from launch.sweep.report import sweep_reported
 from launch.threads import training_threads
 
 

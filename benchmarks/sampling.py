@@ -29,9 +29,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also where the project is not installed
 
 from generative.denoiser import Denoiser
+from generative.judges.label_classifier import load_label_classifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.networks import DiT
-from generative.networks.label_classifier import load_label_classifier
 from generative.randomness import StepRandomness, generator_for
 from generative.samplers import DDIM, Ancestral, DiffusionSampler, DPMSolverPP2M
 from generative.schedules import NoiseSchedule

@@ -168,7 +168,7 @@ def compare_objectives(
 ) -> None:
     """Print what a step costs under each objective of a flow map."""
     objective = module.objective
-    law = objective.time_law
+    law = objective.time_distribution
     everywhere = type(law)(**{**vars(law), "distinct_share": 1 - law.terminal_share})
     kinds: dict[str, Any] = {
         "flow matching": FlowMatching(law, objective.weight),

@@ -6,7 +6,6 @@ from callbacks.classification import Classification
 from callbacks.codebook import Codebook
 from callbacks.damaged_images import DamagedImages
 from callbacks.ema import EMA
-from callbacks.evaluation import Evaluation
 from callbacks.generation import Generation
 from callbacks.guards import NonFiniteGuard, NonFiniteLossError, SpikeError, SpikeGuard
 from callbacks.image_grid import ImageGrid
@@ -14,6 +13,7 @@ from callbacks.label_accuracy import LabelAccuracy
 from callbacks.progress import TrainingProgress
 from callbacks.rank_agreement import RankAgreement, RankDisagreementError
 from callbacks.rank_watch import RankWatch
+from callbacks.restoration import Evaluation
 from callbacks.restoration_distances import RestorationDistances
 from callbacks.steps_grid import DecodingGrid, DenoisingGrid
 from callbacks.throughput import Throughput

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 
-from callbacks.extractors import DistanceCallback
+from callbacks.distances import DistanceCallback
 from datamodules.base import datamodule_of
 from datamodules.splits import Split
 from generative.metrics.generation import GenerationMetrics

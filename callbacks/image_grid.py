@@ -14,10 +14,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from callbacks.rendering import render_grid, write_png
-from callbacks.single_images import write_single_images
 from datamodules.base import datamodule_of
 from datamodules.splits import Split
+from files.grids import render_grid, write_png
+from files.single_images import write_single_images
 from generative.metrics.restoration import psnr
 from generative.types import Batch
 from lightning_modules.sharding import is_sharded
@@ -122,7 +122,7 @@ class ImageGrid(PeriodicGrid):
     """Rows of clean, degraded and restored images with their PSNR, or of data and generated images.
 
     Without a degradation, an output called ``reconstruction`` is of the very images and gets its PSNR too. In test the
-    images are kept one by one as well, for comparisons (see ``callbacks.single_images``).
+    images are kept one by one as well, for comparisons (see ``files.single_images``).
 
     Args:
         num_images: Columns.
@@ -157,7 +157,11 @@ class ImageGrid(PeriodicGrid):
         values = {name: psnr(images[name], batch.image).tolist() for name in measured}
         if split == "test" and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "images" / self.test_key
-            write_single_images(folder, images, batch, values, datamodule_of(trainer).label_names, step)
+            names = datamodule_of(trainer).label_names
+            labels = None
+            if batch.labels is not None and names:
+                labels = [[names[i] for i in row.nonzero().flatten().tolist()] for row in batch.labels > 0]
+            write_single_images(folder, images, batch.index.tolist(), values, labels, step)
         notes = {name: [f"{value:.1f} dB" for value in each] for name, each in values.items()}
         return render_grid(images, f"{title} · PSNR under each image" if notes else title, captions, notes)
 

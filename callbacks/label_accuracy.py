@@ -15,15 +15,15 @@ from torch import Tensor
 
 from callbacks.errors import SetupError
 from callbacks.image_grid import keep_image, trained_steps
-from callbacks.rendering import render_grid
 from datamodules.base import datamodule_of
+from files.grids import render_grid
+from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.metrics.label_accuracy import (
     DEFINITIONS,
     LabelAccuracyMetrics,
     label_scores,
     recognised_labels,
 )
-from generative.networks.label_classifier import LabelClassifier, load_label_classifier
 from generative.randomness import IndexRandomness, generator_for
 from generative.types import Batch
 from generative.weights import weights_hash

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 
-from callbacks.extractors import DistanceCallback
+from callbacks.distances import DistanceCallback
 from datamodules.splits import Split
 from generative.metrics.inception import InceptionExtractor
 from generative.metrics.restoration_distances import RestorationDistanceMetrics

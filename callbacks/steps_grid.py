@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.image_grid import PeriodicGrid, evaluating
-from callbacks.rendering import render_grid
 from datamodules.splits import Split
+from files.grids import render_grid
 from generative.randomness import Randomness
 from generative.samplers.diffusion import State
 from generative.types import Batch

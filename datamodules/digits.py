@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.base import ImageDataModule
-from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash, pad_to
+from files.cache import Tensors, cache_folder, cached
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
 

@@ -16,7 +16,6 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.damage import left_out
 from datamodules.decoding import tell_notes, to_tensor
 from datamodules.labels import (
@@ -29,6 +28,7 @@ from datamodules.labels import (
 )
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
+from files.cache import Tensors, cache_folder, cached
 from files.images import DECODING_ERRORS, NOTES, Picture, read_picture
 from files.listing import file_state
 from generative.randomness import generator_for

@@ -16,11 +16,11 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.damage import left_out
 from datamodules.decoding import fitted, tell_notes
 from datamodules.splits import Split, Splits, check_fractions
 from datamodules.store import ImageStore, content_hash
+from files.cache import Tensors, cache_folder, cached
 from files.images import DECODING_ERRORS, NOTES, named, read_picture
 from files.listing import file_state, list_images
 from generative.ranges import BelowOne, Channels, Count, WholeNumber

@@ -17,7 +17,6 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, read_label_sets
 from datamodules.raycaster import (
     CAMERA,
@@ -31,6 +30,7 @@ from datamodules.raycaster import (
 )
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore
+from files.cache import Tensors, cache_folder, cached
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, Positive, WholeNumber
 

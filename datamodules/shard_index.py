@@ -22,8 +22,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.cache import Tensors, cached
 from datamodules.shard_files import ShardError, ShardFiles, is_url, locked
+from files.cache import Tensors, cached
 
 _VERSION = 1  # raised when the index changes
 _THREADS = 4

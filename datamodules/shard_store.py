@@ -19,12 +19,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import track
 from torch import Tensor
 
-from datamodules.cache import Tensors, cached
 from datamodules.damage import DamagedImageError
 from datamodules.decoding import decode, fitted
 from datamodules.shard_files import ShardError, ShardFiles
 from datamodules.shard_index import ShardIndex
 from datamodules.source import ImageSource
+from files.cache import Tensors, cached
 from files.images import DECODING_ERRORS, NOTES, Picture, read_picture, reason
 from generative.randomness import Randomness
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from datamodules.cache import Tensors, cache_folder, cached
 from datamodules.source import ImageSource
+from files.cache import Tensors, cache_folder, cached
 from generative.networks.tokenizer import Tokenizer
 
 MAX_CODES = 2**16

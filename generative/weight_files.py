@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-
-import platformdirs
 
 from files.whole import WriteError, whole_file
 from generative.weights import NotLoadedError, read_checkpoint
@@ -24,18 +21,6 @@ class WeightsError(ValueError):
 
 class WeightsMissingError(WeightsError):
     """Published weights are nowhere to be found."""
-
-
-def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """Return the folder for generated, decoded and downloaded data.
-
-    Args:
-        cache_dir: The folder, or None for ``$TRIPTYCH_CACHE`` or else the user's cache folder of the system.
-
-    Returns:
-        The folder, which need not exist yet.
-    """
-    return Path(cache_dir or os.environ.get("TRIPTYCH_CACHE") or platformdirs.user_cache_dir("triptych"))
 
 
 def find_weights(

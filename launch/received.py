@@ -31,7 +31,14 @@ TYPED_VARIABLE = "TRIPTYCH_TYPED"  # what was typed in this call; inherited by t
 TARGET, PARTIAL = "_target_", "_partial_"
 SHARDS = {"train", "val", "test"}  # keys of data=webdataset, whose addresses can be commands
 LOGGER_FOLDERS, RUN_FOLDER = {"folder", "save_dir"}, "${paths.run}"
-FORMER = {"${oc.env:TRIPTYCH_CACHE,null}": None}  # what conf/ once said; nothing else of the environment is read
+FORMER = {  # values that conf/ once had, and what it has instead
+    "${oc.env:TRIPTYCH_CACHE,null}": None,  # nothing else of the environment is read
+    "datamodules.mnist.TorchvisionDataModule": "datamodules.torchvision_sets.TorchvisionDataModule",
+    "generative.networks.label_classifier.LabelClassifier": "generative.judges.label_classifier.LabelClassifier",
+    "generative.networks.perceptual.PerceptualLoss": "generative.judges.perceptual.PerceptualLoss",
+    "generative.schedules.TimeLaw": "generative.schedules.TimeDistribution",
+}
+FORMER_KEYS = {"objective.time_law": "objective.time_distribution"}
 MAX_DEPTH, MAX_NODES = 50, 50_000  # a file can hold itself, and a few lines can stand for billions of values
 
 _REFERENCE = re.compile(r"\$\{\.*\w[\w.]*\}")
@@ -134,7 +141,7 @@ def checked_export(content: Any, where: str | Path) -> dict[str, Any]:
             name = ".".join(map(str, key))
             raise UserError(f"{where} is refused: {name}={node} is no value; an export holds none but values.")
     _check(content, (), str(where), _Typed((), (), frozenset()))
-    return content
+    return _renewed(content)
 
 
 def checked_overrides(content: Any, where: str | Path) -> list[str]:
@@ -158,6 +165,8 @@ def checked_overrides(content: Any, where: str | Path) -> list[str]:
     for line in content:
         if line not in allowed.overrides:
             _check_override(line, str(where), allowed)
+    for former, key in FORMER_KEYS.items():
+        content = [re.sub(rf"^(\+*|~){re.escape(former)}(?=[.=])", rf"\g<1>{key}", line) for line in content]
     return content
 
 
@@ -278,7 +287,7 @@ def _fault_of_node(node: Mapping[Any, Any], key: tuple[Any, ...], allowed: _Type
     if TARGET not in node:
         return f"{name} has {PARTIAL} without {TARGET}" if PARTIAL in node else None
     target = node[TARGET]
-    if not isinstance(target, str) or target not in own().arguments.keys() | allowed.targets:
+    if not isinstance(target, str) or target not in own().arguments.keys() | allowed.targets | FORMER.keys():
         return (
             f"{name}.{TARGET}={target} is none of the classes that Triptych's conf/ names, and to call it could run any "
             f"code; if you trust it, type {name}.{TARGET}={target} on the command line"
@@ -325,10 +334,11 @@ def _fault_of_shards(text: str) -> str | None:
     return "is fetched by a command" if is_url(text) or "{" in text else None
 
 
-def _renewed(node: Any) -> Any:
-    """Return a copy without what ``conf/`` once said."""
+def _renewed(node: Any, at: str = "") -> Any:
+    """Return a copy in which what ``conf/`` once said is what it says now."""
     if isinstance(node, dict):
-        return {key: _renewed(value) for key, value in node.items()}
+        now = {name: FORMER_KEYS.get(f"{at}{name}", "").rpartition(".")[2] or name for name in node}
+        return {now[name]: _renewed(value, f"{at}{name}.") for name, value in node.items()}
     if isinstance(node, list):
         return [_renewed(value) for value in node]
     return FORMER.get(node, node) if isinstance(node, str) else node

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from generative.denoiser import Denoiser, OutputKind
 from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance, LabelDropout
-from generative.networks.label_classifier import LabelClassifier, load_label_classifier
+from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.objectives.diffusion import DiffusionObjective
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, Positive

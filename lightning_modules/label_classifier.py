@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from generative.networks.label_classifier import LabelClassifier
+from generative.judges.label_classifier import LabelClassifier
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput
 from lightning_modules.base import GenerativeModule

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from generative.judges.perceptual import PerceptualLoss
 from generative.networks.autoencoder import Autoencoder
-from generative.networks.perceptual import PerceptualLoss
 from generative.objectives.autoencoder import AutoencoderObjective
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput

@@ -32,7 +32,7 @@ from helpers import ROOT, assert_same_state, read_json, tiny
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from callbacks.checkpoint import STOP_SIGNALS
-from launch import sweep
+from launch.sweep import jobs as sweep
 
 PATIENCE = 400  # seconds
 _started: list[Run] = []

@@ -20,8 +20,8 @@ import generate
 from launch.command_line import training_arguments
 from launch.compose import help_text
 from launch.errors import UserError
-from launch.restoring import hole_at_size
 from launch.run_folder import RunFolder, write_json
+from launch.use.restoring import hole_at_size
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from evaluate import evaluate
 from generative.randomness import StepRandomness, generator_for
 from generative.types import Batch
 from launch.build import build_module, build_trainer, check_ranks
+from launch.compare.evaluations import read_job
 from launch.compose import compose_config, experiments
 from launch.errors import UserError
-from launch.job import read_job
 from launch.run_folder import RunFolder
 from train import train
 

@@ -16,7 +16,7 @@ from generative.flow_map import FlowMap, per_image
 from generative.objectives.weighting import AdaptiveWeight, squared_error
 from generative.randomness import Randomness
 from generative.ranges import NonNegative
-from generative.schedules.time_law import TimeLaw
+from generative.schedules.time_distribution import TimeDistribution
 from generative.types import Condition, LossOutput
 
 
@@ -50,13 +50,13 @@ class FlowMapObjective(ABC):
     """Trains a two-headed flow map; subclasses say what holds between the times.
 
     Attributes:
-        time_law: Law of the pairs (r, t).
+        time_distribution: Law of the pairs (r, t).
         weight: Adaptive weight of each row's error. The velocity at r = t = 1 is the mean: there it never biases.
         velocity_only_share: Share of the training, from its start, with r = t everywhere: the velocity is learnt before
             the flow map leans on it.
     """
 
-    time_law: TimeLaw = field(default_factory=TimeLaw)
+    time_distribution: TimeDistribution = field(default_factory=TimeDistribution)
     weight: AdaptiveWeight = field(default_factory=AdaptiveWeight)
     velocity_only_share: NonNegative = 0.0
 
@@ -115,7 +115,7 @@ class FlowMapObjective(ABC):
             The loss, with the unweighted mean squared velocity errors as logs (the weighted loss stays flat while samples
             improve).
         """
-        pairs = self.time_law(randomness, distinct=progress >= self.velocity_only_share)
+        pairs = self.time_distribution(randomness, distinct=progress >= self.velocity_only_share)
         t = per_image(pairs.t_B)
         if mean_state_BCHW is not None:
             source_BCHW = torch.where(per_image(pairs.r_B) == 1, mean_state_BCHW, source_BCHW)

@@ -3,6 +3,6 @@
 from generative.schedules.learning_rate import WarmupCosine
 from generative.schedules.masking import MaskSchedule
 from generative.schedules.noise import NoiseSchedule
-from generative.schedules.time_law import TimeLaw, TimePairs
+from generative.schedules.time_distribution import TimeDistribution, TimePairs
 
-__all__ = ["MaskSchedule", "NoiseSchedule", "TimeLaw", "TimePairs", "WarmupCosine"]
+__all__ = ["MaskSchedule", "NoiseSchedule", "TimeDistribution", "TimePairs", "WarmupCosine"]

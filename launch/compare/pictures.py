@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from callbacks.single_images import LIST_NAME, path_of
+from files.single_images import LIST_NAME, path_of
 from launch.compare.reading import Measured
 from launch.compare.rows import Row, Table
 from launch.record_files import DamagedRecordError, check_shape, passed_over, read_json

@@ -13,15 +13,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from callbacks.metrics_csv import last_values, read_rows
 from launch.command_line import run_config
-from launch.compare.settings import BEFORE, Settings, earlier_settings, settings_of
 from launch.compose import apply_overrides
 from launch.errors import UserError, as_user_error, one_line
+from launch.metrics_csv import last_values, read_rows
 from launch.received import checked_overrides
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
-from launch.sweep import LOG_NAME, RECORD_NAME, SweepJob
+from launch.settings import BEFORE, Settings, earlier_settings, settings_of
+from launch.sweep.jobs import LOG_NAME, RECORD_NAME, SweepJob
 
 BATCH_KEYS = ("data.global_batch_size", "trainer.accumulate_grad_batches")
 MARKS = ("run.json", ".hydra/config.yaml", RECORD_NAME, LOG_NAME)  # a folder with one of these is a run's

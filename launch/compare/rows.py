@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launch.compare.reading import LeftOut, Measured, newest_first
-from launch.compare.settings import ABSENT, TARGET, distinguishing, value_at
 from launch.errors import UserError, near_matches
+from launch.settings import ABSENT, TARGET, distinguishing, value_at
 
 # Whose number of images is the table's, and what these are.
 COUNTED = {"evaluation": "test images", "classification": "classified images", "generation": "generated images"}

@@ -10,8 +10,8 @@ from launch.compare.charts import Chart, Line, Point
 from launch.compare.metrics import LEADING, is_by_case, metric_name
 from launch.compare.reading import validation_curve
 from launch.compare.rows import Row, Table
-from launch.compare.settings import ABSENT
 from launch.compare.trainings import training_choices
+from launch.settings import ABSENT
 
 NUM_CHARTS = 4  # of a kind, where no metrics are asked for
 STEP_KEYS = ("num_steps",)  # last part of those settings that move a point along its curve

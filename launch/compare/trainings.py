@@ -9,8 +9,8 @@ from typing import Any
 
 from launch.compare.reading import BATCH_KEYS, Measured
 from launch.compare.rows import Row
-from launch.compare.settings import ABSENT, BEFORE, TARGET, distinguishing, value_at
 from launch.record import images_seen
+from launch.settings import ABSENT, BEFORE, TARGET, distinguishing, value_at
 
 COST_HEADINGS = ("parameters", "steps", "images seen", "time", "seeds", "sampling", "hardware", "revision")
 

@@ -17,11 +17,11 @@ from PIL import Image
 from callbacks.checkpoint import STOP_SIGNALS, AtomicCheckpointIO, Interrupted, LastCheckpoint, num_bytes
 from callbacks.ema import EMA
 from callbacks.image_grid import PeriodicGrid
-from callbacks.metrics_csv import MetricsCSV
-from callbacks.rendering import write_png
+from files.grids import write_png
 from files.held import FolderGoneError, held
 from files.whole import WriteError, whole_file
 from launch.errors import exit_code
+from launch.metrics_csv import MetricsCSV
 from launch.run_folder import RunFolder, write_json
 
 

@@ -111,7 +111,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Pixels:
     """Stands for the label classifier of every file."""
     network, module = Pixels(), ModuleType("label_classifier")
     module.load_label_classifier = lambda path: network
-    monkeypatch.setitem(sys.modules, "generative.networks.label_classifier", module)
+    monkeypatch.setitem(sys.modules, "generative.judges.label_classifier", module)
     return network
 
 

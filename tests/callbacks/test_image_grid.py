@@ -15,7 +15,7 @@ from lightning import Callback
 from PIL import Image
 
 from callbacks import DecodingGrid, DenoisingGrid, ImageGrid
-from callbacks.rendering import GAP, NOTE_SIZE, render_grid, write_png
+from files.grids import GAP, NOTE_SIZE, render_grid, write_png
 from generative.types import Batch
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import callbacks.label_accuracy as label_accuracy
 from callbacks import LabelAccuracy
 from callbacks.label_accuracy import picture_grid
+from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
-from generative.networks.label_classifier import LabelClassifier
 from generative.randomness import IndexRandomness, Randomness
 from generative.types import Batch
 from generative.weights import weights_hash

@@ -64,7 +64,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Quarters:
     """Stands for the label classifier of every file."""
     network, module = Quarters(), ModuleType("label_classifier")
     module.load_label_classifier = lambda path: network
-    monkeypatch.setitem(sys.modules, "generative.networks.label_classifier", module)
+    monkeypatch.setitem(sys.modules, "generative.judges.label_classifier", module)
     return network
 
 

@@ -10,14 +10,14 @@ import torch
 from test_iclevr import data_of
 from test_iclevr import root as iclevr_root  # noqa: F401 - a fixture
 from test_image_folder import folder_data, write_images
-from test_mnist import SETTINGS, write_idx
+from test_torchvision_sets import SETTINGS, write_idx
 from test_webdataset import shard_data, write_shards
 
-from datamodules import digits, mnist, scenes
+from datamodules import digits, scenes, torchvision_sets
 from datamodules.iclevr import split_scenes
-from datamodules.mnist import TorchvisionDataModule
 from datamodules.source import ImageSource
 from datamodules.store import ImageStore
+from datamodules.torchvision_sets import TorchvisionDataModule
 
 
 def generated(cache: str) -> list[dict[str, str]]:
@@ -98,7 +98,7 @@ def test_labels_and_label_sets_of_iclevr(iclevr_root):  # noqa: F811
 def test_labels_of_mnist(tmp_path, monkeypatch):
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(mnist, "NUM_HELD_OUT", 4)
+    monkeypatch.setattr(torchvision_sets, "NUM_HELD_OUT", 4)
     for name, count in (("train", 12), ("t10k", 5)):
         images = torch.arange(count * 28 * 28).view(count, 28, 28).to(torch.uint8).numpy()
         write_idx(folder / f"{name}-images-idx3-ubyte", images + (name == "t10k"), False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.cache import cached
+from files.cache import cached
 from files.whole import WriteError, whole_file
 
 

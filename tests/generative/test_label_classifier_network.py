@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from generative.networks.label_classifier import LabelClassifier, load_label_classifier
+from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.weights import weights_hash
 
 

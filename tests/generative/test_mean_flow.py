@@ -17,7 +17,7 @@ from generative.objectives.mean_flow import total_derivative
 from generative.objectives.weighting import NUM_NEIGHBOURS, neighbours_error, squared_error
 from generative.randomness import StepRandomness, generator_for
 from generative.samplers import Euler, FlowMapSampler, Heun
-from generative.schedules import TimeLaw
+from generative.schedules import TimeDistribution
 from generative.types import Condition
 from launch.compose import compose_config, register_resolvers
 
@@ -106,12 +106,12 @@ def test_objective_with_separate_derivative_has_the_gradient_of_the_joint_one() 
 
 @pytest.mark.parametrize("objective_type", OBJECTIVES)
 def test_every_objective_is_flow_matching_where_r_equals_t(objective_type: type[FlowMapObjective]) -> None:
-    law = TimeLaw(distinct_share=0.0)
+    law = TimeDistribution(distinct_share=0.0)
     image, source = torch.randn(2, 8, 1, 8, 8, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
     condition = Condition(torch.zeros(8, 2, 8, 8))
     flow_map = FlowMap(network())
     losses = [
-        kind(time_law=law)(flow_map, image, source, condition, randomness()).loss
+        kind(time_distribution=law)(flow_map, image, source, condition, randomness()).loss
         for kind in (objective_type, FlowMatching)
     ]
     torch.testing.assert_close(*losses)
@@ -205,7 +205,7 @@ def test_predicted_target_agrees_with_the_conditional_one_in_expectation() -> No
     errors = {}
     flow = ExactGaussianFlow(0.5)
     for target in ("conditional", "predicted"):
-        objective = ImprovedMeanFlow(TimeLaw(distinct_share=0.5), AdaptiveWeight(power=0.0), target=target)
+        objective = ImprovedMeanFlow(TimeDistribution(distinct_share=0.5), AdaptiveWeight(power=0.0), target=target)
         image = 0.5 * torch.randn(512, 1, 8, 8, generator=torch.Generator().manual_seed(3))
         source = torch.randn(512, 1, 8, 8, generator=torch.Generator().manual_seed(4))
         logs = objective(FlowMap(flow, "velocity"), image, source, Condition(), randomness(512)).logs
@@ -365,22 +365,22 @@ def test_alpha_goes_from_one_to_its_minimum() -> None:
     assert objective.alpha(1.0) == 0.05
 
 
-def test_time_law_shares_and_order() -> None:
-    pairs = TimeLaw(distinct_share=0.25, terminal_share=0.125, zero_share=1.0)(randomness(64))
+def test_time_distribution_shares_and_order() -> None:
+    pairs = TimeDistribution(distinct_share=0.25, terminal_share=0.125, zero_share=1.0)(randomness(64))
     assert pairs.num_distinct == 16
     assert (pairs.r_B[:16] == 0).all()
     assert (pairs.r_B[16:] == pairs.t_B[16:]).all()
     assert (pairs.t_B[-8:] == 1).all()
     assert ((pairs.t_B >= 0) & (pairs.t_B <= 1)).all()
-    assert TimeLaw()(randomness(64), distinct=False).num_distinct == 0
+    assert TimeDistribution()(randomness(64), distinct=False).num_distinct == 0
 
 
 @pytest.mark.parametrize(
     "bad", [{"distribution": "normal"}, {"distinct_share": 1.2}, {"distinct_share": 0.9, "terminal_share": 0.2}]
 )
-def test_time_law_refuses_bad_values(bad: dict) -> None:
-    with pytest.raises(ValueError, match="objective.time_law"):
-        TimeLaw(**bad)
+def test_time_distribution_refuses_bad_values(bad: dict) -> None:
+    with pytest.raises(ValueError, match="objective.time_distribution"):
+        TimeDistribution(**bad)
 
 
 def test_the_mean_is_taught_at_its_own_state() -> None:
@@ -393,7 +393,7 @@ def test_the_mean_is_taught_at_its_own_state() -> None:
             return super().forward(z, times, condition)
 
     net = Recorder(torch.zeros(1, 1, 8, 8))
-    objective = FlowMatching(TimeLaw(distinct_share=0.0, terminal_share=1.0), AdaptiveWeight(power=0.0))
+    objective = FlowMatching(TimeDistribution(distinct_share=0.0, terminal_share=1.0), AdaptiveWeight(power=0.0))
     image, source = torch.rand(4, 1, 8, 8) * 2 - 1, torch.randn(4, 1, 8, 8)
     loss = objective(
         FlowMap(net), image, source, Condition(), randomness(4), mean_state_BCHW=torch.zeros_like(image)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import lpips
 from torchvision.models.vgg import cfgs, make_layers
 
-from generative.networks import perceptual
-from generative.networks.perceptual import CHANNELS, PerceptualLoss
+from generative.judges import perceptual
+from generative.judges.perceptual import CHANNELS, PerceptualLoss
 from generative.weight_files import WeightsError, WeightsMissingError
 from launch.errors import UserError, as_user_error
 

@@ -337,7 +337,7 @@ def test_the_time_of_sampling_is_that_of_whole_batches_shared_by_network_calls(
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three paradigms on the same scenes, one of them with two seeds and a second number of steps."""
     from evaluate import evaluate
-    from launch.job import read_job
+    from launch.compare.evaluations import read_job
 
     root = tmp_path_factory.mktemp("outputs")
     common = [f"paths.outputs={root}", "callbacks.image_grid.first_step=-1"]

@@ -19,11 +19,11 @@ from launch.command_line import training_arguments
 from launch.compose import compose_config
 from launch.data_check import check_answer, check_unchanged, data_record, settings_digest
 from launch.errors import UserError
-from launch.model_card import _earlier_data
 from launch.paths import PATH_KEYS, make_absolute, path_nodes
 from launch.received import own
 from launch.record import config_hash
 from launch.run_folder import RunFolder, identity, write_json
+from launch.use.model_card import _earlier_data
 from train import train
 
 PRINTS = {"train": "aa", "val": "bb", "test": "cc"}

@@ -25,8 +25,8 @@ from generative.types import Batch
 from launch import build
 from launch.command_line import run_config
 from launch.errors import UserError
-from launch.exported import load_exported
 from launch.run_folder import RunFolder, write_json
+from launch.use.load import load_exported
 from lightning_modules import GenerativeModule
 
 SHORT = ["trainer.max_steps=3", "trainer.limit_val_batches=0"]

@@ -18,12 +18,12 @@ from callbacks.checkpoint import Interrupted
 from launch import build
 from launch.command_line import run_arguments, tell_choices
 from launch.compare.reading import read_runs
-from launch.compare.settings import BEFORE
 from launch.compose import compose_config
 from launch.errors import UserError
 from launch.history import unfinished_reason
 from launch.record import images_seen
 from launch.run_folder import RunFolder, write_json
+from launch.settings import BEFORE
 
 QUIET = [f"callbacks.{name}=null" for name in ("calibration", "progress", "image_grid", "throughput")]
 STEPS = 3

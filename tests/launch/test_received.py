@@ -21,16 +21,16 @@ import export
 import generate
 from launch.command_line import training_arguments
 from launch.compare.command import compare
+from launch.compare.evaluations import read_job
 from launch.compare.reading import read_runs
 from launch.compose import compose_config, experiments
 from launch.errors import UserError
-from launch.job import read_job
 from launch.names import NAME_LENGTH, checked_name, file_name
 from launch.received import TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
 from launch.record_files import MAX_NODES, DamagedRecordError, read_json, read_metrics, read_yaml
 from launch.run_folder import RunFolder, newest_unfinished, trained_classifier
-from launch.sweep import SweepJob, jobs_of
-from launch.sweep_report import report
+from launch.sweep.jobs import SweepJob, jobs_of
+from launch.sweep.report import report
 
 OVERRIDES = ["experiment=meanflow_dit"]
 

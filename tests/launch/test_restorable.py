@@ -13,7 +13,7 @@ import torch
 from helpers import TINY
 from lightning import Trainer
 
-from generative.networks.label_classifier import load_label_classifier
+from generative.judges.label_classifier import load_label_classifier
 from generative.networks.tokenizer import load_tokenizer
 from generative.weights import LoadMemoryError, is_out_of_memory, read_checkpoint
 from launch import build

@@ -13,8 +13,8 @@ from files.images import read_picture
 from files.whole import WriteError
 from generative.inpainting import composite
 from launch.errors import UserError
-from launch.folders import plan, result_names
-from launch.restoring import Restorer, restore_folder
+from launch.use.folders import plan, result_names
+from launch.use.restoring import Restorer, restore_folder
 
 SIZE = 16
 HOLE = np.zeros((SIZE, SIZE), bool)

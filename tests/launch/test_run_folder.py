@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from callbacks.checkpoint import AtomicCheckpointIO
-from generative.networks.label_classifier import load_label_classifier
+from generative.judges.label_classifier import load_label_classifier
 from generative.networks.tokenizer import load_tokenizer
 from launch.compose import apply_overrides, compose_config, parse
 from launch.errors import UserError

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from generative.guidance import ClassifierFreeGuidance, LabelDropout
-from generative.networks.label_classifier import LabelClassifier
+from generative.judges.label_classifier import LabelClassifier
 from generative.objectives import DiffusionObjective
 from generative.randomness import StepRandomness, generator_for
 from generative.samplers import DDIM, Ancestral

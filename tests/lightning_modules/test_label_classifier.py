@@ -13,8 +13,8 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from callbacks import EMA, Classification, LastCheckpoint
+from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
-from generative.networks.label_classifier import LabelClassifier, load_label_classifier
 from generative.randomness import IndexRandomness, StepRandomness, generator_for
 from generative.types import Batch
 from launch.build import build_callbacks, build_module

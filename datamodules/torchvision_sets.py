@@ -14,9 +14,9 @@ from torchvision.datasets import CIFAR10, MNIST
 from torchvision.datasets.utils import check_integrity
 
 from datamodules.base import ImageDataModule
-from datamodules.cache import cache_folder
 from datamodules.splits import Splits
 from datamodules.store import ImageStore, pad_to
+from files.cache import cache_folder
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
 

@@ -21,8 +21,8 @@ from generative.degradations import Degradation
 from generative.randomness import IndexRandomness
 from generative.types import Batch
 from launch.errors import UserError
-from launch.folders import Job, check_masks, open_mask, say_all
-from launch.image_files import fill, say, told_when_stopped, write_image
+from launch.use.folders import Job, check_masks, open_mask, say_all
+from launch.use.image_files import fill, say, told_when_stopped, write_image
 from lightning_modules import GenerativeModule
 
 WHOLE_PICTURES = ("decoded",)  # outputs that show the known pixels, too, as the network sees them

@@ -33,7 +33,7 @@ class TimePairs:
 
 
 @dataclass(frozen=True)
-class TimeLaw:
+class TimeDistribution:
     """Draws pairs of times; the shares are exact in each batch up to rounding.
 
     Attributes:
@@ -55,13 +55,13 @@ class TimeLaw:
     def __post_init__(self) -> None:
         if self.distribution not in ("logit_normal", "uniform"):
             raise ValueError(
-                f"objective.time_law.distribution={self.distribution} is unknown: choose logit_normal or uniform."
+                f"objective.time_distribution.distribution={self.distribution} is unknown: choose logit_normal or uniform."
             )
         for name in ("distinct_share", "terminal_share", "zero_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"objective.time_law.{name}={getattr(self, name)} must lie in [0, 1].")
+                raise ValueError(f"objective.time_distribution.{name}={getattr(self, name)} must lie in [0, 1].")
         if self.distinct_share + self.terminal_share > 1:
-            raise ValueError("objective.time_law.distinct_share + terminal_share must not exceed 1.")
+            raise ValueError("objective.time_distribution.distinct_share + terminal_share must not exceed 1.")
 
     def __call__(self, randomness: Randomness, distinct: bool = True) -> TimePairs:
         """Draw the times of a batch.

@@ -13,9 +13,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from callbacks.rendering import write_png
+from files.grids import write_png
 from files.whole import whole_file
-from generative.types import Batch
 
 LIST_NAME = "images.json"
 
@@ -23,9 +22,9 @@ LIST_NAME = "images.json"
 def write_single_images(
     folder: Path,
     images: Mapping[str, Tensor],
-    batch: Batch,
+    indices: Sequence[int],
     psnr: Mapping[str, Sequence[float]],
-    label_names: Sequence[str],
+    labels: Sequence[Sequence[str]] | None,
     step: int,
 ) -> None:
     """Write images one by one, and last the list of them.
@@ -33,23 +32,19 @@ def write_single_images(
     Args:
         folder: Folder of the images.
         images: (N, C, H, W) images in [-1, 1], grey or RGB, by name of the output.
-        batch: The N cases behind them.
+        indices: Indices of the N images in their split.
         psnr: PSNR in dB of each image, by name of those outputs that are of the very images.
-        label_names: Names of the labels, or none.
+        labels: Names of each image's labels, or None.
         step: Optimiser steps behind the weights.
     """
-    indices = batch.index.tolist()
     for name, image_NCHW in images.items():
         for index, image_CHW in zip(indices, image_NCHW, strict=True):
             bytes_HWC = ((image_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
             pixels = bytes_HWC.squeeze(-1) if bytes_HWC.shape[-1] == 1 else bytes_HWC
             write_png(Image.fromarray(pixels), path_of(folder, name, index))
-    labels = None
-    if batch.labels is not None and label_names:
-        labels = [[label_names[i] for i in row.nonzero().flatten().tolist()] for row in batch.labels > 0]
     content = {
         "step": step,
-        "index": indices,
+        "index": list(indices),
         "outputs": list(images),
         "psnr": {name: [round(value, 3) for value in values] for name, values in psnr.items()},
         "labels": labels,

@@ -12,15 +12,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.metrics_csv import last_values
 from launch.command_line import sweep_config
 from launch.errors import UserError
+from launch.metrics_csv import last_values
 from launch.names import NOT_IN_NAMES
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, print_table, write_csv
 from launch.run_folder import RunFolder, readable_record
-from launch.search import continued
-from launch.sweep import LOG_NAME, SweepJob, jobs_of
+from launch.sweep.jobs import LOG_NAME, SweepJob, jobs_of
+from launch.sweep.search import continued
 from launch.threads import note_choice
 
 SEEDS = ("seed",)  # the terminal's table gives means over them

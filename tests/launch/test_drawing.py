@@ -10,9 +10,9 @@ from helpers import train_here
 from PIL import Image
 
 import generate
-from launch.drawing import earlier_drawings
 from launch.errors import UserError
 from launch.run_folder import RunFolder
+from launch.use.drawing import earlier_drawings
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from callbacks.errors import SetupError
 from datamodules.base import datamodule_of
-from datamodules.cache import cache_folder, cached
 from datamodules.splits import Split
+from files.cache import cache_folder, cached
 from generative.metrics.features import INCEPTION, FeatureExtractor, Features, FeatureSet, NetworkExtractor
 from generative.metrics.generation import ReferenceFeatures
 from generative.metrics.inception import find_inception_weights
@@ -91,7 +91,7 @@ class DistanceCallback(Callback):
         self._without_extractor = without_extractor
         self._is_set_up = False
         if label_classifier is not None:
-            from generative.networks.label_classifier import load_label_classifier
+            from generative.judges.label_classifier import load_label_classifier
 
             network = load_label_classifier(label_classifier)
             resize = f"bilinear with antialiasing to {network.input_size} pixels, where they have another size"

@@ -18,14 +18,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from processes import Run
 
-from launch import gpus, sweep, threads
+from launch import threads
 from launch.command_line import check_multirun, sweep_config
 from launch.compose import compose_config
 from launch.errors import JobFailedError, UserError
 from launch.names import SWEPT_VARIABLE, job_folder
-from launch.parent import PARENT_VARIABLE
 from launch.run_folder import RunFolder, write_json
-from launch.sweep_report import report, status, sweep_reported
+from launch.sweep import gpus
+from launch.sweep import jobs as sweep
+from launch.sweep.parent import PARENT_VARIABLE
+from launch.sweep.report import report, status, sweep_reported
 
 COMMON = ["experiment=regression_dit", *TINY, "callbacks.calibration=null"]
 
@@ -119,7 +121,7 @@ def test_search_with_two_jobs_at_once(tmp_path: Path) -> None:
 
 def test_search_goes_on_with_what_was_interrupted(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
-    from launch.search import continued
+    from launch.sweep.search import continued
 
     sweeper = compose_config(
         ["experiment=meanflow_dit", "search=meanflow", f"hydra.sweep.dir={tmp_path}", "hydra.sweeper.n_trials=3"],
@@ -232,7 +234,7 @@ def test_a_finished_job_is_known_under_another_number(fake: Any, tmp_path: Path)
     assert len(sweep.jobs_of(tmp_path / "sweep")[1].attempts) == 2  # a failed one is tried again
 
 
-JOB = "from launch.parent import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
+JOB = "from launch.sweep.parent import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
 
 
 def run_a_job(folder: Path) -> tuple[int, int | None]:

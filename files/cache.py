@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import platformdirs
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from files.whole import WriteError, whole_file
-from generative.weight_files import cache_folder
 
 Tensors = dict[str, Tensor]
-__all__ = ["Tensors", "cache_folder", "cached"]
+
+
+def cache_folder(cache_dir: str | Path | None = None) -> Path:
+    """Return the folder for generated, decoded and downloaded data.
+
+    Args:
+        cache_dir: The folder, or None for ``$TRIPTYCH_CACHE`` or else the user's cache folder of the system.
+
+    Returns:
+        The folder, which need not exist yet.
+    """
+    return Path(cache_dir or os.environ.get("TRIPTYCH_CACHE") or platformdirs.user_cache_dir("triptych"))
 
 
 def cached(path: Path, build: Callable[[], Tensors], memory_map: bool = False) -> Tensors:
@@ -36,16 +48,21 @@ def cached(path: Path, build: Callable[[], Tensors], memory_map: bool = False) -
         try:
             return _read(path, memory_map)
         except Exception as error:  # torch.load has no common error for damaged files
-            rank_zero_warn(f"the cache file {path} is damaged ({error}); it is made again")
+            _warn(f"the cache file {path} is damaged ({error}); it is made again")
     tensors = build()
     try:
         _write(path, tensors)
     except WriteError as error:
-        rank_zero_warn(
+        _warn(
             f"{str(error).rstrip('.')}; it is made again each time: set paths.cache_dir to a writable folder with room"
         )
         return tensors
     return _read(path, memory_map) if memory_map else tensors
+
+
+def _warn(message: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a machine share the folder
+        warnings.warn(message, stacklevel=3)
 
 
 def _checksum(tensors: Tensors) -> Tensor:

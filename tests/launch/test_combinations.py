@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from launch.comparison import check_comparable, combinations, run_labels
+from launch.compare.combinations import check_comparable, combinations, run_labels
+from launch.compare.evaluations import Job
 from launch.errors import UserError
-from launch.job import Job
 from launch.names import NAME_LENGTH, file_name
 from launch.results import Result, known_pixels_note, print_table, rows_of, write_csv
 from launch.run_folder import RunFolder, write_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from callbacks.metrics_csv import MetricsCSV
+from launch.metrics_csv import MetricsCSV
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

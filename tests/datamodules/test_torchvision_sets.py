@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, MNIST
 
-from datamodules import mnist
-from datamodules.mnist import TorchvisionDataModule
+from datamodules import torchvision_sets
+from datamodules.torchvision_sets import TorchvisionDataModule
 
 REAL_MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"
 SETTINGS = {"dataset": "MNIST", "name": "mnist", "image_size": 32, "channels": 1}
@@ -34,7 +34,7 @@ def root(request, tmp_path, monkeypatch) -> Path:
     if request.param:
         md5 = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in folder.iterdir()]
         monkeypatch.setattr(MNIST, "resources", md5)
-    monkeypatch.setattr(mnist, "NUM_HELD_OUT", 10)
+    monkeypatch.setattr(torchvision_sets, "NUM_HELD_OUT", 10)
     return tmp_path
 
 
@@ -101,7 +101,7 @@ def test_cifar10_is_read_as_rgb(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", md5["data_batch_1"]]])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5["batches.meta"]})
-    monkeypatch.setattr(mnist, "NUM_HELD_OUT", 2)
+    monkeypatch.setattr(torchvision_sets, "NUM_HELD_OUT", 2)
     data = TorchvisionDataModule("CIFAR10", "cifar10", image_size=32, channels=3, root=tmp_path)
     expected = torch.from_numpy(pixels[6:]).view(2, 3, 32, 32)
     assert torch.equal(data.splits.test.gather(torch.arange(2), 32), expected)

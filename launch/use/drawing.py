@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from callbacks.rendering import render_grid, write_png
 from datamodules.labels import parse_labels
+from files.grids import render_grid, write_png
 from files.images import named, software_of
 from generative.types import Batch
 from launch.errors import UserError, as_user_error
-from launch.image_files import SOFTWARE, say, told_when_stopped, write_image
-from launch.restoring import within_memory
+from launch.use.image_files import SOFTWARE, say, told_when_stopped, write_image
+from launch.use.restoring import within_memory
 from lightning_modules import GenerativeModule
 
 GRID, GRID_COLUMNS, GRID_IMAGES = "grid.png", 8, 1000

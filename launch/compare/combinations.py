@@ -21,10 +21,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from launch.compare.evaluations import Job, read_job
 from launch.compose import values_of
 from launch.data_check import STOP
 from launch.errors import UserError
-from launch.job import Job, read_job
 from launch.names import checked_name, file_name
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, known_pixels_note, print_table, write_csv

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from generative.networks.tokenizer import Tokenizer
-from launch.compare.settings import earlier_settings
 from launch.evaluation import TABLES, output_order
 from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
+from launch.settings import earlier_settings
 from lightning_modules import GenerativeModule
 
 RESTORE = """degraded, validity = torch.zeros({shape}), torch.ones({mask})  # in [-1, 1]; 1 where a pixel is exact
@@ -202,7 +202,7 @@ def _code(config: dict[str, Any], paradigm: Paradigm) -> str:
     code = paradigm.code.format(shape=f"4, {channels}, {size}", mask=f"4, 1, {size}", labels=labels)
     return (
         "In the repository of Triptych, with this folder's path for `.`:\n\n```python\nimport torch\nfrom generative.types "
-        f'import Batch\nfrom launch.exported import load_exported\n\nmodel = load_exported(".")\n{code}\n```\n\n'
+        f'import Batch\nfrom launch.use.load import load_exported\n\nmodel = load_exported(".")\n{code}\n```\n\n'
         "`model.safetensors` holds the network's weights, `config.yaml` what it is built of and how it was trained."
     )
 

@@ -22,21 +22,21 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from callbacks.checkpoint import stop_signals
-from callbacks.metrics_csv import last_values
 from launch.compose import quoted
 from launch.errors import JobFailedError, UserError
-from launch.gpus import one_free_gpu
+from launch.metrics_csv import last_values
 from launch.names import swept_and_fixed
-from launch.parent import PARENT_VARIABLE
 from launch.record import now
 from launch.record_files import DamagedRecordError, passed_over, read_json
 from launch.run_folder import RunFolder, identity, is_main_process, readable_record, write_json
+from launch.sweep.gpus import one_free_gpu
+from launch.sweep.parent import PARENT_VARIABLE
 from launch.threads import job_threads
 
 RECORD_NAME = "job.json"
 LOG_NAME = "train.log"
 POLL_SECONDS = 0.2
-SCRIPT = Path(__file__).resolve().parent.parent / "train.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "train.py"
 
 
 @dataclass(frozen=True)

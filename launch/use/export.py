@@ -21,9 +21,9 @@ from generative.exported import network_bytes
 from generative.networks.tokenizer import Tokenizer, read_tokenizer
 from launch import build
 from launch.errors import UserError, as_user_error
-from launch.exported import CARD, CONFIG, MODEL, NOT_USED, TOKENIZER
-from launch.model_card import tokenizer_card, write_card
 from launch.run_folder import RunFolder
+from launch.use.load import CARD, CONFIG, MODEL, NOT_USED, TOKENIZER
+from launch.use.model_card import tokenizer_card, write_card
 from lightning_modules import MaskGIT
 
 GRID = "test.png"

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
-from generative.weight_files import WeightsError, WeightsMissingError, cache_folder, find_weights, load_tensors
+from files.cache import cache_folder
+from generative.weight_files import WeightsError, WeightsMissingError, find_weights, load_tensors
 from generative.weights import weights_hash
 
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"

@@ -1,0 +1,1 @@
+"""Networks that judge images: the label classifier and the perceptual distance."""

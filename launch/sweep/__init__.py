@@ -1,0 +1,1 @@
+"""Many runs: the jobs of a multirun, their report, the search."""
