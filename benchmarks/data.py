@@ -23,7 +23,7 @@ from hydra.utils import instantiate
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # also where the project is not installed
 
-from datamodules.digits import DigitsDataModule, DigitStyle, generate_digits  # noqa: E402
+from datamodules.embedded.digits import DigitsDataModule, DigitStyle, generate_digits  # noqa: E402
 from datamodules.store import ImageStore  # noqa: E402
 from generative.degradations import Degradation  # noqa: E402
 from generative.randomness import StepRandomness, generator_for  # noqa: E402

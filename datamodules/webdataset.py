@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import ImageDataModule
 from datamodules.damage import left_out
-from datamodules.shard_files import ShardFiles, is_url
-from datamodules.shard_index import SampleKeys, ShardIndex, index_shards
-from datamodules.shard_store import ShardStore
+from datamodules.shards.files import ShardFiles, is_url
+from datamodules.shards.index import SampleKeys, ShardIndex, index_shards
+from datamodules.shards.store import ShardStore
 from datamodules.splits import Split, Splits, check_fractions
 from files.cache import cache_folder
 from files.images import SUFFIXES

@@ -23,7 +23,7 @@ from callbacks.errors import SetupError
 from callbacks.guards import NonFiniteLossError, SpikeError
 from callbacks.rank_agreement import RankDisagreementError
 from datamodules.damage import DamagedImageError
-from datamodules.shard_files import ShardError
+from datamodules.shards.files import ShardError
 from datamodules.token_cache import TokenCacheError
 from files.held import FolderGoneError
 from files.whole import NO_ROOM, WriteError

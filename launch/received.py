@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from datamodules.shard_files import is_url
+from datamodules.shards.files import is_url
 from launch.errors import UserError, one_line
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
@@ -33,7 +33,9 @@ SHARDS = {"train", "val", "test"}  # keys of data=webdataset, whose addresses ca
 LOGGER_FOLDERS, RUN_FOLDER = {"folder", "save_dir"}, "${paths.run}"
 FORMER = {  # values that conf/ once had, and what it has instead
     "${oc.env:TRIPTYCH_CACHE,null}": None,  # nothing else of the environment is read
+    "datamodules.digits.DigitsDataModule": "datamodules.embedded.digits.DigitsDataModule",
     "datamodules.mnist.TorchvisionDataModule": "datamodules.torchvision_sets.TorchvisionDataModule",
+    "datamodules.scenes.ScenesDataModule": "datamodules.embedded.scenes.ScenesDataModule",
     "generative.networks.label_classifier.LabelClassifier": "generative.judges.label_classifier.LabelClassifier",
     "generative.networks.perceptual.PerceptualLoss": "generative.judges.perceptual.PerceptualLoss",
     "generative.schedules.TimeLaw": "generative.schedules.TimeDistribution",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from datamodules import digits
+from datamodules.embedded import digits
 from launch.command_line import resumed_config, training_arguments
 from launch.compose import compose_config
 from launch.paths import make_absolute

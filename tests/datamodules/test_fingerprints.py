@@ -13,7 +13,8 @@ from test_image_folder import folder_data, write_images
 from test_torchvision_sets import SETTINGS, write_idx
 from test_webdataset import shard_data, write_shards
 
-from datamodules import digits, scenes, torchvision_sets
+from datamodules import torchvision_sets
+from datamodules.embedded import digits, scenes
 from datamodules.iclevr import split_scenes
 from datamodules.source import ImageSource
 from datamodules.store import ImageStore

@@ -17,10 +17,11 @@ import torch
 from helpers import read_json, train_here
 from PIL import Image
 
-from datamodules import shard_files, webdataset
-from datamodules.make_shards import make_shards
+from datamodules import webdataset
 from datamodules.sampler import StepBatchSampler
-from datamodules.shard_files import ShardError
+from datamodules.shards import files as shard_files
+from datamodules.shards.files import ShardError
+from datamodules.shards.make import make_shards
 from datamodules.webdataset import WebDatasetDataModule
 from launch.errors import UserError
 

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from datamodules.digits import DigitsDataModule
+from datamodules.embedded.digits import DigitsDataModule
 from generative.degradations import (
     BlockMask,
     BrushMask,

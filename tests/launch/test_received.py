@@ -26,7 +26,7 @@ from launch.compare.reading import read_runs
 from launch.compose import compose_config, experiments
 from launch.errors import UserError
 from launch.names import NAME_LENGTH, checked_name, file_name
-from launch.received import TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
+from launch.received import FORMER, TARGET, TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
 from launch.record_files import MAX_NODES, DamagedRecordError, read_json, read_metrics, read_yaml
 from launch.run_folder import RunFolder, newest_unfinished, trained_classifier
 from launch.sweep.jobs import SweepJob, jobs_of
@@ -188,6 +188,12 @@ def test_every_experiment_passes() -> None:
     assert checked_overrides(lines, "overrides.yaml") == lines
     assert checked_overrides(None, "overrides.yaml") == []
     assert {"torch.optim.AdamW", "lightning.Trainer"} <= own().arguments.keys()
+
+
+def test_what_conf_once_named_is_what_it_names_now() -> None:
+    for former, now in FORMER.items():
+        assert checked_config({"part": {TARGET: former}}, "config.yaml") == {"part": {TARGET: now}}
+        assert now is None or now in own().arguments, former
 
 
 def test_what_a_person_types_is_the_persons_own(plain: dict[str, Any]) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from datamodules.damage import DamagedImageError
 from datamodules.decoding import decode, fitted
-from datamodules.shard_files import ShardError, ShardFiles
-from datamodules.shard_index import ShardIndex
+from datamodules.shards.files import ShardError, ShardFiles
+from datamodules.shards.index import ShardIndex
 from datamodules.source import ImageSource
 from files.cache import Tensors, cached
 from files.images import DECODING_ERRORS, NOTES, Picture, read_picture, reason

@@ -1,6 +1,6 @@
 """Packs a folder tree of images into tar shards for ``data=webdataset``; the files go in as they are.
 
-    python -m datamodules.make_shards FOLDER OUTPUT [--prefix train] [--per-shard 5000] [--labels]
+    python -m datamodules.shards.make FOLDER OUTPUT [--prefix train] [--per-shard 5000] [--labels]
 
 The files are mixed first, so that a shard is a fair sample of the set. With ``--labels`` each image gets the number of its
 subfolder, in the order of their names (data.label_key=cls).

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from datamodules import raycaster, scenes
+from datamodules.embedded import raycaster, scenes
+from datamodules.embedded.raycaster import CUBE, CYLINDER, SPHERE, Scenes, project, render
+from datamodules.embedded.scenes import ScenesDataModule, SceneStyle, draw_scenes, generate_scenes
 from datamodules.labels import COLOURS, LABELS, parse_labels
-from datamodules.raycaster import CUBE, CYLINDER, SPHERE, Scenes, project, render
-from datamodules.scenes import ScenesDataModule, SceneStyle, draw_scenes, generate_scenes
 
 FEW = {"num_train": 24, "num_val": 4, "num_test": 4}
 

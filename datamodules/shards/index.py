@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.shard_files import ShardError, ShardFiles, is_url, locked
+from datamodules.shards.files import ShardError, ShardFiles, is_url, locked
 from files.cache import Tensors, cached
 
 _VERSION = 1  # raised when the index changes

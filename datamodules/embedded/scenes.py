@@ -17,8 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, read_label_sets
-from datamodules.raycaster import (
+from datamodules.embedded.raycaster import (
     CAMERA,
     CAMERA_DISTANCE,
     HALF_HEIGHTS,
@@ -28,6 +27,7 @@ from datamodules.raycaster import (
     project,
     render,
 )
+from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, read_label_sets
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore
 from files.cache import Tensors, cache_folder, cached

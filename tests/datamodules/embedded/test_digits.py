@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datamodules import digits
-from datamodules.digits import DigitsDataModule, DigitStyle, generate_digits
+from datamodules.embedded import digits
+from datamodules.embedded.digits import DigitsDataModule, DigitStyle, generate_digits
 
 SIZES = {"train": 300, "val": 60, "test": 60}
 COARSE = DigitStyle(tile=48, glyph=30)  # distance maps at half of the resolution take an eighth of the time
