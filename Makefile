@@ -21,7 +21,6 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pydoclint -q files generative lightning_modules datamodules callbacks launch train.py evaluate.py generate.py compare.py export.py
 
 clean:
 	rm -rf .venv *.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from helpers import ROOT
@@ -27,11 +28,17 @@ def room_of(module: str) -> str | None:
     return next((name for end in (2, 1) if (name := ".".join(parts[:end])) in ROOMS), None)
 
 
+def trees() -> Iterator[tuple[str, ast.Module]]:
+    """Yield (module, its syntax tree) of all code that ships."""
+    for path in [path for name in ROOMS if "." not in name for path in (ROOT / name).rglob("*.py")]:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        yield name, ast.parse(path.read_text())
+
+
 def imports() -> Iterator[tuple[str, str]]:
     """Yield (module, imported module) of all code that ships, imports inside functions included."""
-    for path in [path for name in ROOMS if "." not in name for path in (ROOT / name).rglob("*.py")]:
-        here = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for node in ast.walk(ast.parse(path.read_text())):
+    for here, tree in trees():
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 yield from ((here, alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -47,3 +54,15 @@ def test_imports_go_one_way() -> None:
     rooms = [(here, name, room_of(here), room_of(name)) for here, name in imports()]
     up = [(h, n) for h, n, own, other in rooms if own and other and own != other and ROOMS[other] >= ROOMS[own]]
     assert not up
+
+
+def test_a_class_has_the_arguments_that_its_docstring_lists() -> None:
+    """Ruff looks at functions only."""
+    classes = [(here, node) for here, tree in trees() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    inits = [(here, c, f) for here, c in classes for f in c.body if getattr(f, "name", "") == "__init__"]
+    assert inits
+    for here, owner, init in inits:
+        section = re.search(r"^Args:\n((?: +.*\n?|\n)*)", ast.get_docstring(owner) or "", re.MULTILINE)
+        listed = re.findall(r"^ {4}\*{0,2}(\w+):", section.group(1), re.MULTILINE) if section else []
+        known = {node.arg for node in ast.walk(init.args) if isinstance(node, ast.arg)}
+        assert set(listed) <= known, f"{here}.{owner.name}"

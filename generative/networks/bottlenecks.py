@@ -57,17 +57,7 @@ class Bottleneck(nn.Module, ABC):
         """
 
     def codes(self, tokens_BN: Tensor) -> Tensor:
-        """Look tokens up.
-
-        Args:
-            tokens_BN: (B, N) int64 tokens.
-
-        Returns:
-            (B, N, D) their codes.
-
-        Raises:
-            ValueError: The bottleneck has no codes.
-        """
+        """Return the (B, N, D) codes of (B, N) int64 tokens; a ``ValueError`` where the bottleneck has none."""
         raise ValueError(f"{type(self).__name__} has no codes: choose bottleneck=vq, simvq or fsq.")
 
 
