@@ -1,9 +1,10 @@
 # make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite;
+# make check: style and types; make docs: the site, into site/; make constraints: the installed versions, for others;
 # make kills: kill -9 at 20 random moments; make exhaustive: every number of every experiment with five values.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test kills exhaustive check clean
+.PHONY: train test kills exhaustive check lint types docs constraints clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=meanflow_dit
@@ -17,13 +18,24 @@ kills: .venv/installed-dev
 exhaustive: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m exhaustive tests/test_values.py
 
-check: .venv/installed-dev
+check: lint types
+
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/installed-dev
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	$(BIN)/python docs/tools/config_page.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+constraints: .venv/installed-dev .venv/installed-docs
+	$(BIN)/python docs/tools/constraints.py
+
 clean:
-	rm -rf .venv *.egg-info
+	rm -rf .venv site *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -40,3 +52,7 @@ clean:
 	@echo "Installing into .venv with the test extras; PyTorch is several gigabytes: some minutes."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch .venv/installed $@
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@

@@ -1,0 +1,79 @@
+"""Writes docs/config.md from conf/: the groups, their options, and what the first comment of each file says of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+PAGE = ROOT / "docs" / "config.md"
+HEAD = """# Config groups
+
+Written by `python docs/tools/config_page.py` from `conf/`; a test compares. An experiment (`experiment=NAME`) chooses
+an option of each group and sets keys; the command line changes both. `network=dit_small` takes another option,
+`network.depth=4` sets a key, `+callbacks.mine._target_=...` adds one, `~degradation.steps.noise` takes one away.
+`python train.py --help` lists experiments and useful overrides, `python train.py experiment=NAME --cfg job` prints a
+whole config. **Bold** is what `conf/train.yaml` chooses where an experiment does not.
+"""
+
+
+def description(file: Path) -> str:
+    """Return the comment that a file begins with, in one line; empty where it has none."""
+    lines = [line for line in file.read_text().splitlines() if line != "# @package _global_"]
+    comment = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        comment.append(line.removeprefix("#").strip())
+    return " ".join(comment).replace("|", "\\|")
+
+
+def groups() -> dict[str, list[Path]]:
+    """Return the files of each config group, those for other files (``_name.yaml``) left out."""
+    folders = sorted({file.parent for file in CONF.rglob("*.yaml")} - {CONF})
+    return {
+        str(folder.relative_to(CONF)): sorted(file for file in folder.glob("*.yaml") if not file.name.startswith("_"))
+        for folder in folders
+    }
+
+
+def chosen() -> dict[str, str]:
+    """Return the option of each group that the main config takes."""
+    pairs = [
+        entry for entry in yaml.safe_load((CONF / "train.yaml").read_text())["defaults"] if isinstance(entry, dict)
+    ]
+    return {str(group): str(option) for entry in pairs for group, option in entry.items() if option is not None}
+
+
+def settings() -> list[tuple[str, str, str]]:
+    """Return (key, value, comment before it) of the main config's own scalar settings."""
+    rows, comment = [], ""
+    for line in (CONF / "train.yaml").read_text().splitlines():
+        if line.startswith("#"):
+            comment = f"{comment} {line.removeprefix('#').strip()}".strip()
+            continue
+        if match := re.fullmatch(r"(\w+): ([^#]+?)\s*(?:#\s*(.*))?", line):
+            rows.append((match[1], match[2], (comment or match[3] or "").replace("|", "\\|")))
+        comment = ""
+    return rows
+
+
+def page() -> str:
+    """Return the whole page."""
+    text, default = [HEAD], chosen()
+    for group, files in groups().items():
+        text.append(f"## {group}\n\n| option | what |\n|---|---|")
+        for file in files:
+            mark = "**" if default.get(group) == file.stem else ""
+            text.append(f"| {mark}`{file.stem}`{mark} | {description(file)} |")
+        text.append("")
+    text.append("## Settings of the main config\n\n| key | value | what |\n|---|---|---|")
+    text += [f"| `{key}` | `{value}` | {comment} |" for key, value, comment in settings()]
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
