@@ -177,7 +177,6 @@ class ImageDataModule(LightningDataModule, ABC):
         """Give training batches the tokens of their images from now on, computed once and cached, mirrored ones too.
 
         Args:
-            tokenizer: The tokenizer.
             cache_dir: Cache folder, or None for the user's.
         """
         trainer = self.trainer
@@ -243,7 +242,6 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return some images as evaluation sees them, outside of any loop.
 
         Args:
-            split: The split.
             indices: (B,) indices within the split.
             device: Device of the batch.
 
@@ -338,8 +336,5 @@ def datamodule_of(trainer: Trainer) -> ImageDataModule:
 
     Args:
         trainer: The trainer, which Lightning's types give no data module.
-
-    Returns:
-        Its data module.
     """
     return trainer.datamodule  # type: ignore[attr-defined]

@@ -34,12 +34,6 @@ def decode(file: Path | BinaryIO, channels: int, minimum_side: int, short_side: 
 def fitted(picture: Picture, channels: int, minimum_side: int, short_side: int | None = None) -> Tensor:
     """Resize a picture by its short side.
 
-    Args:
-        picture: The picture.
-        channels: See ``decode``.
-        minimum_side: See ``decode``.
-        short_side: See ``decode``.
-
     Returns:
         (C, H, W) uint8 pixels.
     """

@@ -88,7 +88,6 @@ def squeezed(picture: Picture, size: int) -> Tensor:
     """Resize a picture plainly: 4:3 is squeezed into a square, as is usual for i-CLEVR.
 
     Args:
-        picture: The picture.
         size: Side S of the square in pixels.
 
     Returns:
@@ -255,7 +254,6 @@ class ICLEVRDataModule(ImageDataModule):
         return folders[best], there[best]
 
     def load_splits(self) -> Splits:
-        """See ``ImageDataModule.load_splits``."""
         self.label_sets  # noqa: B018 - a bad file of label sets stops before any image is decoded
         labels = self.read_labels()
         parts = split_scenes(list(labels))
@@ -295,7 +293,6 @@ class ICLEVRDataModule(ImageDataModule):
         return self.cache_dir / f"iclevr-{key}.pt"
 
     def record(self) -> dict[str, Any]:
-        """See ``ImageDataModule.record``."""
         return super().record() | {"resize": "plain, to a square, by PIL's bilinear filter with antialiasing"}
 
 

@@ -33,7 +33,6 @@ def image_files(folder: Path, key: str = "data.root") -> list[Path]:
     """List the image files of a folder tree; a warning names pictures of formats that are not read.
 
     Args:
-        folder: The folder.
         key: What names it, for messages.
 
     Returns:
@@ -60,12 +59,6 @@ def image_files(folder: Path, key: str = "data.root") -> list[Path]:
 
 def decode_all(files: list[Path], channels: int, minimum_side: int, short_side: int | None = None) -> Tensors:
     """Read image files, leaving out those that cannot be decoded.
-
-    Args:
-        files: The files.
-        channels: See ``decode``.
-        minimum_side: See ``decode``.
-        short_side: See ``decode``.
 
     Returns:
         ``readable``, an (F,) mask of the files, and ``notes``, an (F, K) mask of their ``NOTES``; and of the readable ones
@@ -174,7 +167,6 @@ class ImageFolderDataModule(ImageDataModule):
         return "data.root" if self.roots[split] is None else f"data.{split}_root"
 
     def _files(self) -> dict[Split, list[Path]]:
-        """List the files of each split."""
         train_root = self._folder("train")
         if train_root is None:
             raise FileNotFoundError("data=image_folder needs images: set data.root=FOLDER to a folder of images")
@@ -197,7 +189,6 @@ class ImageFolderDataModule(ImageDataModule):
         return files | {split: [files["train"][i] for i in rows] for split, rows in parts.items()}
 
     def load_splits(self) -> Splits:
-        """See ``ImageDataModule.load_splits``."""
         files = self._files()
         # One folder may serve two splits, such as validation and test; a file is decoded once.
         distinct = sorted({file for split in files.values() for file in split})

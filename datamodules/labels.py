@@ -79,11 +79,7 @@ def read_json(path: Path, remedy: str) -> Any:
     """Read a JSON file.
 
     Args:
-        path: The file.
         remedy: What to do where it is missing, for the message.
-
-    Returns:
-        Its content.
 
     Raises:
         FileNotFoundError: If the file is missing.

@@ -37,14 +37,7 @@ class RawBatch:
     damaged: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> RawBatch:
-        """Move the tensors to a device; Lightning calls it.
-
-        Args:
-            device: The device.
-
-        Returns:
-            The batch on the device.
-        """
+        """Move the tensors to a device; Lightning calls it."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, image=self.image.to(device), index=self.index.to(device), labels=labels)
 
@@ -55,8 +48,6 @@ def fetched(
     """Fetch batches in their order, some of them ahead in threads.
 
     Args:
-        index_batches: The index batches.
-        fetch: Makes the raw batch of an index batch.
         prefetch: Batches to fetch ahead; 0 fetches each one when it is asked for.
 
     Yields:
@@ -88,7 +79,6 @@ class TrainingLoader:
 
     Args:
         index_batches: Yields the index batches.
-        fetch: Makes the raw batch of an index batch.
         prefetch: Batches to fetch ahead.
     """
 
@@ -108,7 +98,6 @@ class EvaluationLoader:
 
     Args:
         index_batches: Yields the index batches.
-        fetch: Makes the raw batch of an index batch.
         prefetch: Batches to fetch ahead.
     """
 

@@ -66,14 +66,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def to(self, device: torch.device | str) -> ImageSource:
-        """Return the source with its images on a device, where they can lie there.
-
-        Args:
-            device: The device.
-
-        Returns:
-            A source of the same images.
-        """
+        """Return the source with its images on a device, where they can lie there."""
 
     @abstractmethod
     def select(self, rows: Tensor) -> ImageSource:
@@ -136,11 +129,6 @@ class ImageSource(ABC):
     def read(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> tuple[Tensor, Tensor]:
         """Cut squares, and say which images they are of where damaged ones are replaced.
 
-        Args:
-            indices_B: See ``gather``.
-            size: See ``gather``.
-            randomness: See ``gather``.
-
         Returns:
             The images of ``gather``, and the (B,) indices of what they show.
         """
@@ -148,9 +136,6 @@ class ImageSource(ABC):
 
     def permutation(self, generator: torch.Generator) -> Tensor:
         """Draw an order of an epoch.
-
-        Args:
-            generator: Source of the draw.
 
         Returns:
             (N,) int64 permutation of the indices.
@@ -162,8 +147,5 @@ class ImageSource(ABC):
 
         Args:
             index: Index of the image.
-
-        Returns:
-            Its name.
         """
         return f"number {index}"

@@ -112,14 +112,10 @@ class ImageStore(ImageSource):
         return 0 if self.labels is None else self.labels.shape[1]
 
     def labels_of(self, indices_B: Tensor) -> Tensor | None:
-        """See ``ImageSource.labels_of``."""
         return None if self.labels is None else self.labels[indices_B.to(self.labels.device)]
 
     def to(self, device: torch.device | str) -> ImageStore:
         """Return the store with its images on a device.
-
-        Args:
-            device: The device.
 
         Returns:
             A store whose batches are cut on ``device``.
@@ -175,11 +171,9 @@ class ImageStore(ImageSource):
         return torch.tensor([content_hash(self.image(i)) for i in range(len(self))], dtype=torch.int64)
 
     def identities(self) -> Tensor:
-        """See ``ImageSource.identities``."""
         return self.content_hashes() if self.origins is None else self.origins
 
     def hashed(self) -> ImageStore:
-        """See ``ImageSource.hashed``."""
         return replace(self, hashes=self.content_hashes())
 
     def gather(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> Tensor:

@@ -76,10 +76,8 @@ def tokenized(
     Images larger than ``image_size`` are tokenized in their centred crop alone; a warning says so.
 
     Args:
-        store: The images.
         image_size: Side of the images in pixels.
         mirrored: Whether to tokenize the mirrored images too.
-        tokenizer: The tokenizer.
         device: Where it runs.
         cache_dir: Cache folder, or None for the user's.
 

@@ -121,7 +121,6 @@ class TorchvisionDataModule(ImageDataModule):
             return {part: self._read(part) for part in ("train", "test")}
 
     def load_splits(self) -> Splits:
-        """See ``ImageDataModule.load_splits``."""
         parts = self._read_or_download()
         images, classes = parts[self.val_from]
         order = torch.randperm(len(images), generator=generator_for(_SPLIT_SEED, "split"))

@@ -107,7 +107,6 @@ class WebDatasetDataModule(ImageDataModule):
         self.pool = ThreadPoolExecutor(num_threads, "decode")
 
     def load_splits(self) -> Splits:
-        """See ``ImageDataModule.load_splits``."""
         shards = {split: expanded(pattern, f"data.{split}") for split, pattern in self.patterns.items() if pattern}
         if "train" not in shards:
             raise FileNotFoundError(
@@ -199,7 +198,6 @@ class WebDatasetDataModule(ImageDataModule):
         )
 
     def record(self) -> dict[str, Any]:
-        """See ``ImageDataModule.record``."""
         return super().record() | {
             "order": f"shards permuted, images permuted within {self.mixed_shards} shards at a time; a function of seed and "
             "epoch",

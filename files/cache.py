@@ -36,8 +36,6 @@ def cached(path: Path, build: Callable[[], Tensors], memory_map: bool = False) -
     are built each time, with a warning.
 
     Args:
-        path: The file.
-        build: Makes the tensors.
         memory_map: Leave the tensors on disk and read what is used. The content is then not checked, only that the
             file is whole.
 

@@ -97,7 +97,6 @@ def write_png(image: Image.Image, path: Path) -> None:
     """Write a PNG whole or not at all.
 
     Args:
-        image: The image.
         path: File to write; its folder is created.
     """
     with whole_file(path) as file:

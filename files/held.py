@@ -20,7 +20,6 @@ class FolderGoneError(RuntimeError):
     """A held folder is not at its path any more; nothing is written there.
 
     Args:
-        folder: The path.
         now: Where the folder is now, or None where it was removed or that cannot be found out.
 
     Attributes:
@@ -73,9 +72,6 @@ def held(folder: Path, alone: bool = True) -> Iterator[None]:
     Args:
         folder: The folder; it is made where it is not there.
         alone: Whether to lock it.
-
-    Yields:
-        Nothing.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -114,9 +114,6 @@ def read_picture(file: Path | BinaryIO) -> Picture:
 
     Args:
         file: The file, or its open content. Nothing but a regular file is opened.
-
-    Returns:
-        The picture.
     """
     with _opened(file) as opened:
         layout = str(opened.tile[:1])  # names the bits of the encoded values, which the mode of the image does not
@@ -140,9 +137,6 @@ def read_picture(file: Path | BinaryIO) -> Picture:
 
 def upright_size(path: Path) -> tuple[int, int]:
     """Read the size of a picture from its header.
-
-    Args:
-        path: The file.
 
     Returns:
         Width and height as it is seen.
@@ -181,9 +175,6 @@ def write_picture(picture: Picture, path: Path, replace: bool = True, software: 
 
 def software_of(path: Path) -> str | None:
     """Read who made a PNG file.
-
-    Args:
-        path: The file.
 
     Returns:
         What ``write_picture`` was told, or None.
@@ -229,9 +220,6 @@ def printable(name: str | Path) -> str:
 
 def named(names: Iterable[str | Path]) -> str:
     """Name some files.
-
-    Args:
-        names: All of them.
 
     Returns:
         The first ones, and how many more there are.

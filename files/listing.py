@@ -34,11 +34,7 @@ def list_images(folder: Path, leave_out: Sequence[Path] = ()) -> Listing:
     nowhere is listed, so that the one who reads it can say so.
 
     Args:
-        folder: The folder.
         leave_out: Folders that are passed over with all that is in them, where they lie within the folder.
-
-    Returns:
-        The files.
     """
     root = Path(os.path.realpath(folder))
     apart = [place for path in leave_out if not root.is_relative_to(place := Path(os.path.realpath(path)))]

@@ -87,9 +87,6 @@ def match_masks(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Pat
         images: Image files, relative to their folder.
         masks: Masks, relative to theirs.
 
-    Returns:
-        The mask of each image.
-
     Raises:
         MaskError: An image has no mask, or several that it could be.
     """

@@ -60,8 +60,5 @@ def path_of(folder: Path, output: str, index: int) -> Path:
         folder: Folder of the images.
         output: Name of the output.
         index: Index of the image in its split.
-
-    Returns:
-        The path.
     """
     return folder / output / f"{index:06d}.png"

@@ -58,12 +58,8 @@ def whole_file(
         before: What the file that is there is renamed to; None: it is replaced.
         replace: Whether a file that is there may be replaced. If not, the one that is complete first stays.
 
-    Yields:
-        The open temporary file.
-
     Raises:
         WriteError: The disk is full or does not take the file; the temporary file is removed.
-        BaseException: What was raised while writing, if it was not the disk.
     """
     check_held(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -131,11 +127,7 @@ def _place(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk.
-
-    Args:
-        folder: The folder.
-    """
+    """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -30,9 +30,6 @@ def conversion(source: OutputKind, target: OutputKind, signal: Scalar, noise_lev
         signal: sqrt(abar), a float or a tensor; must not be 0 for the source ``noise``.
         noise_level: sqrt(1 - abar), likewise; must not be 0 for the source ``image``.
 
-    Returns:
-        The factors of z and of the source.
-
     Raises:
         ValueError: If the pair of kinds is unknown.
     """
@@ -100,7 +97,6 @@ class Denoiser:
 
     Attributes:
         network: Called as ``network(z_BCHW, times_B1, condition)``; the first of its outputs is taken.
-        schedule: Noise schedule.
         output: ``"noise"``, ``"image"`` or ``"v"``.
     """
 
@@ -123,7 +119,6 @@ class Denoiser:
         Args:
             z_BCHW: (B, C, H, W) noisy states.
             timestep: (B,) int64 timesteps in [0, T-1], or one for all rows, as samplers have it.
-            condition: Condition of the network.
 
         Returns:
             What the network says of the states, in their dtype.

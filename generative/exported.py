@@ -22,7 +22,6 @@ def network_bytes(network: nn.Module, metadata: dict[str, str]) -> bytes:
     """Return the file of a network's weights and buffers; loading needs the network built alike.
 
     Args:
-        network: The network.
         metadata: Texts to keep beside them.
 
     Returns:
@@ -36,9 +35,6 @@ def network_bytes(network: nn.Module, metadata: dict[str, str]) -> bytes:
 
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file of ``network_bytes``.
-
-    Args:
-        path: The file.
 
     Returns:
         The tensors by the network's own names, on the CPU, and the metadata.
@@ -87,7 +83,6 @@ def load_network(network: nn.Module, path: Path) -> dict[str, str]:
 
     Args:
         network: The network, built as the exported one was.
-        path: The file.
 
     Returns:
         The metadata.

@@ -50,7 +50,6 @@ class FlowMap:
             z_BCHW: (B, C, H, W) states at time t.
             r_B: (B,) end times in [0, t].
             t_B: (B,) start times in [0, 1].
-            condition: Condition of the network.
 
         Returns:
             u(z_t, r, t) and v(z_t, t), each (B, C, H, W).
@@ -69,7 +68,6 @@ class FlowMap:
 
         Args:
             state_BCHW: (B, C, H, W) states at t = 1.
-            condition: Condition of the network.
 
         Returns:
             (B, C, H, W) images, not clamped.

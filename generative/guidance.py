@@ -45,7 +45,6 @@ class LabelDropout:
 
         Args:
             labels_BL: (B, L) multi-hot labels.
-            randomness: Source of the draws.
 
         Returns:
             (B, L) labels, some set to zero.
@@ -187,7 +186,6 @@ class _AssistedDenoiser(Denoiser):
     guidance: ClassifierGuidance = field(kw_only=True)
 
     def predict(self, z_BCHW: Tensor, timestep: Tensor | int, condition: Condition) -> Prediction:
-        """See ``Denoiser.predict``."""
         if condition.labels is None:
             raise ValueError("module.classifier_guidance needs labels: set module.classifier_guidance=0.")
         plain = super().predict(z_BCHW, timestep, condition)

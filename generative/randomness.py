@@ -93,15 +93,12 @@ class StepRandomness(Randomness):
         self.device = generator.device
 
     def uniform(self, *shape: int) -> Tensor:
-        """See ``Randomness.uniform``."""
         return torch.rand(self.batch_size, *shape, generator=self.generator, device=self.device)
 
     def normal(self, *shape: int) -> Tensor:
-        """See ``Randomness.normal``."""
         return torch.randn(self.batch_size, *shape, generator=self.generator, device=self.device)
 
     def select(self, rows: Tensor) -> StepRandomness:
-        """See ``Randomness.select``."""
         return StepRandomness(self.generator, len(rows))
 
 
@@ -121,7 +118,6 @@ class IndexRandomness(Randomness):
 
         Args:
             seed: The evaluation seed.
-            purpose: What the draws are for.
             index_B: (B,) indices of the images within their split.
             device: Device of the drawn tensors.
 
@@ -131,11 +127,9 @@ class IndexRandomness(Randomness):
         return cls([generator_for(seed, purpose, step=index) for index in index_B.tolist()], device)
 
     def uniform(self, *shape: int) -> Tensor:
-        """See ``Randomness.uniform``."""
         return self._fill(torch.rand, shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """See ``Randomness.normal``."""
         return self._fill(torch.randn, shape)
 
     def _fill(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -145,5 +139,4 @@ class IndexRandomness(Randomness):
         return out.to(self.device)
 
     def select(self, rows: Tensor) -> IndexRandomness:
-        """See ``Randomness.select``."""
         return IndexRandomness([self.generators[row] for row in rows.tolist()], self.device)

@@ -36,9 +36,6 @@ def find_weights(
         folder: Where that file is looked for and downloaded to.
         download: Whether to download a file that is not there; otherwise it is missing.
 
-    Returns:
-        The file.
-
     Raises:
         WeightsMissingError: If there is no file and none could be downloaded.
     """
@@ -67,7 +64,6 @@ def load_tensors(path: Path, remedy: str) -> Any:
     """Load a file of tensors and plain containers; nothing in it is executed.
 
     Args:
-        path: The file.
         remedy: What to do about a file that cannot be used, for the message.
 
     Returns:

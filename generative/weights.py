@@ -27,9 +27,6 @@ _NO_MEMORY = re.compile(
 def weights_hash(network: nn.Module) -> str:
     """Hash a network's weights and buffers.
 
-    Args:
-        network: The network.
-
     Returns:
         BLAKE2 digest of the names, types, shapes and values in its state dict, 16 hexadecimal digits; the same on every
         device.
@@ -81,9 +78,6 @@ def read_checkpoint(path: str | Path) -> Any:
 
     Args:
         path: The file, which must exist.
-
-    Returns:
-        Its content.
 
     Raises:
         DamagedFileError: It is damaged.

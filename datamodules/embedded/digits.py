@@ -47,7 +47,6 @@ class DigitStyle:
 
     Attributes:
         version: Raised when the drawing changes in a way that the other values do not show.
-        seed: Seed of all draws.
         size: Side S of an image.
         tile: Side T of a glyph's distance map, in its own pixels.
         glyph: Height of a zero within the tile, in the tile's pixels.
@@ -145,7 +144,6 @@ def draw_digits(glyph_B: Tensor, distances_ATT: Tensor, style: DigitStyle, gener
         glyph_B: (B,) int64 glyph numbers.
         distances_ATT: (A, T, T) signed distances.
         style: What the digits may look like.
-        generator: Source of the draws.
 
     Returns:
         (B, 1, S, S) uint8 images, ink 255 on 0.
@@ -230,7 +228,6 @@ class DigitsDataModule(ImageDataModule):
         self.path = cache_folder(cache_dir) / f"digits-{self.style.key()}-{_VERSION}.pt"
 
     def load_splits(self) -> Splits:
-        """See ``ImageDataModule.load_splits``."""
         tensors = cached(self.path, lambda: generate_digits(self.style))
 
         def store(split: Split) -> ImageStore:

@@ -48,7 +48,6 @@ class SceneStyle:
 
     Attributes:
         version: Raised when the drawing changes in a way that the other values do not show.
-        seed: Seed of all draws.
         image_size: Side S of a picture in pixels.
         camera_distance: Distance of the camera from the middle of the scene; i-CLEVR's is 11.26.
         camera_jitter: Largest shift of the camera along each axis, at i-CLEVR's distance.
@@ -86,7 +85,6 @@ def draw_scenes(style: SceneStyle, split: Split, chunk: int) -> tuple[Scenes, Te
 
     Args:
         style: What the scenes may look like.
-        split: The split.
         chunk: Number of the chunk within the split.
 
     Returns:
@@ -188,7 +186,6 @@ def generate_scenes(style: SceneStyle, split: Split, num_images: int) -> Tensors
 
     Args:
         style: What the scenes may look like.
-        split: The split.
         num_images: Number N of scenes.
 
     Returns:
@@ -247,12 +244,10 @@ class ScenesDataModule(ImageDataModule):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """See ``ImageDataModule.label_names``."""
         return LABELS
 
     @cached_property
     def label_sets(self) -> dict[str, Tensor]:
-        """See ``ImageDataModule.label_sets``."""
         return {
             name: draw_label_sets(name) if path is None else read_label_sets(path, LABELS, f"check data.{name}_json")
             for name, path in self.set_files.items()
@@ -267,7 +262,6 @@ class ScenesDataModule(ImageDataModule):
         return ImageStore.dense(tensors["images"], tensors["labels"].float(), recipe)
 
     def load_splits(self) -> Splits:
-        """See ``ImageDataModule.load_splits``."""
         self.label_sets  # noqa: B018 - a bad file of label sets stops before anything is drawn
         files = [str(path) for path in self.set_files.values() if path is not None]
         return Splits(
@@ -280,5 +274,4 @@ class ScenesDataModule(ImageDataModule):
         )
 
     def record(self) -> dict[str, Any]:
-        """See ``ImageDataModule.record``."""
         return super().record() | {"camera_distance": self.style.camera_distance}

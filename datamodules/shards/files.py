@@ -49,9 +49,6 @@ def locked(path: Path) -> Iterator[None]:
 
     Args:
         path: What is worked on; the lock lies beside it.
-
-    Yields:
-        Nothing.
     """
     with ExitStack() as stack:
         with suppress(OSError):
@@ -89,9 +86,6 @@ class ShardFiles:
 
         Args:
             shard: Number of the shard.
-
-        Returns:
-            The path.
         """
         location = self.locations[shard]
         if not is_url(location):

@@ -89,9 +89,6 @@ def index_shards(files: ShardFiles, keys: SampleKeys, cache_dir: Path) -> ShardI
         files: The shards. Those of URLs are all downloaded for it, once.
         keys: What the samples are made of.
         cache_dir: Folder of the index files, one for each shard. A shard of a URL is known by its address alone.
-
-    Returns:
-        Their index.
     """
 
     def indexed(shard: int) -> Tensors:
@@ -208,7 +205,6 @@ def _bounded(members: dict[str, tuple[int, int]], ending: str, where: str) -> tu
 
 
 def _labels(file: BinaryIO, members: dict[str, tuple[int, int]], keys: SampleKeys, where: str) -> list[int]:
-    """Read the labels of a sample."""
     if keys.label is None:
         return []
     if keys.label not in members:

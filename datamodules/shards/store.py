@@ -41,7 +41,6 @@ class ShardStore(ImageSource):
     does not depend on batches, ranks or a resume.
 
     Attributes:
-        files: The shards.
         index: Where each of the N images lies.
         pool: Threads that decode.
         channels: 1 for grey, 3 for RGB.
@@ -92,7 +91,6 @@ class ShardStore(ImageSource):
         return self.classes
 
     def labels_of(self, indices_B: Tensor) -> Tensor | None:
-        """See ``ImageSource.labels_of``."""
         if not self.classes:
             return None
         numbers_BK = self.index.labels[indices_B].long()
@@ -105,7 +103,6 @@ class ShardStore(ImageSource):
         return self
 
     def select(self, rows: Tensor) -> ShardStore:
-        """See ``ImageSource.select``."""
         return replace(self, index=self.index.select(rows), replaced_by={})
 
     def content_hashes(self) -> Tensor:
@@ -123,9 +120,6 @@ class ShardStore(ImageSource):
         """Draw an order in which only ``mixed_shards`` shards are read at a time.
 
         The order of the shards is drawn, and the order of all images within each ``mixed_shards`` of them.
-
-        Args:
-            generator: Source of the draw.
 
         Returns:
             (N,) int64 permutation of the indices.
@@ -146,11 +140,9 @@ class ShardStore(ImageSource):
         return f"{tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name} in {self.files.locations[shard]}"
 
     def gather(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> Tensor:
-        """See ``ImageSource.gather``."""
         return self.read(indices_B, size, randomness)[0]
 
     def read(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> tuple[Tensor, Tensor]:
-        """See ``ImageSource.read``."""
         places_B2 = torch.full((len(indices_B), 2), 0.5) if randomness is None else randomness.uniform(2)
         images = np.empty((len(indices_B), self.channels, size, size), np.uint8)  # a tensor may be of inference mode
 

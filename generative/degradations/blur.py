@@ -30,7 +30,6 @@ class GaussianBlur(Degradation):
         self.sigma = Severity(sigma, "GaussianBlur.sigma", minimum=0)
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         radius = math.ceil(GAUSSIAN_TRUNCATE * self.sigma.highest(training))
         sigma_B1 = self.sigma.sample(randomness, training)[:, None].clamp(min=MIN_SIGMA)
         kernel_BK = gaussian_kernel(sigma_B1, radius)
@@ -52,7 +51,6 @@ class MotionBlur(Degradation):
         self.angle = Severity(angle, "MotionBlur.angle")
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         radius = math.ceil((self.length.highest(training) - 1) / 2)
         length_B = self.length.sample(randomness, training)
         angle_B = self.angle.sample(randomness, training)

@@ -19,7 +19,6 @@ class _Steps(Degradation):
     steps: dict[str, Degradation]
 
     def check_images(self, image_size: int, key: str = "degradation") -> None:
-        """See ``Degradation.check_images``."""
         for name, step in self.steps.items():
             step.check_images(image_size, f"{key}.steps.{name}")
 
@@ -42,7 +41,6 @@ class Sequential(_Steps):
             raise ValueError("Sequential.steps: at least one step is needed.")
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         validity_B1HW = image_BCHW.new_ones(len(image_BCHW), 1, *image_BCHW.shape[-2:])
         for step in self.steps.values():
             degraded = step(image_BCHW, randomness, training)
@@ -76,7 +74,6 @@ class Mixture(_Steps):
         self._boundaries = [weight / total for weight in accumulate(self.weights.values())][:-1]
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         boundaries = torch.tensor(self._boundaries, device=image_BCHW.device)
         choice_B = torch.bucketize(randomness.uniform(), boundaries, right=True)
         degraded_BCHW = torch.empty_like(image_BCHW, memory_format=torch.contiguous_format)

@@ -59,7 +59,6 @@ class _Mask(Degradation):
         return 1.0 if self.image_size is None else min(height, width) / self.image_size
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         height, width = image_BCHW.shape[-2:]
         fill_B111 = self.fill.sample(randomness, training)[:, None, None, None]
         hole_B1HW = self.hole(height, width, randomness, training)[:, None]
@@ -107,7 +106,6 @@ class BlockMask(_Mask):
         return (rows_BNH[:, :, :, None] & columns_BNW[:, :, None, :]).any(dim=1)
 
     def check_images(self, image_size: int, key: str = "degradation") -> None:
-        """See ``Degradation.check_images``."""
         largest = max(self.size.highest(training) for training in (True, False))
         self._check_fit(image_size, image_size, self._pixels(largest, image_size, image_size), key)
 
@@ -150,7 +148,6 @@ class BrushMask(_Mask):
         self.length = Severity(length, "BrushMask.length", minimum=0)
 
     def hole(self, height: int, width: int, randomness: Randomness, training: bool) -> Tensor:
-        """See ``_Mask.hole``."""
         max_strokes = int(self.num_strokes.highest(training))
         num_strokes_B1 = self.num_strokes.sample(randomness, training)[:, None]
         radius_B1 = self.width.sample(randomness, training)[:, None] * (self.scale(height, width) / 2)

@@ -23,7 +23,6 @@ class GaussianNoise(Degradation):
         self.std = Severity(std, "GaussianNoise.std", minimum=0)
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         std_B111 = self.std.sample(randomness, training)[:, None, None, None]
         noise_BCHW = randomness.normal(*image_BCHW.shape[1:])
         return torch.addcmul(image_BCHW, std_B111, noise_BCHW), nothing_known(image_BCHW)
@@ -45,7 +44,6 @@ class SaltAndPepper(Degradation):
         self.amount = Severity(amount, "SaltAndPepper.amount", minimum=0, maximum=1)
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         amount_B111 = self.amount.sample(randomness, training)[:, None, None, None]
         # One draw decides both whether a pixel is hit and its colour: [0, a/2) pepper, [a/2, a) salt, [a, 1) intact.
         uniform_B1HW = randomness.uniform(1, *image_BCHW.shape[-2:])

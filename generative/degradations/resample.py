@@ -36,7 +36,6 @@ class Downsample(Degradation):
         self.upsampling = upsampling
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``."""
         small_BChw = F.avg_pool2d(pad_to_multiple(image_BCHW, self.factor), self.factor)
         large_BCHW = F.interpolate(small_BChw, scale_factor=self.factor, mode=self.upsampling)
         height, width = image_BCHW.shape[-2:]

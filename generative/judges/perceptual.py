@@ -80,9 +80,6 @@ class PerceptualLoss:
 
         Args:
             device: The device of the images to come.
-
-        Returns:
-            The loss itself.
         """
         self.network.to(device)
         return self

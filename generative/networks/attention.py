@@ -39,7 +39,6 @@ class Attention(nn.Module):
 
         Args:
             x_BND: (B, N, D) tokens.
-            objects: Not looked at.
 
         Returns:
             (B, N, D) tokens.
@@ -63,7 +62,6 @@ class LinearAttention(nn.Module):
 
         Args:
             x_BND: (B, N, D) tokens.
-            objects: Not looked at.
 
         Returns:
             (B, N, D) tokens.

@@ -160,9 +160,6 @@ class Autoencoder(nn.Module):
         Args:
             image_BCHW: (B, C, H, W) images in [-1, 1].
             randomness: Source of the bottleneck's draws in training.
-
-        Returns:
-            The reconstruction.
         """
         latent = self.bottleneck(self.encode(image_BCHW), randomness)
         return Reconstruction(self.decode(latent.z), latent.loss, latent.tokens)

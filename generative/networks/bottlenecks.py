@@ -51,9 +51,6 @@ class Bottleneck(nn.Module, ABC):
         Args:
             z_BDHW: (B, D, H, W) encodings with ``in_channels`` channels.
             randomness: Source of all draws in training; in evaluation nothing is drawn.
-
-        Returns:
-            The latents.
         """
 
     def codes(self, tokens_BN: Tensor) -> Tensor:
@@ -81,7 +78,6 @@ class GaussianBottleneck(Bottleneck):
         self.kl_weight = kl_weight
 
     def forward(self, z_BDHW: Tensor, randomness: Randomness | None = None) -> Latent:
-        """See ``Bottleneck.forward``."""
         mean, log_variance = z_BDHW.float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()

@@ -81,9 +81,6 @@ class LabelTokens(nn.Module):
             labels_BL: (B, L) multi-hot labels, or None for no condition in every row.
             batch_size: Number of rows B.
 
-        Returns:
-            The object tokens.
-
         Raises:
             ValueError: The labels are not (B, L).
         """

@@ -53,7 +53,6 @@ class _NearestCode(Bottleneck):
         """Return the (K, D) codes."""
 
     def codes(self, tokens_BN: Tensor) -> Tensor:
-        """See ``Bottleneck.codes``."""
         return F.embedding(tokens_BN, self.codebook())
 
     def nearest(self, vector_MD: Tensor, code_KD: Tensor) -> Tensor:
@@ -70,7 +69,6 @@ class _NearestCode(Bottleneck):
         return (code_KD.square().sum(1) - 2 * vector_MD @ code_KD.T).argmin(1)
 
     def forward(self, z_BDHW: Tensor, randomness: Randomness | None = None) -> Latent:
-        """See ``Bottleneck.forward``."""
         batch, _, height, _ = z_BDHW.shape
         vector_MD = rearrange(z_BDHW, "b d h w -> (b h w) d").float()
         code_KD = self.codebook()
@@ -170,7 +168,6 @@ class VectorQuantizer(_NearestCode):
         self.register_buffer("total", torch.zeros(num_codes, dim))  # moving sum of them
 
     def codebook(self) -> Tensor:
-        """See ``_NearestCode.codebook``."""
         return self.code
 
     def prepare(self, vector_MD: Tensor, code_KD: Tensor, randomness: Randomness | None) -> Tensor:
@@ -230,7 +227,6 @@ class SimVQ(_NearestCode):
         self.map = nn.Linear(dim, dim, bias=False)
 
     def codebook(self) -> Tensor:
-        """See ``_NearestCode.codebook``."""
         return self.map(self.base).float()
 
     def code_loss(self, vector_MD: Tensor, quantized_MD: Tensor) -> Tensor:

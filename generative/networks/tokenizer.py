@@ -75,9 +75,6 @@ class Tokenizer:
 
         Args:
             device: The device of the images to come.
-
-        Returns:
-            The tokenizer itself.
         """
         self.network.to(device)
         return self
@@ -167,9 +164,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Args:
         path: Checkpoint of a tokenizer run, such as ``experiment=vqgan_scenes``, whose averaged weights are used where it
             has them; or the ``model.safetensors`` of an exported one.
-
-    Returns:
-        The tokenizer.
 
     Raises:
         ValueError: If the file is missing or is no such checkpoint.

@@ -67,7 +67,6 @@ class UNet(nn.Module):
             in_channels: Channels C of the images.
             condition_channels: Channels K of the condition's image.
             num_times: Number T of times.
-            num_outputs: Number of outputs.
             label_factors: Factors of the labels (``LabelTokens``); none for a network without labels.
             patch_size: Side of the patches that become the channels of the first level's pixels.
             base_channels: Channels of the first level, before its multiplier.

@@ -97,7 +97,6 @@ class AdditiveNorm(nn.Module):
         self.embedding = nn.Linear(embedding_dim, channels)
 
     def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
-        """See ``AdaptiveNorm.forward``."""
         return self.norm(x_BCHW + self.embedding(embedding_BE)[:, :, None, None])
 
 
@@ -175,7 +174,6 @@ def initialise_as_ddpm(network: nn.Module, head: nn.Conv2d) -> None:
     The last layers of the residual branches and of the network have 1e-10 times that variance.
 
     Args:
-        network: The network.
         head: Its last layer.
     """
     for layer in network.modules():

@@ -96,7 +96,6 @@ class FirstUNet(nn.Module):
             in_channels: Channels C of the images.
             condition_channels: Channels K of the condition's image.
             num_times: Number T of times.
-            num_outputs: Number of outputs.
             label_factors: Factors of the labels, of which only the product L is used; none for a network without labels.
             base_channels: Channels of the first two levels; the deeper ones have twice as many.
             time_embedding: Whether the network is told the time.

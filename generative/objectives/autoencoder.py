@@ -69,7 +69,6 @@ class AutoencoderObjective:
         """Take the loss of autoencoder and discriminator.
 
         Args:
-            network: The autoencoder.
             discriminator: Gives logits of patches, above zero for real; or None.
             perceptual: Gives (B,) distances of two batches of images; or None.
             image_BCHW: (B, C, H, W) images in [-1, 1].

@@ -122,10 +122,7 @@ class DiffusionObjective:
         """Return the loss of a batch.
 
         Args:
-            denoiser: The network read as a denoiser.
             image_BCHW: (B, C, H, W) clean images in [-1, 1].
-            condition: Condition of the network.
-            randomness: Source of timesteps and noise.
 
         Returns:
             The mean of ``errors``, with the unweighted mean squared error in the loss space as a log.
@@ -137,10 +134,7 @@ class DiffusionObjective:
         """Return each image's weighted error, at one random timestep each.
 
         Args:
-            denoiser: The network read as a denoiser.
             image_BCHW: (B, C, H, W) clean images in [-1, 1].
-            condition: Condition of the network.
-            randomness: Source of timesteps and noise.
 
         Returns:
             (B,) errors, means over channels and pixels.

@@ -64,10 +64,6 @@ class FlowMapObjective(ABC):
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
         """Return prediction and target on the slice with r < t.
 
-        Args:
-            flow_map: The network read as a flow map.
-            rows: The slice.
-
         Returns:
             Prediction (with gradient) and target (without), each (M, C, H, W).
         """
@@ -101,10 +97,8 @@ class FlowMapObjective(ABC):
         """Return the loss of a batch.
 
         Args:
-            flow_map: The network read as a flow map.
             image_BCHW: (B, C, H, W) clean images x in [-1, 1].
             source_BCHW: (B, C, H, W) other end of the path, e at t = 1.
-            condition: Condition of the network.
             randomness: Source of the times.
             progress: Share of the training done, in [0, 1].
             mean_state_BCHW: Replaces the source in the rows with r = t = 1, where the velocity head gives E[x | condition]:

@@ -46,9 +46,6 @@ class GammaRatio:
     def __call__(self, randomness: Randomness) -> Tensor:
         """Draw shares.
 
-        Args:
-            randomness: Source of the draws.
-
         Returns:
             (B,) shares in [0, 1].
         """
@@ -76,9 +73,6 @@ class UniformRatio:
 
     def __call__(self, randomness: Randomness) -> Tensor:
         """Draw shares.
-
-        Args:
-            randomness: Source of the draws.
 
         Returns:
             (B,) shares in [low, high].
@@ -124,8 +118,6 @@ class MaskedTokenObjective:
             network: Network of masked tokens.
             tokens_BN: (B, N) int64 codes.
             hole_BN: (B, N) bool, true where a token of the hole is; None without holes.
-            condition: Condition of the network.
-            randomness: Source of the masks.
 
         Returns:
             The mean over the batch's masked tokens, or over all. The logs are those of the masked tokens: ``accuracy`` of
@@ -158,7 +150,6 @@ class MaskedTokenObjective:
         Args:
             tokens_BN: (B, N) int64 codes.
             hole_BN: (B, N) bool, true where a token of the hole is; None without holes.
-            randomness: Source of the draws.
 
         Returns:
             (B, N) bool map.
@@ -188,8 +179,6 @@ def token_accuracy(
         network: Network of masked tokens.
         tokens_BN: (B, N) int64 codes.
         ratio: Share of the tokens that is masked, in (0, 1]: ceil(ratio N) of them.
-        condition: Condition of the network.
-        randomness: Source of the masks.
 
     Returns:
         (B,) shares of each image's masked tokens.

@@ -31,7 +31,6 @@ def total_derivative(
     """Return du/dt along the flow, exactly, by forward-mode differentiation.
 
     Args:
-        flow_map: The network read as a flow map.
         z_BCHW: (B, C, H, W) states at time t.
         r_B: (B,) end times, held fixed.
         t_B: (B,) start times.
@@ -81,5 +80,4 @@ class ImprovedMeanFlow(FlowMapObjective):
     def consistency_factors(
         self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
     ) -> Tensor:
-        """See ``FlowMapObjective.consistency_factors``."""
         return velocity_factors_M if self.target == "predicted" else self.weight.factors(error_M, time_M)

@@ -86,9 +86,6 @@ class DiffusionSampler(ABC):
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
         """Return the k timesteps at which the network is called.
 
-        Args:
-            schedule: Noise schedule.
-
         Returns:
             Falling timesteps in [0, T-1].
         """
@@ -102,9 +99,6 @@ class DiffusionSampler(ABC):
             before: Level of the step before; None in the first step.
             now: Level of the state.
             then: Level to move to; ``CLEAN`` in the last step.
-
-        Returns:
-            The factors.
         """
 
     def states(
@@ -113,9 +107,7 @@ class DiffusionSampler(ABC):
         """Yield the state after each step, with the estimate of the image it used.
 
         Args:
-            denoiser: The network read as a denoiser.
             noise_BCHW: (B, C, H, W) standard normal noise to start from.
-            condition: Condition of the network.
             randomness: Source of the noise of stochastic steps.
 
         Yields:
@@ -138,9 +130,7 @@ class DiffusionSampler(ABC):
         """Return the sampled images.
 
         Args:
-            denoiser: The network read as a denoiser.
             noise_BCHW: (B, C, H, W) standard normal noise to start from.
-            condition: Condition of the network.
             randomness: Source of the noise of stochastic steps.
 
         Returns:
@@ -177,7 +167,6 @@ class DDIM(DiffusionSampler):
             raise ValueError(f"sampler.eta={self.eta} must lie in [0, 1].")
 
     def step(self, before: Level | None, now: Level, then: Level) -> Step:
-        """See ``DiffusionSampler.step``."""
         std = self.eta * posterior_std(now, then)
         state = math.sqrt(max(0.0, then.noise**2 - std**2)) / now.noise
         return Step(state, then.signal - now.signal * state, noise=std)
@@ -225,7 +214,6 @@ class DPMSolverPP2M(DiffusionSampler):
         return spaced_timesteps(self.spacing, self.num_steps + 1, schedule.num_timesteps)[:-1]
 
     def step(self, before: Level | None, now: Level, then: Level) -> Step:
-        """See ``DiffusionSampler.step``."""
         state = then.noise / now.noise
         image = then.signal - now.signal * state
         if before is None or then == CLEAN:

@@ -48,11 +48,9 @@ class FlowSampler(ABC):
         """Move the state from t to r.
 
         Args:
-            flow_map: The network read as a flow map.
             z_BCHW: (B, C, H, W) states at t.
             r_B: (B,) end times of the step.
             t_B: (B,) start times of the step.
-            condition: Condition of the network.
 
         Returns:
             (B, C, H, W) states at r.
@@ -62,9 +60,7 @@ class FlowSampler(ABC):
         """Yield the state after each step.
 
         Args:
-            flow_map: The network read as a flow map.
             source_BCHW: (B, C, H, W) states at t = 1.
-            condition: Condition of the network.
 
         Yields:
             (B, C, H, W) states; the last one is the image, not clamped.
@@ -78,9 +74,7 @@ class FlowSampler(ABC):
         """Return the images at t = 0.
 
         Args:
-            flow_map: The network read as a flow map.
             source_BCHW: (B, C, H, W) states at t = 1.
-            condition: Condition of the network.
 
         Returns:
             (B, C, H, W) images, not clamped.
@@ -94,7 +88,6 @@ class FlowMapSampler(FlowSampler):
     """Jumps by the average velocity: z_r = z_t - (t - r) u(z_t, r, t) (MeanFlow, arXiv 2505.13447, eq. 12)."""
 
     def step(self, flow_map: FlowMap, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> Tensor:
-        """See ``FlowSampler.step``."""
         u, _ = flow_map.velocities(z_BCHW, r_B, t_B, condition)
         return z_BCHW - (t_B - r_B)[:, None, None, None] * u
 
@@ -104,7 +97,6 @@ class Euler(FlowSampler):
     """Integrates the instantaneous velocity by Euler steps."""
 
     def step(self, flow_map: FlowMap, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> Tensor:
-        """See ``FlowSampler.step``."""
         _, v = flow_map.velocities(z_BCHW, t_B, t_B, condition)
         return z_BCHW - (t_B - r_B)[:, None, None, None] * v
 

@@ -119,8 +119,6 @@ class MaskedTokenSampler:
             network: Network of masked tokens.
             tokens_BN: (B, N) int64 codes; those at unknown places do not matter.
             unknown_BN: (B, N) bool, true where a token is to be sampled; rows may differ in their number, also 0.
-            condition: Condition of the network.
-            randomness: Source of all draws.
             evidence_BNK: (B, N, K) log-likelihoods of the codes, zero for tokens without evidence; None without any.
 
         Returns:
@@ -143,11 +141,7 @@ class MaskedTokenSampler:
 
         Args:
             network: Network of masked tokens.
-            tokens_BN: See ``__call__``.
-            unknown_BN: See ``__call__``.
-            condition: Condition of the network.
             randomness: Source of all draws; each row draws the same whatever the others hold.
-            evidence_BNK: See ``__call__``.
 
         Yields:
             One state per network call; after the last one nothing is unknown.

@@ -69,9 +69,6 @@ class TimeDistribution:
         Args:
             randomness: Source of B rows.
             distinct: False sets r = t everywhere (plain flow matching).
-
-        Returns:
-            B pairs of times.
         """
         size = randomness.batch_size
         num_distinct = round(size * self.distinct_share) if distinct else 0
