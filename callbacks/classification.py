@@ -7,7 +7,8 @@ from typing import Any
 from lightning import LightningModule
 
 from callbacks.batch_metrics import BatchMetrics
-from generative.metrics.label_accuracy import DEFINITIONS, LabelAccuracyMetrics
+from generative.metrics.catalogue import definitions
+from generative.metrics.label_accuracy import METRICS, LabelAccuracyMetrics
 
 
 class Classification(BatchMetrics[LabelAccuracyMetrics]):
@@ -29,5 +30,5 @@ class Classification(BatchMetrics[LabelAccuracyMetrics]):
         return {
             "num_images": self.metrics.num_images,
             "num_labels": self.metrics.num_labels,
-            "definitions": DEFINITIONS,
+            "definitions": definitions(METRICS),
         }

@@ -18,8 +18,9 @@ from callbacks.image_grid import keep_image, trained_steps
 from datamodules.base import datamodule_of
 from files.grids import render_grid
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
+from generative.metrics.catalogue import definitions
 from generative.metrics.label_accuracy import (
-    DEFINITIONS,
+    METRICS,
     LabelAccuracyMetrics,
     label_scores,
     recognised_labels,
@@ -164,7 +165,7 @@ class LabelAccuracy(Callback):
             by_seed[name] = [round(score, 6) for score in scores]
         self.results |= self._real.compute()
         self.record = {
-            "definitions": DEFINITIONS
+            "definitions": definitions(METRICS)
             | {
                 "<metric>/<set>": "mean over the seeds; one image a label set and seed",
                 "<metric>_std/<set>": "sample standard deviation over the seeds",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.base import ImageDataModule
+from generative.metrics.catalogue import layouts
 from launch.build import plain_config
 from launch.record import hardware, now
 from launch.sampling_time import sampling_timed
@@ -87,74 +87,6 @@ def snake_case(name: str) -> str:
 
 
 LOG_WIDTH = 120  # columns where the output is no terminal
-TABLES = {
-    "test": ("psnr", "psnr_channel", "psnr_luma", "psnr_pooled", "psnr_hole", "ssim", "mse"),
-    "label accuracy": (
-        "label_accuracy",
-        "label_accuracy_std",
-        "label_accuracy_per_image",
-        "label_accuracy_per_image_std",
-        "exact_sets",
-    ),
-    "label accuracy, assisted": (
-        "label_accuracy_assisted",
-        "label_accuracy_assisted_std",
-        "label_accuracy_per_image_assisted",
-    ),
-    "restored images against the clean ones": ("fid_paired", "kid_paired"),
-    "restored images against the clean ones, features of the label classifier": (
-        "fd_label_classifier_paired",
-        "kd_label_classifier_paired",
-    ),
-    "images against the reference": ("fid", "kid", "inception_score", "precision", "recall"),
-    "images against the reference, features of the label classifier": (
-        "fd_label_classifier",
-        "kd_label_classifier",
-        "precision_label_classifier",
-        "recall_label_classifier",
-    ),
-    "codebook": ("codebook_usage", "codebook_perplexity"),
-    "token accuracy by masked share": ("token_accuracy",),
-    "calibration": ("calibration_psnr", "calibration_gap", "spread", "spread_hole"),
-}
-
-
-def output_order(output: str) -> tuple[float, int, str]:
-    """Return the key by which outputs are sorted: numbers by value, then names, short ones first.
-
-    Args:
-        output: Name of an output, or a number such as a masked share.
-
-    Returns:
-        A key for ``sorted``.
-    """
-    try:
-        return float(output), 0, output
-    except ValueError:
-        return math.inf, len(output), output
-
-
-def metrics_table(title: str, columns: tuple[str, ...], metrics: dict[str, float]) -> Table:
-    """Lay metrics out with a row per output and a column per metric.
-
-    Args:
-        title: Title of the table.
-        columns: Metrics to show, where there are any values.
-        metrics: Values by ``<metric>/<output>``.
-
-    Returns:
-        A table to print.
-    """
-    split = {name: tuple(name.split("/", 1)) for name in metrics}
-    names = [column for column in columns if any(metric == column for metric, _ in split.values())]
-    outputs = dict.fromkeys(output for metric, output in split.values() if metric in names)
-    table = Table(title=title)
-    for column in ("output", *names):
-        table.add_column(column, justify="left" if column == "output" else "right", no_wrap=True)
-    for output in sorted(outputs, key=output_order):
-        cells = [metrics.get(f"{name}/{output}") for name in names]
-        table.add_row(output, *("" if cell is None else f"{cell:.4g}" for cell in cells))
-    return table
 
 
 def print_result(metrics: dict[str, float], folder: object) -> None:
@@ -167,8 +99,11 @@ def print_result(metrics: dict[str, float], folder: object) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
-    for title, columns in TABLES.items():
-        table = metrics_table(title, columns, metrics)
-        if table.row_count:
-            console.print(table)
+    for layout in layouts(metrics):
+        table = Table(title=layout.title)
+        for number, heading in enumerate(layout.headings):
+            table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        for row in layout.rows:
+            table.add_row(*row)
+        console.print(table)
     console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)

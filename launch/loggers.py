@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from callbacks.checkpoint import Interrupted
+from generative.metrics.catalogue import output_order
 from launch.errors import UserError, as_user_error, exit_code, one_line
-from launch.evaluation import output_order
 from launch.metrics_csv import MetricsCSV
 from launch.record_files import read_json
 from launch.run_folder import RunFolder, write_json

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from files.whole import whole_file
-from launch.evaluation import TABLES, output_order
+from generative.metrics.catalogue import Metric, ordered, output_order
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,6 @@ def _varying(rows: list[Row]) -> list[str]:
     return [key for key in keys if len({row.choices.get(key) for row in rows}) > 1]
 
 
-def _metrics(rows: list[Row]) -> list[str]:
-    """Name the metrics of the rows, in the order of the tables that end an evaluation."""
-    present = set(itertools.chain.from_iterable(row.means for row in rows))
-    known = [metric for metric in dict.fromkeys(itertools.chain.from_iterable(TABLES.values())) if metric in present]
-    return known + sorted(present - set(known))
-
-
 def known_pixels_note(sampling: Iterable[tuple[str, dict[str, Any]]], metrics: Iterable[str]) -> str:
     """Say which results are of images with the known pixels put back and which are not: whole images are compared unfairly.
 
@@ -132,7 +125,10 @@ def write_csv(results: list[Result], seeds: tuple[str, ...], path: Path) -> None
         path: File to write.
     """
     rows = rows_of(results, seeds)
-    varying, metrics = _varying(rows), _metrics(rows)
+    varying, metrics = (
+        _varying(rows),
+        [m.key for m in ordered(itertools.chain.from_iterable(r.means for r in rows), True)],
+    )
     has_deviations = any(row.deviations for row in rows)
     columns = [*metrics, *(f"{metric}_seed_std" for metric in metrics if has_deviations)]
     with whole_file(path, "w") as file:
@@ -164,7 +160,8 @@ def print_table(results: list[Result], seeds: tuple[str, ...], path: Path, title
     if any(row.num_seeds > 1 for row in rows):
         columns["seeds"] = [str(row.num_seeds) for row in rows]
     num_labels = len(columns)
-    metrics = {metric: [_cell(row, metric) for row in rows] for metric in _metrics(rows)}
+    shown = ordered(itertools.chain.from_iterable(row.means for row in rows))
+    metrics = {metric.heading: [_cell(row, metric) for row in rows] for metric in shown}
 
     console = Console()
     width = 1 + sum(_width(name, cells) for name, cells in columns.items())
@@ -190,8 +187,5 @@ def _width(name: str, cells: list[str]) -> int:
     return max(map(len, [name, *cells])) + 3  # padding and the line beside it
 
 
-def _cell(row: Row, metric: str) -> str:
-    if metric not in row.means:
-        return ""
-    deviation = row.deviations.get(metric)
-    return f"{row.means[metric]:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
+def _cell(row: Row, metric: Metric) -> str:
+    return metric.text(row.means.get(metric.key), row.deviations.get(metric.key))

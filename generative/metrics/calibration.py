@@ -17,21 +17,34 @@ import math
 import torch
 from torch import Tensor
 
+from generative.metrics.catalogue import Metric, Table, definitions
 from generative.metrics.means import NamedMeans
 from generative.metrics.restoration import PSNR_CAP, hole_mask, psnr_of_mse
 from generative.types import Batch
 
-DEFINITIONS = {
-    "calibration_psnr/mean_of_K": "PSNR in dB of the MSE, pooled over the images, of the mean of K samples; averaged "
-    f"over the disjoint groups of K among the samples; capped at {PSNR_CAP:g} dB",
-    "calibration_psnr/mean": "PSNR in dB of the MSE, pooled over the same images, of the output mean",
-    "calibration_gap/mean_of_K": "calibration_psnr/mean less calibration_psnr/mean_of_K, in dB; 10 log10(1 + 1/K) where "
-    "the samples are true posterior samples and the output mean is their mean; below 0 the mean of K samples is nearer",
-    "spread/<output>": "root mean square over images and pixels of the unbiased standard deviation over the samples, "
-    "in units of [-1, 1]",
-    "spread_hole/<output>": "the same over the pixels with validity 0 of those images that have both known and unknown "
-    "pixels",
-}
+TABLE = Table("calibration", 80)
+CASE = "number of samples"
+METRICS = (
+    Metric(
+        "calibration_psnr", "PSNR of mean of K", "dB", "higher", 2, TABLE, case=CASE,
+        definition="mean_of_K: PSNR in dB of the MSE, pooled over the images, of the mean of K samples, averaged over the "
+        f"disjoint groups of K among the samples, capped at {PSNR_CAP:g} dB; mean: the same of the output mean",
+    ),
+    Metric(
+        "calibration_gap", "Gap of mean of K", "dB", None, 2, TABLE, case=CASE,
+        definition="calibration_psnr/mean less calibration_psnr/mean_of_K, in dB; 10 log10(1 + 1/K) where the samples are "
+        "true posterior samples and the output mean is their mean; below 0 the mean of K samples is nearer",
+    ),
+    Metric(
+        "spread", "Spread", "", None, 3, TABLE,
+        definition="root mean square over images and pixels of the unbiased standard deviation over the samples, in units "
+        "of [-1, 1]",
+    ),
+    Metric(
+        "spread_hole", "Spread in hole", "", None, 3, TABLE,
+        definition="the same over the pixels with validity 0 of those images that have both known and unknown pixels",
+    ),
+)  # fmt: skip
 
 
 def theoretical_gap(num_averaged: int) -> float:
@@ -132,4 +145,4 @@ class CalibrationMetrics:
             A sentence per metric, and the gaps that theory asks for.
         """
         theory = {f"calibration_gap/mean_of_{k}": round(theoretical_gap(k), 4) for k in self.num_averaged}
-        return {**DEFINITIONS, "theory_dB": theory}
+        return {**definitions(METRICS), "theory_dB": theory}

@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric as Sums
 
-DEFINITIONS = {
-    "codebook_usage/codes": "share of the codes that at least one token of the images is",
-    "codebook_perplexity/codes": "exponential of the entropy in nats of the frequencies of the codes over all tokens",
-}
+from generative.metrics.catalogue import Metric, Table, definitions
+
+TABLE = Table("codebook", 60)
+METRICS = (
+    Metric(
+        "codebook_usage", "Codebook usage", "", "higher", 3, TABLE, case="of",
+        definition="share of the codes that at least one token of the images is",
+    ),
+    Metric(
+        "codebook_perplexity", "Codebook perplexity", "", None, 1, TABLE, case="of",
+        definition="exponential of the entropy in nats of the frequencies of the codes over all tokens",
+    ),
+)  # fmt: skip
 
 
-class CodeCounts(Metric):
+class CodeCounts(Sums):
     """How often each code occurs; int64 sums that merge over ranks.
 
     Args:
@@ -113,4 +122,4 @@ class CodebookMetrics:
         Returns:
             A sentence per metric.
         """
-        return dict(DEFINITIONS)
+        return definitions(METRICS)

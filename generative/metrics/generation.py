@@ -20,6 +20,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from generative.metrics.catalogue import Metric, Table, Variant, metric_of
 from generative.metrics.features import INCEPTION, FeatureExtractor, Features, FeatureSet
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000  # torch-fidelity's
@@ -28,18 +29,39 @@ NEIGHBOURS = 3  # Kynkaanniemi et al.
 SEED = 2020  # torch-fidelity's: draws the subsets and splits
 DISTANCES_AT_A_TIME = 2048  # rows of the matrix of distances
 
-DEFINITIONS = {
-    "frechet": "Frechet distance of Gaussians fitted to the features of all generated and all reference images "
-    "(fid_statistics_to_metric)",
-    "kernel": "unbiased squared maximum mean discrepancy with the kernel (x y / D + 1)^3, averaged over random subsets "
-    "(kid_features_to_metric); it may be negative, and is for equal sets",
-    "precision": f"share of the generated images inside the {NEIGHBOURS}-nearest-neighbour balls of the reference "
-    "images; the first images of the larger set, as many as in the smaller one (prc_features_to_metric)",
-    "recall": f"share of the reference images inside the {NEIGHBOURS}-nearest-neighbour balls of the generated images; "
-    "the same images (prc_features_to_metric)",
-    "inception_score": f"exponential of the mean Kullback-Leibler divergence of p(class | image) from p(class), "
-    f"averaged over {SCORE_SPLITS} random splits; logits without bias (isc_features_to_metric)",
-}
+TABLE = Table("images against the reference", 40)
+PAIRED = Variant("paired", " to clean", Table("restored images against the clean ones", 30))
+FRECHET = (
+    "Frechet distance of Gaussians fitted to the features of all generated and all reference images "
+    "(fid_statistics_to_metric)"
+)
+KERNEL = (
+    "unbiased squared maximum mean discrepancy with the kernel (x y / D + 1)^3, averaged over random subsets "
+    "(kid_features_to_metric); it may be negative, and is for equal sets"
+)
+METRICS = (
+    Metric("fid", "FID", "", "lower", 2, TABLE, FRECHET, leading=True, variants=(PAIRED,)),
+    Metric("kid", "KID", "", "lower", 5, TABLE, KERNEL, variants=(PAIRED,)),
+    Metric(
+        "inception_score", "Inception score", "", "higher", 2, TABLE,
+        f"exponential of the mean Kullback-Leibler divergence of p(class | image) from p(class), averaged over "
+        f"{SCORE_SPLITS} random splits; logits without bias (isc_features_to_metric)",
+    ),
+    Metric("fd", "FD", "", "lower", 2, TABLE, FRECHET, leading=True, variants=(PAIRED,), of_features=True),
+    Metric("kd", "KD", "", "lower", 5, TABLE, KERNEL, variants=(PAIRED,), of_features=True),
+    Metric(
+        "precision", "Precision", "", "higher", 3, TABLE,
+        f"share of the generated images inside the {NEIGHBOURS}-nearest-neighbour balls of the reference images; the first "
+        "images of the larger set, as many as in the smaller one (prc_features_to_metric)",
+        minor=True, of_features=True,
+    ),
+    Metric(
+        "recall", "Recall", "", "higher", 3, TABLE,
+        f"share of the reference images inside the {NEIGHBOURS}-nearest-neighbour balls of the generated images; the same "
+        "images (prc_features_to_metric)",
+        minor=True, of_features=True,
+    ),
+)  # fmt: skip
 # Fewer images have no covariance, no pair, no k-th neighbour, an empty split.
 LEAST_IMAGES = {
     "frechet": 2,
@@ -176,7 +198,7 @@ class GenerationMetrics:
             Plain values: a sentence per metric, numbers of images, reference set, extractor, what was skipped and why.
         """
         return {
-            **{name: DEFINITIONS[metric] for metric, name in self._names.items()},
+            **{name: metric_of(name).definition for name in self._names.values()},
             "library": f"torch-fidelity {version('torch-fidelity')}",
             "num_generated": self.num_images,
             **self._details,
@@ -195,12 +217,14 @@ def metric_names(extractor: str, paired: bool = False) -> dict[str, str]:
     Returns:
         Name by kind of metric; the Inception score is Inception's alone.
     """
-    if extractor == INCEPTION:
-        names = {"frechet": "fid", "kernel": "kid"} | {m: m for m in ("precision", "recall", "inception_score")}
-    else:
-        prefixes = {"frechet": "fd", "kernel": "kd", "precision": "precision", "recall": "recall"}
-        names = {metric: f"{prefix}_{extractor}" for metric, prefix in prefixes.items()}
-    return {metric: f"{names[metric]}_paired" for metric in ("frechet", "kernel")} if paired else names
+    features = "" if extractor == INCEPTION else extractor
+    kinds = {"frechet": "fd", "kernel": "kd"} if features else {"frechet": "fid", "kernel": "kid"}
+    if not paired:
+        kinds |= {"precision": "precision", "recall": "recall"} | (
+            {} if features else {"inception_score": "inception_score"}
+        )
+    suffixes = (PAIRED.suffix,) if paired else ()
+    return {kind: metric_of(key).variant(*suffixes, features=features).key for kind, key in kinds.items()}
 
 
 def frechet_distance(generated_ND: Tensor, reference_ND: Tensor) -> float:

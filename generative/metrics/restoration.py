@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from generative.metrics.catalogue import Metric, Table, definitions
 from generative.metrics.means import NamedMeans
 from generative.types import Batch
 
@@ -19,20 +20,45 @@ SSIM_BORDER = 5  # pixels on each side where the 11 x 11 window would leave the 
 SSIM_MIN_SIZE = 2 * SSIM_BORDER + 1
 SSIM_PIXELS_PER_CALL = 2**15  # on the CPU, larger calls leave the cache and take twice as long
 
-DEFINITIONS = {
-    "images": "restored and clean images in [-1, 1]; restored images are clamped to that range first; data range 2; "
-    "SSIM sees them on [0, 1] with data range 1",
-    "psnr": f"mean over the images of the PSNR in dB of the image's MSE over all channels; capped at {PSNR_CAP:g} dB",
-    "psnr_channel": "colour images: mean over the images of the mean of the three channels' PSNR; same cap",
-    "psnr_luma": "colour images: mean over the images of the PSNR of BT.601 luma Y = 0.299 R + 0.587 G + 0.114 B at "
-    "full range; same cap; papers that use the 16-235 range (MATLAB's rgb2ycbcr) report 1.32 dB more",
-    "psnr_pooled": "PSNR in dB of the MSE over all images and channels: the one that theory speaks about; same cap",
-    "ssim": "mean over the images and channels of the SSIM of images on [0, 1], data range 1: 11 x 11 Gaussian window, "
-    f"sigma 1.5, K1 0.01, K2 0.03, windows inside the image only; absent for images smaller than {SSIM_MIN_SIZE} pixels",
-    "mse": "mean squared error over all images, channels and pixels, in units of [-1, 1]",
-    "psnr_hole": "PSNR in dB of the MSE pooled over the pixels with validity 0 of those images that have both known "
-    "and unknown pixels; absent when there is no such image; same cap",
-}
+IMAGES = (
+    "restored and clean images in [-1, 1]; restored images are clamped to that range first; data range 2; SSIM sees them on "
+    "[0, 1] with data range 1"
+)
+TABLE = Table("test", 10)
+METRICS = (
+    Metric(
+        "psnr", "PSNR", "dB", "higher", 2, TABLE, leading=True,
+        definition=f"mean over the images of the PSNR in dB of the image's MSE over all channels; capped at {PSNR_CAP:g} dB",
+    ),
+    Metric(
+        "psnr_channel", "PSNR, channels", "dB", "higher", 2, TABLE, minor=True,
+        definition="colour images: mean over the images of the mean of the three channels' PSNR; same cap",
+    ),
+    Metric(
+        "psnr_luma", "PSNR, luma", "dB", "higher", 2, TABLE, minor=True,
+        definition="colour images: mean over the images of the PSNR of BT.601 luma Y = 0.299 R + 0.587 G + 0.114 B at full "
+        "range; same cap; papers that use the 16-235 range (MATLAB's rgb2ycbcr) report 1.32 dB more",
+    ),
+    Metric(
+        "psnr_pooled", "PSNR, pooled", "dB", "higher", 2, TABLE, minor=True,
+        definition="PSNR in dB of the MSE over all images and channels: the one that theory speaks about; same cap",
+    ),
+    Metric(
+        "psnr_hole", "PSNR in hole", "dB", "higher", 2, TABLE, leading=True,
+        definition="PSNR in dB of the MSE pooled over the pixels with validity 0 of those images that have both known and "
+        "unknown pixels; absent when there is no such image; same cap",
+    ),
+    Metric(
+        "ssim", "SSIM", "", "higher", 3, TABLE, leading=True,
+        definition="mean over the images and channels of the SSIM of images on [0, 1], data range 1: 11 x 11 Gaussian "
+        "window, sigma 1.5, K1 0.01, K2 0.03, windows inside the image only; absent for images smaller than "
+        f"{SSIM_MIN_SIZE} pixels",
+    ),
+    Metric(
+        "mse", "MSE", "", "lower", 5, TABLE, minor=True,
+        definition="mean squared error over all images, channels and pixels, in units of [-1, 1]",
+    ),
+)  # fmt: skip
 
 
 def psnr_of_mse(mse: Tensor) -> Tensor:
@@ -183,7 +209,7 @@ class RestorationMetrics:
         Returns:
             A sentence per metric.
         """
-        return dict(DEFINITIONS)
+        return {"images": IMAGES, **definitions(METRICS)}
 
 
 def _psnr_of_float(mse: float) -> float:

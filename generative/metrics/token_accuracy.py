@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from generative.metrics.catalogue import Metric, Table, definitions
 from generative.metrics.means import NamedMeans
 
-DEFINITIONS = {
-    "token_accuracy/<share>": "share of the masked tokens whose most likely code is the right one, where this share of an "
-    "image's tokens is masked at random; mean over the images",
-}
+METRICS = (
+    Metric(
+        "token_accuracy", "Token accuracy", "", "higher", 3, Table("token accuracy", 70), case="masked share",
+        definition="share of the masked tokens whose most likely code is the right one, where this share of an image's "
+        "tokens is masked at random; mean over the images",
+    ),
+)  # fmt: skip
 
 
 class TokenAccuracyMetrics:
@@ -59,4 +63,4 @@ class TokenAccuracyMetrics:
         Returns:
             A sentence per metric.
         """
-        return dict(DEFINITIONS)
+        return definitions(METRICS)

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from files.whole import whole_file
+from generative.metrics.catalogue import output_order
 from launch.compare import charts
 from launch.compare.metrics import LEADING, ordered
 from launch.compare.pictures import sheets_of
@@ -30,7 +31,6 @@ from launch.compare.trainings import (
     training_text,
     trainings_of,
 )
-from launch.evaluation import output_order
 from launch.record import now
 from launch.results import known_pixels_note
 from launch.sampling_time import DEFINITION as TIMING

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from generative.metrics.catalogue import output_order
 from launch.compare.metrics import MINOR, direction, is_by_case, metric_name, ordered
 from launch.compare.rows import Row, Table
-from launch.evaluation import output_order
 
 DEGRADED = "degraded"
 EQUAL = 1e-6  # relative: values that differ by less are the same

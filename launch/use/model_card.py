@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from generative.metrics.catalogue import layouts
 from generative.networks.tokenizer import Tokenizer
-from launch.evaluation import TABLES, output_order
 from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
@@ -258,15 +258,10 @@ def _results(result: dict[str, Any] | None) -> str:
 
 
 def _metric_tables(metrics: dict[str, float]) -> list[str]:
-    split = {name: name.split("/", 1) for name in metrics}
-    tables = []
-    for title, columns in TABLES.items():
-        names = [column for column in columns if any(metric == column for metric, _ in split.values())]
-        outputs = sorted({output for metric, output in split.values() if metric in names}, key=output_order)
-        rows = [[o, *(_number(metrics.get(f"{n}/{o}")) for n in names)] for o in outputs]
-        if rows:
-            tables.append(f"{title[0].upper()}{title[1:]}:\n\n" + _table(["output", *names], rows))
-    return tables
+    return [
+        f"{layout.title[0].upper()}{layout.title[1:]}:\n\n{_table(layout.headings, layout.rows)}"
+        for layout in layouts(metrics)
+    ]
 
 
 def _definitions(record: dict[str, Any]) -> str:
@@ -297,10 +292,6 @@ def _definitions(record: dict[str, Any]) -> str:
                 for metric, text in (definitions if isinstance(definitions, dict) else {}).items()
             ]
     return "\n".join(line for line in lines if line)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> str:

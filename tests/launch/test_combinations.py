@@ -142,7 +142,7 @@ def test_the_file_has_a_column_for_what_varies(tmp_path: Path, capsys: pytest.Ca
     }  # fmt: skip
     print_table(results(), SEEDS, path)
     printed = capsys.readouterr().out
-    assert "21 ± 1.4" in printed
+    assert "21.00 ± 1.41" in printed
     assert f"comparison: {path}" in printed
     assert "fixed" not in printed
 

@@ -1,0 +1,357 @@
+"""What a metric is: each file beside this one lists its own as ``METRICS``, and whoever shows or compares numbers asks here.
+
+A value is named ``<key>/<output>``. The key is that of a listed metric, or of a variant of one: what it is measured with and
+what it is of follow the metric's own key, as in ``fd_label_classifier_paired`` or ``label_accuracy_assisted_std``. Nobody
+else takes a key apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import pkgutil
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Better = Literal["higher", "lower"]
+STD = "std"  # ends the key of the spread of what an evaluation draws several times
+EQUAL = 1e-6  # relative: values that differ by less are the same
+
+
+@dataclass(frozen=True)
+class Table:
+    """Metrics that are shown side by side.
+
+    Attributes:
+        title: Its title.
+        order: Its place among the tables, the smallest first.
+    """
+
+    title: str
+    order: int
+
+
+OTHERS = Table("other metrics", 1000)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The same formula for something else.
+
+    Attributes:
+        suffix: Follows the key of the metric; one word in small letters.
+        words: Follow the metric's words.
+        table: Where it is shown.
+    """
+
+    suffix: str
+    words: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric as a reader meets it.
+
+    Attributes:
+        key: Its name in records and logs: small letters, digits and underscores.
+        words: Its name in a heading.
+        unit: Its unit; empty without one.
+        better: Whether ``higher`` or ``lower`` is better; None where neither is.
+        digits: Decimals that are shown; None for four significant digits.
+        table: Where it is shown; there the listed order holds.
+        definition: How it is measured, in a sentence.
+        case: What stands after the slash where it is no output, such as ``set of labels``.
+        bounds: Those of the cases that bound the others and do not compete with them.
+        minor: Whether it is shown only where all metrics are.
+        leading: Whether it is among the first to look at: it is drawn.
+        variants: What else the formula is used for.
+        of_features: Whether it is measured on features; the extractor's name then follows the key.
+        spread_of: Of a standard deviation, the key of the metric that it is of.
+
+    Raises:
+        ValueError: If ``better`` is neither word, or there are less than no digits.
+    """
+
+    key: str
+    words: str
+    unit: str = ""
+    better: Better | None = None
+    digits: int | None = None
+    table: Table = OTHERS
+    definition: str = ""
+    case: str = ""
+    bounds: tuple[str, ...] = ()
+    minor: bool = False
+    leading: bool = False
+    variants: tuple[Variant, ...] = ()
+    of_features: bool = False
+    spread_of: str = ""
+
+    def __post_init__(self) -> None:
+        if self.better not in ("higher", "lower", None):
+            raise ValueError(f"The metric {self.key} has better={self.better!r}: choose higher, lower or None.")
+        if self.digits is not None and self.digits < 0:
+            raise ValueError(f"The metric {self.key} has digits={self.digits}, which must be at least 0.")
+
+    def variant(self, *suffixes: str, features: str = "") -> Metric:
+        """Return the metric of something else.
+
+        Args:
+            *suffixes: Suffixes of its ``variants``, and ``std`` for the standard deviation of its draws.
+            features: Name of the extractor, where it is ``of_features``.
+
+        Returns:
+            The metric, with the key that its values are recorded under.
+
+        Raises:
+            ValueError: It has no such variant.
+        """
+        known = {variant.suffix: variant for variant in self.variants}
+        unknown = [suffix for suffix in suffixes if suffix not in known and suffix != STD]
+        if features and not self.of_features:
+            unknown.append(features)
+        if unknown:
+            raise ValueError(f"The metric {self.key} has no variant {unknown[0]}.")
+        chosen = [known[suffix] for suffix in suffixes if suffix != STD]
+        table = chosen[-1].table if chosen else self.table
+        words = "".join([self.words, *(variant.words for variant in chosen)])
+        if features:
+            name = features.replace("_", " ")
+            words, table = f"{words}, {name}", Table(f"{table.title}, features of the {name}", table.order)
+        found = replace(self, key="_".join(filter(None, [self.key, features, *suffixes])), words=words, table=table)
+        if STD in suffixes:
+            mean = found.key.removesuffix(f"_{STD}")
+            found = replace(found, words=f"{words}, standard deviation", better=None, leading=False, spread_of=mean)
+        return found
+
+    def _parsed(self, rest: Sequence[str]) -> Metric | None:
+        """Return the variant whose key goes on with these words, or None where there is none."""
+        words, suffixes = list(rest), list[str]()
+        known = {STD, *(variant.suffix for variant in self.variants)}
+        while words and words[-1] in known:
+            suffixes.insert(0, words.pop())
+        if words and not self.of_features:
+            return None
+        return self.variant(*suffixes, features="_".join(words))
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is, 0 where neither is."""
+        return {"higher": 1, "lower": -1, None: 0}[self.better]
+
+    @property
+    def name(self) -> str:
+        """Its words with the unit."""
+        return f"{self.words}, {self.unit}" if self.unit else self.words
+
+    @property
+    def heading(self) -> str:
+        """The name with an arrow that points to the better side."""
+        return self.name + {1: " ↑", -1: " ↓", 0: ""}[self.sign]
+
+    def text(self, value: float | None, spread: float | None = None) -> str:
+        """Write a value with the metric's decimals.
+
+        Args:
+            value: The value; None where there is none.
+            spread: Its standard deviation, or None.
+
+        Returns:
+            Text, such as ``21.30`` or ``21.30 ± 0.05``; empty without a value.
+        """
+        if value is None:
+            return ""
+        text = f"{value:.4g}" if self.digits is None else f"{value:.{self.digits}f}"
+        return text if spread is None else f"{text} {self.spread_text(value, spread)}"
+
+    def spread_text(self, value: float, spread: float) -> str:
+        """Write a standard deviation with the decimals of its mean.
+
+        Args:
+            value: The mean.
+            spread: The standard deviation.
+
+        Returns:
+            Text, such as ``± 0.05``, or ``± <0.01`` where it is small beside the last decimal.
+        """
+        decimals = len(self.text(value).partition(".")[2].partition("e")[0])
+        least = 10.0**-decimals
+        is_told = not spread < least / 2 or spread < EQUAL * abs(value)
+        return f"± {spread:.{decimals}f}" if is_told else f"± <{least:g}"
+
+
+def definitions(metrics: Iterable[Metric]) -> dict[str, str]:
+    """Say what metrics mean, for the record beside the numbers.
+
+    Args:
+        metrics: The metrics.
+
+    Returns:
+        The definition by key.
+    """
+    return {metric.key: metric.definition for metric in metrics}
+
+
+@functools.cache
+def listed() -> dict[str, Metric]:
+    """Gather the metrics of all files of this package.
+
+    Returns:
+        The metrics by key, those of a table in the order of their file.
+
+    Raises:
+        ValueError: If two files list the same key, or a key is none.
+    """
+    package = __name__.rpartition(".")[0]
+    found: dict[str, Metric] = {}
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        for metric in getattr(importlib.import_module(f"{package}.{module.name}"), "METRICS", ()):
+            if not re.fullmatch(r"[a-z0-9_]+", metric.key):
+                raise ValueError(f"The metric {metric.key!r} needs a key of small letters, digits and underscores.")
+            if metric.key in found:
+                raise ValueError(f"The metric {metric.key} is listed twice, once in {package}.{module.name}.")
+            found[metric.key] = metric
+    return found
+
+
+@functools.cache
+def metric_of(key: str) -> Metric:
+    """Find a metric.
+
+    Args:
+        key: The part of a value's name before the slash.
+
+    Returns:
+        The listed metric or a variant of one; for any other key one with its own words, no direction and no unit.
+    """
+    parts = key.split("_")
+    for end in range(len(parts), 0, -1):
+        base = listed().get("_".join(parts[:end]))
+        if base is not None and (found := base._parsed(parts[end:])) is not None:
+            return found
+    spread_of = key.removesuffix(f"_{STD}") if parts[-1] == STD else ""
+    return Metric(key, key.replace("_", " ").capitalize(), spread_of=spread_of)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Take a value's name apart.
+
+    Args:
+        name: ``<key>/<output>``; a user's metric may have no output.
+
+    Returns:
+        Key and output, or what stands for one.
+    """
+    key, _, output = name.partition("/")
+    return key, output
+
+
+def output_order(output: str) -> tuple[float, int, str]:
+    """Return the key by which outputs and cases are sorted: numbers by value, then names, short ones first.
+
+    Args:
+        output: Name of an output, or a number such as a masked share.
+
+    Returns:
+        A key for ``sorted``.
+    """
+    try:
+        return float(output), 0, output
+    except ValueError:
+        return math.inf, len(output), output
+
+
+def ordered(names: Iterable[str], has_spreads: bool = False) -> list[Metric]:
+    """Find the metrics of values and sort them as they are shown.
+
+    Args:
+        names: Names of values, or keys alone.
+        has_spreads: Whether standard deviations stand for themselves too, and not in the cells of their means alone.
+
+    Returns:
+        The metrics, table by table.
+    """
+    present = set(names)
+    outputs: dict[str, set[str]] = {}
+    for key, output in map(split_name, present):
+        outputs.setdefault(key, set()).add(output)
+    metrics = [
+        m for m in map(metric_of, outputs) if has_spreads or not outputs[m.key] <= outputs.get(m.spread_of, set())
+    ]
+    places = {key: place for place, key in enumerate(listed())}
+
+    def place(metric: Metric) -> tuple[int, int, str, int, str]:
+        own = max((key for key in places if f"{metric.key}_".startswith(f"{key}_")), key=len, default="")
+        return metric.table.order, len(metric.table.title), metric.table.title, places.get(own, len(places)), metric.key
+
+    return sorted(metrics, key=place)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table of values as text.
+
+    Attributes:
+        title: Its title.
+        headings: Headings of the columns; the first is that of the outputs.
+        rows: An output and its values, column by column.
+    """
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def layouts(values: Mapping[str, float]) -> list[Layout]:
+    """Lay values out with a row for each output and a column for each metric, in the tables of the metrics.
+
+    Args:
+        values: Values by name.
+
+    Returns:
+        Every value in one of the tables; a spread stands behind its mean.
+    """
+    found = []
+    metrics = ordered(values)
+    for table in dict.fromkeys(metric.table for metric in metrics):
+        columns = [metric for metric in metrics if metric.table == table]
+        keys = {metric.key for metric in columns}
+        cases = {metric.case for metric in columns}
+        outputs = sorted({output for key, output in map(split_name, values) if key in keys}, key=output_order)
+        rows = [[output, *(cell(values, metric, output) for metric in columns)] for output in outputs]
+        first = cases.pop() if len(cases) == 1 else ""
+        found.append(Layout(table.title, [first or "output", *(metric.heading for metric in columns)], rows))
+    return found
+
+
+def cell(values: Mapping[str, float], metric: Metric, output: str) -> str:
+    """Write one value with the spread that was recorded for it.
+
+    Args:
+        values: Values by name.
+        metric: The metric.
+        output: The output.
+
+    Returns:
+        Text; empty where it was not measured.
+    """
+    return metric.text(
+        values.get(value_name(metric.key, output)), values.get(value_name(f"{metric.key}_{STD}", output))
+    )
+
+
+def value_name(key: str, output: str) -> str:
+    """Name a value.
+
+    Args:
+        key: Key of the metric.
+        output: The output, or what stands for one; may be empty.
+
+    Returns:
+        ``<key>/<output>``.
+    """
+    return f"{key}/{output}" if output else key
