@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from launch.compose import (
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
 from launch.names import checked_name, tell_swept
+from launch.output import as_typed
 from launch.paths import absolute_path, make_absolute
 from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
@@ -64,9 +65,7 @@ def training_arguments(arguments: list[str]) -> list[str]:
     register_resolvers()
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:  # started by rank 0 with arguments that are ready
         return arguments
-    if {"-h", "--help"} & set(arguments):
-        print(help_text())  # noqa: T201
-        sys.exit(0)
+    show_help(arguments, help_text)
     flags, overrides = split_flags(arguments)
     if set(flags) - MULTIRUN:  # Hydra shows something, such as the config with --cfg job
         compose_config([value for o in overrides for value in values_of(o)[:1]])
@@ -91,6 +90,18 @@ def training_arguments(arguments: list[str]) -> list[str]:
     compose_config(overrides)
     check_types(overrides)
     return overrides
+
+
+def show_help(arguments: Sequence[str], text: Callable[[], str]) -> None:
+    """Print what ``--help`` shows and end the process, where that is asked for.
+
+    Args:
+        arguments: The command line.
+        text: Makes what is shown.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(as_typed(text()))  # noqa: T201
+        sys.exit(0)
 
 
 def split_flags(arguments: list[str], known: Mapping[str, bool] = HYDRA_FLAGS) -> tuple[list[str], list[str]]:
@@ -375,9 +386,7 @@ def run_arguments(
     Raises:
         UserError: A key is unknown or the run is not usable.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(usage)  # noqa: T201
-        sys.exit(0)
+    show_help(arguments, lambda: usage)
     split_flags(arguments, {})
     folder, arguments = _take(arguments, "run")
     if folder is None:

@@ -29,7 +29,7 @@ from files.held import FolderGoneError
 from files.whole import NO_ROOM, WriteError
 from generative.weight_files import WeightsError
 from generative.weights import LoadMemoryError, is_out_of_memory
-from launch.output import Output, is_closed_pipe, lost, watched_output
+from launch.output import Output, as_typed, is_closed_pipe, lost, watched_output
 
 EXIT_USER_ERROR = 2
 EXIT_RUN_FAILED = 3
@@ -225,7 +225,7 @@ def reported() -> Iterator[None]:
 
 def _say(sentence: str, why: str) -> None:
     with suppress(OSError):  # standard error may go the way of standard output
-        print(f"{sentence} ({why})" if why else sentence, file=sys.stderr, flush=True)  # noqa: T201
+        print(as_typed(f"{sentence} ({why})" if why else sentence), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -24,6 +24,7 @@ from files.held import FolderGoneError
 from files.whole import WriteError
 from launch.build import plain_config
 from launch.errors import UserError, one_line
+from launch.output import as_typed
 from launch.record import history_of, now
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
 from lightning_modules import GenerativeModule
@@ -280,9 +281,10 @@ class History(Callback):
         reason = unfinished_reason(self.config, trainer)
         self._write_end(trainer.global_step, reason)
         if reason is not None:
+            command = as_typed("python train.py")
             print(  # noqa: T201
                 f"stopped at step {trainer.global_step} of {self.config.trainer.max_steps}: {reason}; "
-                f"python train.py {shlex.quote(f'resume={self.run.path}')} goes on",
+                f"{command} {shlex.quote(f'resume={self.run.path}')} goes on",
                 flush=True,
             )
 

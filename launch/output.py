@@ -1,15 +1,39 @@
-"""Standard output that may go away: a closed pipe or a full disk stops the run in good order, as a signal does."""
+"""What a person reads on the terminal: which command to type, and an output that may go away in the middle of a run.
+
+A closed pipe or a full disk stops the run in good order, as a signal does.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from callbacks.checkpoint import ask_to_stop
+
+CONSOLE_VARIABLE = "TRIPTYCH_CONSOLE"  # the console command was typed; inherited by the processes that it starts
+_SCRIPT = re.compile(r"\bpython (train|evaluate|generate|compare|export)\.py\b")
+
+
+def note_console_command() -> None:
+    """Keep that ``triptych`` was typed and no script, which an installed package does not have."""
+    os.environ[CONSOLE_VARIABLE] = "1"
+
+
+def as_typed(text: str) -> str:
+    """Name the commands in a text as the one of this process was named.
+
+    Args:
+        text: A text that names scripts, such as ``python train.py``.
+
+    Returns:
+        The same, with ``triptych train`` where the console command was typed.
+    """
+    return _SCRIPT.sub(r"triptych \1", text) if CONSOLE_VARIABLE in os.environ else text
 
 
 class Output:

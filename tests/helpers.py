@@ -78,7 +78,7 @@ def composed(folder: Path, overrides: list[str]) -> DictConfig:
 
 def train_here(folder: Path, *overrides: str) -> RunFolder:
     """Train in this process."""
-    from train import train
+    from launch.commands.train import train
 
     run = RunFolder(folder.resolve())
     experiment = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
@@ -89,7 +89,7 @@ def train_here(folder: Path, *overrides: str) -> RunFolder:
 
 def resume_here(run: RunFolder, *overrides: str) -> None:
     """Go on with a run in this process, as ``train.py resume=`` does."""
-    from train import train
+    from launch.commands.train import train
 
     training_arguments([f"resume={run.path}", *overrides])
     train(run, *resumed_config(run, list(overrides)))

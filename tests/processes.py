@@ -37,7 +37,9 @@ from launch.sweep import jobs as sweep
 PATIENCE = 400  # seconds
 _started: list[Run] = []
 context = multiprocessing.get_context("forkserver")  # also for other processes that would have to import all this
-context.set_forkserver_preload(["train", "generative.networks", "lightning_modules", "callbacks", "datamodules"])
+context.set_forkserver_preload(
+    ["launch.commands.train", "generative.networks", "lightning_modules", "callbacks", "datamodules"]
+)
 
 
 def arguments(experiment: str, steps: int, interval: int, trainer: str = "cpu") -> list[str]:

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from helpers import composed
 from processes import PATIENCE, context
 
+from launch.commands.train import train
 from launch.errors import reported
 from launch.run_folder import RunFolder
-from train import train
 
 RANKS = 2
 

@@ -17,7 +17,8 @@ FLOORS = [  # what stands lower knows nothing of what stands higher, nor of its 
     {"launch"},
     {"launch.sweep", "launch.use"},
     {"launch.compare"},
-    {"train", "evaluate", "generate", "compare", "export"},
+    {"launch.commands"},
+    {"triptych", "train", "evaluate", "generate", "compare", "export"},
 ]
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

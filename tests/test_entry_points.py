@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from processes import Run
 
-import evaluate
 import generate
 from launch.command_line import training_arguments
+from launch.commands import evaluate
 from launch.compose import help_text
 from launch.errors import UserError
 from launch.run_folder import RunFolder, write_json

@@ -13,15 +13,15 @@ from processes import Run
 from rank_worker import run_on_two_ranks
 from wandb_files import offline_runs
 
-from evaluate import evaluate
 from generative.randomness import StepRandomness, generator_for
 from generative.types import Batch
 from launch.build import build_module, build_trainer, check_ranks
+from launch.commands.evaluate import evaluate
+from launch.commands.train import train
 from launch.compare.evaluations import read_job
 from launch.compose import compose_config, experiments
 from launch.errors import UserError
 from launch.run_folder import RunFolder
-from train import train
 
 pytestmark = pytest.mark.timeout(900)  # the fixtures start a dozen processes
 PARADIGMS = ("meanflow_dit", "ddpm_scenes", "maskgit_scenes")

@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from launch.checking import argument_checks, check_values
+from launch.commands.train import train
 from launch.compose import compose_config, experiments, parse
 from launch.errors import UserError, exit_code, explained
 from launch.received import own
 from launch.run_folder import RunFolder
-from train import train
 
 VALUES = (0, -1, math.nan, 2.5, "word")
 SAMPLE = 40

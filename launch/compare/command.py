@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 from rich.console import Console
 
 from files.whole import whole_file
-from launch.command_line import split_flags
+from launch.command_line import show_help, split_flags
 from launch.compare.page import render_page, write_rows
 from launch.compare.reading import Found, read_runs
 from launch.compare.rows import tables_of
 from launch.errors import UserError, near_matches
 from launch.names import checked_name, file_name
+from launch.output import as_typed
 
 DEFAULTS: dict[str, str | None] = {
     "runs": None, "by": None, "metrics": None, "name": None, "output": "outputs/comparisons",
@@ -36,9 +36,7 @@ def read_arguments(arguments: Sequence[str], usage: str) -> dict[str, str | None
     Raises:
         UserError: A key is unknown, or no runs are named.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(usage)  # noqa: T201
-        sys.exit(0)
+    show_help(arguments, lambda: usage)
     values = dict(DEFAULTS)
     for argument in split_flags(list(arguments), {})[1]:
         key, equals, value = argument.partition("=")
@@ -75,7 +73,7 @@ def compare(arguments: Sequence[str], usage: str) -> Path:
     tables, repeated = tables_of(found.measured, _listed(values["by"]))
     names = sorted({entry.name for entry in found.measured})
     name = values["name"] or file_name([*names, *(f"by={key}" for key in _listed(values["by"]))])
-    command = " ".join(["python compare.py", *map(shlex.quote, arguments)])
+    command = " ".join([as_typed("python compare.py"), *map(shlex.quote, arguments)])
     options: dict[str, Any] = {"title": values["name"] or ", ".join(names), "command": command, "metrics": metrics}
     page = render_page(found, tables, found.left_out + repeated, options)
 

@@ -36,7 +36,9 @@ from launch.threads import job_threads
 RECORD_NAME = "job.json"
 LOG_NAME = "train.log"
 POLL_SECONDS = 0.2
-SCRIPT = Path(__file__).resolve().parents[2] / "train.py"
+ROOT = Path(__file__).resolve().parents[2]
+# The script of a source tree, wherever the command was typed; an installed package has none, and is found by its name.
+PROGRAM = [str(ROOT / "train.py")] if (ROOT / "pyproject.toml").exists() else ["-m", "launch.commands.train"]
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def run_job(config: DictConfig) -> float | None:
         _say(f"{name}: finished before, not run again ({job.run.path})")
         return optimized_value(job, config.optimized_metric)
     _say(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'} in {job.run.path}")
-    command = [sys.executable, str(SCRIPT), *overrides, "resume=auto", f"hydra.run.dir={quoted(job.run.path)}"]
+    command = [sys.executable, *PROGRAM, *overrides, "resume=auto", f"hydra.run.dir={quoted(job.run.path)}"]
     devices = config.trainer.devices
     threads = job_threads(job.run, ranks=devices if isinstance(devices, int) and devices > 0 else 1)
     with one_free_gpu(config.trainer) as visible:

@@ -19,9 +19,9 @@ from datamodules.iclevr import ICLEVRDataModule
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.labels import LABELS
 from files.images import DECODING_ERRORS
+from launch.commands.train import train
 from launch.errors import EXIT_RUN_FAILED, UserError, exit_code
 from launch.run_folder import RunFolder
-from train import train
 
 
 def encoded(kind: str, number: int = 0) -> bytes:

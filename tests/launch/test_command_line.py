@@ -10,10 +10,9 @@ import pytest
 from helpers import train_here
 from omegaconf import OmegaConf
 
-import evaluate
-import export
 from launch.build import build_trainer
 from launch.command_line import split_flags, training_arguments
+from launch.commands import evaluate, export
 from launch.compare.command import compare
 from launch.compose import compose_config, literal, parse, quoted
 from launch.errors import UserError

@@ -336,7 +336,7 @@ def test_the_time_of_sampling_is_that_of_whole_batches_shared_by_network_calls(
 @pytest.fixture(scope="module")
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three paradigms on the same scenes, one of them with two seeds and a second number of steps."""
-    from evaluate import evaluate
+    from launch.commands.evaluate import evaluate
     from launch.compare.evaluations import read_job
 
     root = tmp_path_factory.mktemp("outputs")

@@ -14,8 +14,9 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
-import evaluate
 from launch.command_line import training_arguments
+from launch.commands import evaluate
+from launch.commands.train import train
 from launch.compose import compose_config
 from launch.data_check import check_answer, check_unchanged, data_record, settings_digest
 from launch.errors import UserError
@@ -24,7 +25,6 @@ from launch.received import own
 from launch.record import config_hash
 from launch.run_folder import RunFolder, identity, write_json
 from launch.use.model_card import _earlier_data
-from train import train
 
 PRINTS = {"train": "aa", "val": "bb", "test": "cc"}
 

@@ -18,12 +18,12 @@ from helpers import ROOT, read_json, train_here
 from safetensors.torch import save_file
 from torch import nn
 
-import export
 from files.whole import WriteError
 from generative.exported import ExportError, load_network, network_bytes, read_network
 from generative.types import Batch
 from launch import build
 from launch.command_line import run_config
+from launch.commands import export
 from launch.errors import UserError
 from launch.run_folder import RunFolder, write_json
 from launch.use.load import load_exported

@@ -16,10 +16,9 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-import evaluate
-import export
 import generate
 from launch.command_line import training_arguments
+from launch.commands import evaluate, export
 from launch.compare.command import compare
 from launch.compare.evaluations import read_job
 from launch.compare.reading import read_runs

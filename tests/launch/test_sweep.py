@@ -177,7 +177,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run jobs with a script that takes no time, as Hydra's launcher calls them."""
     path = tmp_path / "fake.py"
     path.write_text(FAKE_JOB)
-    monkeypatch.setattr(sweep, "SCRIPT", path)
+    monkeypatch.setattr(sweep, "PROGRAM", [str(path)])
     monkeypatch.setenv(SWEPT_VARIABLE, "seed")
     before = HydraConfig.instance().cfg
 

@@ -19,11 +19,11 @@ from processes import Run
 from wandb_files import WandbRun, offline_runs
 
 from callbacks.checkpoint import Interrupted
+from launch.commands.train import train
 from launch.errors import UserError
 from launch.loggers import build_loggers
 from launch.run_folder import RunFolder, identity
 from lightning_modules import MeanFlowRestorer
-from train import train
 
 STEPS = 6
 OFFLINE = ["experiment=meanflow_dit", "logger=wandb", "logger.offline=true"]

@@ -1,0 +1,96 @@
+"""Evaluate a run again, also with other settings, or compare several: ``python evaluate.py run=DIR [overrides]``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from launch import build
+from launch.command_line import MULTIRUN, tell_choices
+from launch.compare.combinations import compare
+from launch.compare.evaluations import Job, datamodule_for, read_job
+from launch.data_check import check_unchanged
+from launch.errors import reported
+from launch.evaluation import print_result, run_test
+from launch.run_folder import is_main_process, write_json
+
+USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [data_changed=stop|accept] [overrides]
+       python evaluate.py -m run=DIR,DIR [name=NAME] [overrides with several values]
+
+Evaluates a run on the test images as the end of its training did, with the run's own config plus the overrides, and
+writes DIR/evaluations/NAME/metrics.json and images. NAME is made from the overrides where it is not given.
+
+  python evaluate.py run=DIR sampler.num_steps=16
+  python evaluate.py run=DIR degradation=block_mask weights=raw name=raw_block
+
+Images or labels that have changed since the training stop it, unless other data were asked for by data=... or
+data_changed=accept.
+
+With -m every combination of the values is evaluated, of one run or of several on the same data and degradation, each into
+its run's evaluations/; what was evaluated before is not evaluated again. A table and outputs/comparisons/NAME.csv have a
+row for each combination and output; over values of module.evaluation_seed or evaluation_seed they give mean and standard
+deviation.
+
+  python evaluate.py -m run=DIR sampler.num_steps=4,8 module.evaluation_seed=0,1,2
+  python evaluate.py -m run=MEANFLOW_DIR,MASKGIT_DIR degradation=block_mask name=block"""
+CALLBACKS = (
+    "evaluation", "calibration", "classification", "codebook", "token_accuracy", "restoration_distances", "generation",
+    "label_accuracy", "image_grid", "denoising_grid", "decoding_grid", "progress", "rank_watch",
+)  # fmt: skip
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """Evaluate a run and write the results.
+
+    Args:
+        job: What to evaluate.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    job.check_folder()
+    config = job.config
+    for key in list(config.callbacks):
+        if key not in CALLBACKS:
+            del config.callbacks[key]
+    tell_choices(config)
+    checkpoint = job.run.load_checkpoint()
+    trainer = build.build_trainer(config, job.folder, build.build_callbacks(config), False)
+    module = build.build_module(config)
+    datamodule = datamodule_for(config)
+    build.check_data(module, datamodule)
+    references = {callback.get("reference_split") for callback in config.callbacks.values() if callback} - {None}
+    changed = check_unchanged(job.run, config, datamodule, ("test", "label_sets", *references), job.data_changed)
+    build.load_weights(module, job.run, checkpoint, job.weights)
+    result = run_test(trainer, module, datamodule, config, job.weights, checkpoint["global_step"])
+    result["record"].update(run=str(job.run.path), **job.identity())
+    if changed:
+        result["record"]["data"]["changed"] = changed
+    if is_main_process():
+        write_json(job.metrics_path, result)
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate once, or compare.
+
+    Args:
+        arguments: The command line.
+    """
+    if MULTIRUN & set(arguments):
+        compare([argument for argument in arguments if argument not in MULTIRUN], evaluate, USAGE)
+        return
+    job = read_job(arguments, USAGE)
+    result = evaluate(job)
+    if is_main_process():
+        print_result(result["metrics"], job.folder)
+
+
+def start() -> None:
+    """Run the command line of this process."""
+    with reported():
+        main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    start()

@@ -1,0 +1,137 @@
+"""Train an experiment: ``python train.py experiment=meanflow_dit``; ``--help`` lists experiments and overrides."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from launch import build
+from launch.command_line import current_run, keep_config, tell_choices, training_arguments
+from launch.data_check import KEY as DATA_CHANGED
+from launch.data_check import STOP, check_answer, check_unchanged, data_record
+from launch.errors import explained, reported
+from launch.evaluation import print_result, run_test
+from launch.history import History, check_optimizer_state, check_steps_left
+from launch.loggers import build_loggers, log_result, logged
+from launch.received import CONF_DIR
+from launch.record import config_hash, git_revision, hardware, now, versions
+from launch.restorable import check_restorable
+from launch.run_folder import RunFolder, identity, is_main_process, write_json
+from launch.sweep.jobs import run_job
+from launch.sweep.parent import end_with_parent
+from launch.sweep.report import sweep_reported
+from launch.threads import training_threads
+
+
+def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: DictConfig | None = None) -> None:
+    """Fit, test the final weights, and write the records.
+
+    Args:
+        run: The run folder, held for writing.
+        config: The composed config.
+        overrides: What it was composed from.
+        in_force: The config as it is recorded; None: as it is.
+
+    Raises:
+        BaseException: What ended the training, or kept it from beginning; see ``launch.errors``.
+    """
+    answer = check_answer(config.get(DATA_CHANGED, STOP))
+    resumed = run.newest_checkpoint() if config.resume else None
+    history = History(run, config, in_force or config, overrides, resumed)
+    step = history.step
+    if resumed and step >= config.trainer.max_steps:
+        check_steps_left(run, step, config.trainer.max_steps)
+
+    torch.set_float32_matmul_precision("high")
+    trainer = build.build_trainer(
+        config,
+        run.path,
+        [*build.build_callbacks(config), history],
+        build_loggers(config, run, step if resumed else None),
+    )
+    build.check_ranks(config, trainer)
+    tell_choices(config)
+    module = build.build_module(config)  # before the data: what is wrong with the config is said at once
+    build.check_training(module)
+    datamodule = build.build_datamodule(config)
+    build.check_data(module, datamodule)
+    if resumed:
+        build.check_network(module, run, resumed[1]["state_dict"])
+        build.check_parts(module, run)
+        check_restorable(module, trainer, run, resumed[1])
+        check_unchanged(run, config, datamodule, answer=answer)
+        check_optimizer_state(module, run, resumed[1])
+        datamodule.start_step = step * config.trainer.accumulate_grad_batches
+
+    before = history.before
+    history.record = {
+        "name": config.name,
+        "overrides": before.get("overrides", identity(overrides)),  # of the first start: what the run is known by
+        "seed": config.seed,
+        "started": before.get("started", now()),
+        "finished": False,
+        "stopped": None,
+        "resumed_at_steps": [*before.get("resumed_at_steps", []), *([step] if resumed else [])],
+        "config_hash": config_hash(config),
+        "git_revision": git_revision(),
+        "versions": versions(),
+        "hardware": {**hardware(trainer.strategy.root_device, training_threads(trainer)), "ranks": trainer.world_size},
+        "data": data_record(run, config, datamodule, step if resumed else None),
+        "parts": module.parts_record(),
+        "parameters": sum(p.numel() for p in module.parameters()),
+    }
+    history.record["history"] = history.entries()
+    try:
+        with logged(trainer.loggers, build.plain_config(config), history.record):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=resumed[0] if resumed else None)
+            history.begin(trainer)  # a run that had no step left has not called it
+            weights = "ema" if config.callbacks.get("ema") else "raw"
+            result = run_test(trainer, module, datamodule, config, weights, trainer.global_step)
+            log_result(trainer.loggers, result, trainer.global_step)
+    except BaseException as error:
+        history.interrupted(trainer, error)
+        raise
+    if is_main_process():
+        write_json(run.path / "metrics.json", result)
+        history.record["data"] |= datamodule.record()  # by now with the damaged images that were met
+        history.end(trainer)
+        print_result(result["metrics"], run.path)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
+def main(config: DictConfig) -> float | None:
+    """Run once, or run one job of a sweep in a process of its own.
+
+    Args:
+        config: What Hydra composed.
+
+    Returns:
+        What a search looks at.
+    """
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_job(config)
+    end_with_parent()
+    with reported():
+        run, config, overrides, in_force = current_run(config)
+        with run.locked():
+            if not config.resume:
+                keep_config(run, config, overrides)
+            with explained(run.path, overrides):
+                train(run, config, overrides, in_force)
+    return None
+
+
+def start() -> None:
+    """Run the command line of this process."""
+    with reported(), sweep_reported(training_arguments(sys.argv[1:])) as arguments:
+        sys.argv[1:] = arguments
+        main()
+
+
+if __name__ == "__main__":
+    start()
