@@ -54,9 +54,10 @@ def experiments() -> dict[str, str]:
         Description by name: the comment that follows ``# @package`` in the file.
     """
     result = {}
-    for path in sorted((CONF_DIR / "experiment").glob("*.yaml")):
-        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
-        result[path.stem] = next((line for line in comments if not line.startswith("@package")), "")
+    for name in groups()["experiment"]:
+        lines = (CONF_DIR / "experiment" / f"{name}.yaml").read_text().splitlines()
+        comments = [line[1:].strip() for line in lines if line.startswith("#")]
+        result[name] = next((line for line in comments if not line.startswith("@package")), "")
     return result
 
 

@@ -16,7 +16,7 @@ Written by `python docs/tools/config_page.py` from `conf/`; a test compares. An 
 an option of each group and sets keys; the command line changes both. `network=dit_small` takes another option,
 `network.depth=4` sets a key, `+callbacks.mine._target_=...` adds one, `~degradation.steps.noise` takes one away.
 `python train.py --help` lists experiments and useful overrides, `python train.py experiment=NAME --cfg job` prints a
-whole config. **Bold** is what `conf/train.yaml` chooses where an experiment does not.
+whole config. **Bold** is what `conf/train.yaml` chooses where module and experiment do not.
 """
 
 
@@ -55,7 +55,8 @@ def settings() -> list[tuple[str, str, str]]:
         if line.startswith("#"):
             comment = f"{comment} {line.removeprefix('#').strip()}".strip()
             continue
-        if match := re.fullmatch(r"(\w+): ([^#]+?)\s*(?:#\s*(.*))?", line):
+        match = re.fullmatch(r"(\w+): ([^#]+?)\s*(?:#\s*(.*))?", line)
+        if match and match[1] not in groups():
             rows.append((match[1], match[2], (comment or match[3] or "").replace("|", "\\|")))
         comment = ""
     return rows
