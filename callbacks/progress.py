@@ -68,6 +68,11 @@ class TrainingProgress(ProgressBar):
         self._evaluation_start = 0.0
         self._evaluation_images = 0
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether this rank shows anything; Lightning's ``print`` asks."""
+        return self._enabled
+
     def enable(self) -> None:
         """Show progress; Lightning's hook."""
         self._enabled = True

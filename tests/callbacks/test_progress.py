@@ -46,6 +46,14 @@ def test_live_bar(restorer, data, make_trainer) -> None:
     assert re.search(r"test.*3/3.*10 images", text.getvalue())
 
 
+def test_lines_of_the_module_go_through_the_progress(restorer, data, make_trainer) -> None:
+    """As that of callbacks.throughput, in the middle of the training."""
+    progress, text = _progress(is_terminal=False)
+    restorer.on_train_batch_start = lambda batch, batch_idx: restorer.print("a line")
+    make_trainer(progress).fit(restorer, data)
+    assert text.getvalue().count("a line\n") == 10
+
+
 def test_other_ranks_are_silent(restorer, data, make_trainer) -> None:
     progress, text = _progress(is_terminal=False)
     progress.disable()
