@@ -20,6 +20,11 @@ whole config. **Bold** is what `conf/train.yaml` chooses where module and experi
 """
 
 
+def plain(text: str) -> str:
+    """Write a comment for a cell of a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 def description(file: Path) -> str:
     """Return the comment that a file begins with, in one line; empty where it has none."""
     lines = [line for line in file.read_text().splitlines() if line != "# @package _global_"]
@@ -28,7 +33,7 @@ def description(file: Path) -> str:
         if not line.startswith("#"):
             break
         comment.append(line.removeprefix("#").strip())
-    return " ".join(comment).replace("|", "\\|")
+    return plain(" ".join(comment))
 
 
 def groups() -> dict[str, list[Path]]:
@@ -57,9 +62,9 @@ def settings() -> list[tuple[str, str, str]]:
             continue
         match = re.fullmatch(r"(\w+): ([^#]+?)\s*(?:#\s*(.*))?", line)
         if match and match[1] not in groups():
-            rows.append((match[1], match[2], (comment or match[3] or "").replace("|", "\\|")))
+            rows.append((match[1], match[2], plain(comment or match[3] or "")))
         comment = ""
-    return rows
+    return [row for row in rows if not (CONF / row[0]).is_dir()]  # a group that is null stands in its own table
 
 
 def page() -> str:
