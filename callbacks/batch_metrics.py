@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+
+from callbacks.measuring import MeasuringCallback, log_metrics
 
 
 class Metrics(Protocol):
-    """Collects values over batches and ranks."""
+    """Collects values over batches and ranks.
+
+    Attributes:
+        num_images: Images of all ranks behind the last ``compute``.
+    """
+
+    num_images: int
 
     def reset(self, device: torch.device | str = "cpu") -> None:
         """Forget everything.
@@ -27,15 +35,18 @@ class Metrics(Protocol):
         """
         ...
 
+    def definition(self) -> dict[str, Any]:
+        """Say what each metric means, for the record beside the numbers."""
+        ...
+
 
 MetricsT = TypeVar("MetricsT", bound=Metrics)
 
 
-class BatchMetrics(Callback, ABC, Generic[MetricsT]):
+class BatchMetrics(MeasuringCallback, Generic[MetricsT]):
     """Measures the outputs of ``validation_step`` and ``test_step``; a kind of measurement adds what it takes from them.
 
-    Validation logs ``val/<metric>/<output>``; test logs ``test/<metric>/<output>`` and keeps the exact values. The sums
-    live in the callbacks and not in the module, so that a new metric does not break old checkpoints.
+    Validation logs ``val/<metric>/<output>``; test logs ``test/<metric>/<output>`` and keeps the exact values.
 
     Attributes:
         metrics: Metrics of the running or last epoch.
@@ -44,10 +55,6 @@ class BatchMetrics(Callback, ABC, Generic[MetricsT]):
     """
 
     metrics: MetricsT
-
-    def __init__(self) -> None:
-        self.results: dict[str, float] = {}
-        self.record: dict[str, Any] = {}
 
     @abstractmethod
     def metrics_of(self, module: LightningModule) -> MetricsT:
@@ -68,13 +75,17 @@ class BatchMetrics(Callback, ABC, Generic[MetricsT]):
             outputs: What the step returned.
         """
 
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Say what the last metrics are and what they were measured on.
 
         Returns:
             Plain values for the record.
         """
+        return {"num_images": self.metrics.num_images, "definitions": self.metrics.definition()}
+
+    def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
+        results = self.metrics.compute()
+        return results, {"split": "test", **self.describe()} if results else {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with empty sums."""
@@ -101,11 +112,4 @@ class BatchMetrics(Callback, ABC, Generic[MetricsT]):
         """Log the metrics of the validation images."""
         metrics = self.metrics.compute()
         if not trainer.sanity_checking:
-            # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
-            pl_module.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=True)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep and log the metrics of the test images."""
-        self.results = self.metrics.compute()
-        self.record = {"split": "test", **self.describe()} if self.results else {}
-        pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)
+            log_metrics(pl_module, "val", metrics)

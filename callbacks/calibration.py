@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
+from callbacks.measuring import MeasuringCallback, first_rows
 from generative.metrics import CalibrationMetrics
 from generative.ranges import Count
 
 
-class Calibration(Callback):
+class Calibration(MeasuringCallback):
     """Measures mean-of-K PSNR and spread of a stochastic output in test; see ``generative.metrics.calibration``.
 
     A module without this output, such as a regression, is passed over: there is nothing to calibrate.
@@ -32,11 +33,10 @@ class Calibration(Callback):
     def __init__(self, num_images: Count = 256, num_samples: Count = 16, output: str = "sample") -> None:
         if num_images < 1:
             raise ValueError(f"callbacks.calibration.num_images={num_images} must be at least 1.")
+        super().__init__()
         self.num_images = num_images
         self.num_samples = num_samples
         self.output = output
-        self.results: dict[str, float] = {}
-        self.record: dict[str, Any] = {}
         self._metrics = CalibrationMetrics(num_samples, output)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,7 +55,7 @@ class Calibration(Callback):
         """Draw the samples of the batch's images that belong to the subset."""
         module: Any = pl_module
         batch, restored = outputs["batch"], outputs["outputs"]
-        rows = (batch.index < self.num_images).nonzero().flatten()
+        rows = first_rows(batch, self.num_images)
         if self.output not in restored or len(rows) == 0:
             return
         subset = batch.select(rows)
@@ -66,16 +66,12 @@ class Calibration(Callback):
             ]
         self._metrics.update(torch.stack(samples), subset, restored["mean"][rows] if "mean" in restored else None)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep and log the metrics."""
-        self.results = self._metrics.compute()
-        self.record = {}
-        if self.results:
-            self.record = {
-                "split": "test",
-                "num_images": self._metrics.num_images,
-                "num_samples": self.num_samples,
-                "definitions": self._metrics.definition(),
-            }
-            # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
-            pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)
+    def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
+        results = self._metrics.compute()
+        record = {
+            "split": "test",
+            "num_images": self._metrics.num_images,
+            "num_samples": self.num_samples,
+            "definitions": self._metrics.definition(),
+        }
+        return results, record if results else {}

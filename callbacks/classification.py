@@ -7,8 +7,7 @@ from typing import Any
 from lightning import LightningModule
 
 from callbacks.batch_metrics import BatchMetrics
-from generative.metrics.catalogue import definitions
-from generative.metrics.label_accuracy import METRICS, LabelAccuracyMetrics
+from generative.metrics.label_accuracy import LabelAccuracyMetrics
 
 
 class Classification(BatchMetrics[LabelAccuracyMetrics]):
@@ -18,17 +17,10 @@ class Classification(BatchMetrics[LabelAccuracyMetrics]):
     """
 
     def metrics_of(self, module: LightningModule) -> LabelAccuracyMetrics:
-        """See ``BatchMetrics.metrics_of``."""
         return LabelAccuracyMetrics("heldout")
 
     def take(self, outputs: dict[str, Any]) -> None:
-        """See ``BatchMetrics.take``."""
         self.metrics.update(outputs["scores"], outputs["batch"].labels)
 
     def describe(self) -> dict[str, Any]:
-        """See ``BatchMetrics.describe``."""
-        return {
-            "num_images": self.metrics.num_images,
-            "num_labels": self.metrics.num_labels,
-            "definitions": definitions(METRICS),
-        }
+        return super().describe() | {"num_labels": self.metrics.num_labels}

@@ -17,20 +17,13 @@ class Codebook(BatchMetrics[CodebookMetrics]):
     """
 
     def metrics_of(self, module: LightningModule) -> CodebookMetrics:
-        """See ``BatchMetrics.metrics_of``."""
         network: Any = module.network
         return CodebookMetrics(getattr(network, "num_codes", None) or 0)
 
     def take(self, outputs: dict[str, Any]) -> None:
-        """See ``BatchMetrics.take``."""
         tokens_BN = outputs.get("tokens")
         if tokens_BN is not None and self.metrics.num_codes:
             self.metrics.update(tokens_BN)
 
     def describe(self) -> dict[str, Any]:
-        """See ``BatchMetrics.describe``."""
-        return {
-            "num_images": self.metrics.num_images,
-            "num_codes": self.metrics.num_codes,
-            "definitions": self.metrics.definition(),
-        }
+        return super().describe() | {"num_codes": self.metrics.num_codes}

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.errors import SetupError
+from callbacks.measuring import MeasuringCallback
 from datamodules.base import datamodule_of
 from datamodules.splits import Split
 from files.cache import cache_folder, cached
@@ -46,7 +47,7 @@ class _NotCachedError(Exception):
     """The cache has no usable file."""
 
 
-class DistanceCallback(Callback):
+class DistanceCallback(MeasuringCallback):
     """Has feature extractors, and the features of a reference split, which it keeps in the cache folder.
 
     Args:
@@ -77,6 +78,7 @@ class DistanceCallback(Callback):
         label_classifier: str | Path | None,
         cache_dir: str | Path | None,
     ) -> None:
+        super().__init__()
         self.key = key
         self.check_counts(num_reference=num_reference, batch_size=batch_size)
         self.reference_split = reference_split
@@ -86,8 +88,6 @@ class DistanceCallback(Callback):
         self.cache_dir = cache_dir
         self.extractors: dict[str, FeatureExtractor] = {}
         self.missing: dict[str, str] = {}
-        self.results: dict[str, float] = {}
-        self.record: dict[str, Any] = {}
         self._without_extractor = without_extractor
         self._is_set_up = False
         if label_classifier is not None:

@@ -66,27 +66,25 @@ class Generation(DistanceCallback):
         """
         self.set_up_extractors(trainer, InceptionExtractor)
 
-    @torch.no_grad()
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the images, compare them, and keep and log the metrics."""
-        self.results, self.record = {}, {"num_images": 0, "missing": dict(self.missing)}
+    def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
+        """Draw the images and compare them; see ``MeasuringCallback.measure``."""
+        results: dict[str, float] = {}
         if not self.extractors:
-            return
-        metrics = {name: GenerationMetrics(e.to(pl_module.device)) for name, e in self.extractors.items()}
+            return results, {"num_images": 0, "missing": dict(self.missing)}
+        metrics = {name: GenerationMetrics(e.to(module.device)) for name, e in self.extractors.items()}
         for each in metrics.values():
-            each.reset(pl_module.device)
-        self._generate(trainer, pl_module, list(metrics.values()))
+            each.reset(module.device)
+        self._generate(trainer, module, list(metrics.values()))
         for each in metrics.values():
-            self.results |= each.compute(self.reference(trainer, pl_module, each.extractor))
+            results |= each.compute(self.reference(trainer, module, each.extractor))
             each.extractor.to("cpu")  # leaves the device's memory to others
-        self.record |= {
+        return results, {
             "num_images": self.num_images,
+            "missing": dict(self.missing),
             "labels": f"of labelled data: image i has the labels of image p(i mod n) of the n {self.reference_split} images, "
             "p the permutation of the evaluation seed",
             **{name: each.definition() for name, each in metrics.items()},
         }
-        # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
-        pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)
 
     def _generate(self, trainer: Trainer, module: Any, metrics: list[GenerationMetrics]) -> None:
         data = datamodule_of(trainer)

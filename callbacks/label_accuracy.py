@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.errors import SetupError
 from callbacks.image_grid import keep_image, trained_steps
+from callbacks.measuring import MeasuringCallback, first_rows, log_metrics
 from datamodules.base import datamodule_of
-from files.grids import render_grid
+from files.grids import picture_grid
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
-from generative.metrics.catalogue import definitions
+from generative.metrics.catalogue import STD, Metric
 from generative.metrics.label_accuracy import (
+    ASSISTED,
     METRICS,
+    REAL,
     LabelAccuracyMetrics,
     label_scores,
     recognised_labels,
@@ -29,11 +32,12 @@ from generative.randomness import IndexRandomness, generator_for
 from generative.types import Batch
 from generative.weights import weights_hash
 
-GRID_COLUMNS, GRID_ROWS = 8, 4
+POOLED, PER_IMAGE, _ = METRICS
+GRID_ROWS = 4
 MISSED = "✗ "
 
 
-class LabelAccuracy(Callback):
+class LabelAccuracy(MeasuringCallback):
     """Measures in validation and test how many labels of the data's label sets a classifier sees in generated images.
 
     One image is drawn for each label set and seed, with draws that depend on nothing else: neither on the batch size nor
@@ -70,17 +74,16 @@ class LabelAccuracy(Callback):
                 "callbacks.label_accuracy.num_seeds and batch_size must be at least 1, validation_seeds and num_real at "
                 "least 0."
             )
+        super().__init__()
         self.classifier_path = classifier
         self.required = required
         self.num_seeds = num_seeds
         self.validation_seeds = validation_seeds
         self.batch_size = batch_size
         self.num_real = num_real
-        self.results: dict[str, float] = {}
-        self.record: dict[str, Any] = {}
         self._classifier: LabelClassifier | None = None
         self._has_said_so = False
-        self._real = LabelAccuracyMetrics("real")
+        self._real = LabelAccuracyMetrics(REAL)
 
     # Before the first step
 
@@ -130,12 +133,10 @@ class LabelAccuracy(Callback):
         results: dict[str, float] = {}
         for name in datamodule_of(trainer).label_sets:
             results |= self._measure(trainer, pl_module, name, self.validation_seeds)[0]
-        # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
-        pl_module.log_dict({f"val/{name}": value for name, value in results.items()}, sync_dist=True)
+        log_metrics(pl_module, "val", results)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with empty sums."""
-        self.results, self.record = {}, {}
         self._real.reset(pl_module.device)
 
     def on_test_batch_end(
@@ -148,24 +149,25 @@ class LabelAccuracy(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Judge the batch's real images that belong to the first ones."""
-        rows = (batch.index < self.num_real).nonzero().flatten()
+        rows = first_rows(batch, self.num_real)
         if self._classifier is None or batch.labels is None or len(rows) == 0:
             return
         self._real.update(self._judge(batch.image[rows]), batch.labels[rows])
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, judge, log and keep."""
+    def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
+        """Draw and judge; see ``MeasuringCallback.measure``."""
         if self._classifier is None:
-            return
+            return {}, {}
         data = datamodule_of(trainer)
+        results: dict[str, float] = {}
         by_seed: dict[str, list[float]] = {}
         for name in data.label_sets:
-            results, scores = self._measure(trainer, pl_module, name, self.num_seeds)
-            self.results |= results
+            measured, scores = self._measure(trainer, module, name, self.num_seeds)
+            results |= measured
             by_seed[name] = [round(score, 6) for score in scores]
-        self.results |= self._real.compute()
-        self.record = {
-            "definitions": definitions(METRICS)
+        results |= self._real.compute()
+        return results, {
+            "definitions": self._real.definition()
             | {
                 "<metric>/<set>": "mean over the seeds; one image a label set and seed",
                 "<metric>_std/<set>": "sample standard deviation over the seeds",
@@ -176,10 +178,9 @@ class LabelAccuracy(Callback):
             "num_labels": {name: int((sets > 0).sum()) for name, sets in data.label_sets.items()},
             "num_real": self._real.num_images,
             "label_accuracy_by_seed": by_seed,
-            "assisted": _assisted(pl_module),
+            "assisted": _assisted(module),
             "classifier": {"path": str(self.classifier_path), "blake2": weights_hash(self._classifier)},
         }
-        pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)
 
     # The work
 
@@ -195,12 +196,13 @@ class LabelAccuracy(Callback):
             step = trained_steps(trainer, module)
             notes = _notes(recognised[0], sets_SL, data.label_names)
             title = f"label sets {name} · step {step:,} · {MISSED}not among the classifier's most likely labels"
-            keep_image(trainer, f"label_sets_{name}", picture_grid(first_SCHW, notes, title), step)
+            keep_image(trainer, f"label_sets_{name}", picture_grid(first_SCHW, title, notes, max_rows=GRID_ROWS), step)
         scores = [label_scores(seed_SL, sets_SL) for seed_SL in recognised]
         pooled, per_image = [score.pooled for score in scores], [score.per_image for score in scores]
-        suffix = "_assisted" if _assisted(module) else ""
-        results = _statistics(f"label_accuracy{suffix}", name, pooled)
-        return results | _statistics(f"label_accuracy_per_image{suffix}", name, per_image), pooled
+        variant = (ASSISTED.suffix,) if _assisted(module) else ()
+        return _statistics(POOLED.variant(*variant), name, pooled) | _statistics(
+            PER_IMAGE.variant(*variant), name, per_image
+        ), pooled
 
     @torch.no_grad()
     def _draw_all(self, trainer: Trainer, module: LightningModule, name: str, num_seeds: int) -> tuple[Tensor, Tensor]:
@@ -248,28 +250,6 @@ class LabelAccuracy(Callback):
         return self._classifier.to(image_BCHW.device)(image_BCHW.float())
 
 
-def picture_grid(image_SCHW: Tensor, notes: Sequence[str], title: str) -> Any:
-    """Lay pictures out in rows of 8 with a note under each; at most 4 rows.
-
-    Args:
-        image_SCHW: (S, C, H, W) images in [-1, 1].
-        notes: Text of one or more lines under each.
-        title: Line above.
-
-    Returns:
-        An RGB image.
-    """
-    count = min(len(image_SCHW), GRID_COLUMNS * GRID_ROWS)
-    columns = min(count, GRID_COLUMNS)
-    missing = -count % columns
-    white = torch.ones(missing, *image_SCHW.shape[1:])  # the grid's paper
-    images = torch.cat([image_SCHW[:count].cpu(), white]).split(columns)
-    texts = [*notes[:count], *[""] * missing]
-    captions = [f"{start + 1}-{min(start + columns, count)}" for start in range(0, count, columns)]
-    rows = dict(zip(captions, images, strict=True))
-    return render_grid(rows, title, notes={c: texts[i * columns : (i + 1) * columns] for i, c in enumerate(captions)})
-
-
 def _notes(recognised_SL: Tensor, sets_SL: Tensor, names: Sequence[str]) -> list[str]:
     def words(present: Tensor, seen: Tensor) -> str:
         return "\n".join(("" if seen[i] else MISSED) + names[i] for i in present.nonzero().flatten().tolist())
@@ -277,9 +257,9 @@ def _notes(recognised_SL: Tensor, sets_SL: Tensor, names: Sequence[str]) -> list
     return [words(present, seen) for present, seen in zip(sets_SL > 0, recognised_SL, strict=True)]
 
 
-def _statistics(metric: str, name: str, values: list[float]) -> dict[str, float]:
-    results = {f"{metric}/{name}": statistics.fmean(values)}
-    return results | ({f"{metric}_std/{name}": statistics.stdev(values)} if len(values) > 1 else {})
+def _statistics(metric: Metric, name: str, values: list[float]) -> dict[str, float]:
+    results = {f"{metric.key}/{name}": statistics.fmean(values)}
+    return results | ({f"{metric.variant(STD).key}/{name}": statistics.stdev(values)} if len(values) > 1 else {})
 
 
 def _assisted(module: Any) -> bool:

@@ -14,16 +14,10 @@ class Evaluation(BatchMetrics[RestorationMetrics]):
     """Measures the named ``outputs`` with ``RestorationMetrics``, and the degraded images as the output ``degraded``."""
 
     def metrics_of(self, module: LightningModule) -> RestorationMetrics:
-        """See ``BatchMetrics.metrics_of``."""
         return RestorationMetrics()
 
     def take(self, outputs: dict[str, Any]) -> None:
-        """See ``BatchMetrics.take``."""
         batch, restored = outputs["batch"], dict(outputs["outputs"])
         if batch.degraded is not None:
             restored["degraded"] = batch.degraded
         self.metrics.update(restored, batch)
-
-    def describe(self) -> dict[str, Any]:
-        """See ``BatchMetrics.describe``."""
-        return {"num_images": self.metrics.num_images, "definitions": self.metrics.definition()}

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.distances import DistanceCallback
+from callbacks.measuring import first_rows
 from datamodules.splits import Split
 from generative.metrics.inception import InceptionExtractor
 from generative.metrics.restoration_distances import RestorationDistanceMetrics
@@ -91,23 +91,20 @@ class RestorationDistances(DistanceCallback):
     ) -> None:
         """Take in the batch's images that belong to the subset."""
         batch, restored = outputs["batch"], outputs["outputs"]
-        rows = torch.arange(len(batch.index), device=batch.index.device)
-        if self.num_images is not None:
-            rows = (batch.index < self.num_images).nonzero().flatten()
+        rows = first_rows(batch, self.num_images)
         if len(rows) == 0:
             return
         images = {name: image[rows] for name, image in restored.items()}
         for each in self._distances.values():
             each.update(images, batch.image[rows], batch.index[rows])
 
-    @torch.no_grad()
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the sets, and keep and log the metrics."""
-        self.results, self.record = {}, {"split": "test", "num_images": 0, "missing": dict(self.missing)}
+    def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
+        """Compare the sets; see ``MeasuringCallback.measure``."""
+        results: dict[str, float] = {}
+        record: dict[str, Any] = {"split": "test", "num_images": 0, "missing": dict(self.missing)}
         for name, each in self._distances.items():
-            self.results |= each.compute(self.reference(trainer, pl_module, each.extractor))
-            self.record |= {"num_images": each.num_images, name: each.definition()}
+            results |= each.compute(self.reference(trainer, module, each.extractor))
+            record |= {"num_images": each.num_images, name: each.definition()}
             each.extractor.to("cpu")  # leaves the device's memory to others
         self._distances = {}
-        # The values are equal on all ranks already; sync_dist only keeps Lightning from warning.
-        pl_module.log_dict({f"test/{name}": value for name, value in self.results.items()}, sync_dist=True)
+        return results, record

@@ -14,13 +14,7 @@ class TokenAccuracy(BatchMetrics[TokenAccuracyMetrics]):
     """Measures the ``token_accuracy``, (B,) shares of right guesses by the name of the masked share, such as ``0.5``."""
 
     def metrics_of(self, module: LightningModule) -> TokenAccuracyMetrics:
-        """See ``BatchMetrics.metrics_of``."""
         return TokenAccuracyMetrics()
 
     def take(self, outputs: dict[str, Any]) -> None:
-        """See ``BatchMetrics.take``."""
         self.metrics.update(outputs.get("token_accuracy") or {})
-
-    def describe(self) -> dict[str, Any]:
-        """See ``BatchMetrics.describe``."""
-        return {"num_images": self.metrics.num_images, "definitions": self.metrics.definition()}

@@ -9,12 +9,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from files.whole import whole_file
 
 CELL_SIZE = 96  # px: small images are enlarged to about this height
+NUM_COLUMNS = 8  # pictures of a row, where nothing else is asked for
 MARGIN, GAP = 16, 6  # px
 CAPTION_SIZE, NOTE_SIZE = 15, 12  # px, letter heights
 BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 32, 32), (112, 112, 112)
@@ -91,6 +93,34 @@ def render_grid(
                 draw.text((x + cell_width // 2, y), line, FAINT_INK, note_font, anchor="mt")
         top += row_height
     return grid
+
+
+def picture_grid(
+    image_NCHW: Tensor,
+    title: str,
+    notes: Sequence[str] = (),
+    num_columns: int = NUM_COLUMNS,
+    max_rows: int | None = None,
+) -> Image.Image:
+    """Lay pictures out in rows of equal length, each captioned with the numbers of its first and last picture.
+
+    Args:
+        image_NCHW: (N, C, H, W) images in [-1, 1], at least one.
+        title: Line above the grid.
+        notes: Text of one or more lines under each picture; none by default.
+        num_columns: Pictures of a row; fewer where there are not so many.
+        max_rows: What does not fit into so many rows is left out; None for all.
+
+    Returns:
+        An RGB image.
+    """
+    count = len(image_NCHW) if max_rows is None else min(len(image_NCHW), num_columns * max_rows)
+    columns = min(count, num_columns)
+    white = image_NCHW.new_ones(-count % columns, *image_NCHW.shape[1:])  # the grid's paper completes the last row
+    images = torch.cat([image_NCHW[:count], white]).split(columns)
+    captions = [f"{start}-{min(start + columns, count) - 1}" for start in range(0, count, columns)]
+    texts = {caption: notes[i * columns : min((i + 1) * columns, count)] for i, caption in enumerate(captions)}
+    return render_grid(dict(zip(captions, images, strict=True)), title, notes=texts if notes else None)
 
 
 def write_png(image: Image.Image, path: Path) -> None:

@@ -17,8 +17,8 @@ import math
 import torch
 from torch import Tensor
 
-from generative.metrics.catalogue import Metric, Table, definitions
-from generative.metrics.means import NamedMeans
+from generative.metrics.catalogue import Metric, Table
+from generative.metrics.means import MeanMetrics
 from generative.metrics.restoration import PSNR_CAP, hole_mask, psnr_of_mse
 from generative.types import Batch
 
@@ -26,22 +26,22 @@ TABLE = Table("calibration", 80)
 CASE = "number of samples"
 METRICS = (
     Metric(
-        "calibration_psnr", "PSNR of mean of K", "dB", "higher", 2, TABLE, case=CASE,
-        definition="mean_of_K: PSNR in dB of the MSE, pooled over the images, of the mean of K samples, averaged over the "
-        f"disjoint groups of K among the samples, capped at {PSNR_CAP:g} dB; mean: the same of the output mean",
+        "calibration_psnr", "PSNR of mean of K", "dB", "higher", 2, TABLE, case=CASE, placeholder="mean_of_K",
+        definition="PSNR in dB of the MSE, pooled over the images, of the mean of K samples; averaged over the disjoint "
+        f"groups of K among the samples; capped at {PSNR_CAP:g} dB",
     ),
     Metric(
-        "calibration_gap", "Gap of mean of K", "dB", None, 2, TABLE, case=CASE,
+        "calibration_gap", "Gap of mean of K", "dB", None, 2, TABLE, case=CASE, placeholder="mean_of_K",
         definition="calibration_psnr/mean less calibration_psnr/mean_of_K, in dB; 10 log10(1 + 1/K) where the samples are "
         "true posterior samples and the output mean is their mean; below 0 the mean of K samples is nearer",
     ),
     Metric(
-        "spread", "Spread", "", None, 3, TABLE,
+        "spread", "Spread", "", None, 3, TABLE, placeholder="<output>",
         definition="root mean square over images and pixels of the unbiased standard deviation over the samples, in units "
         "of [-1, 1]",
     ),
     Metric(
-        "spread_hole", "Spread in hole", "", None, 3, TABLE,
+        "spread_hole", "Spread in hole", "", None, 3, TABLE, placeholder="<output>",
         definition="the same over the pixels with validity 0 of those images that have both known and unknown pixels",
     ),
 )  # fmt: skip
@@ -59,7 +59,7 @@ def theoretical_gap(num_averaged: int) -> float:
     return 10 * math.log10(1 + 1 / num_averaged)
 
 
-class CalibrationMetrics:
+class CalibrationMetrics(MeanMetrics):
     """Collects the errors and the spread of several samples an image, over batches and ranks.
 
     Args:
@@ -74,23 +74,15 @@ class CalibrationMetrics:
         num_images: Images of all ranks behind the last ``compute``.
     """
 
+    metrics = METRICS
+
     def __init__(self, num_samples: int, output: str = "sample") -> None:
+        super().__init__()
         if num_samples < 2:
             raise ValueError(f"callbacks.calibration.num_samples={num_samples} must be at least 2 to have a spread.")
         self.num_samples = num_samples
         self.output = output
         self.num_averaged = [2**power for power in range(num_samples.bit_length()) if 2**power <= num_samples]
-        self.num_images = 0
-        self._means = NamedMeans()
-
-    def reset(self, device: torch.device | str = "cpu") -> None:
-        """Forget all images.
-
-        Args:
-            device: Where the sums live: the device over which the ranks talk.
-        """
-        self.num_images = 0
-        self._means.reset(device)
 
     @torch.no_grad()
     def update(self, samples_KBCHW: Tensor, batch: Batch, mean_BCHW: Tensor | None = None) -> None:
@@ -115,11 +107,6 @@ class CalibrationMetrics:
             self._means.add("variance_hole", variance.mean(1, keepdim=True), hole)
 
     def compute(self) -> dict[str, float]:
-        """Merge over the ranks; every rank must call it and gets the same answer.
-
-        Returns:
-            The metrics of ``definition``; empty when no rank took in an image.
-        """
         means = self._means.compute()
         if not means:
             return {}
@@ -138,11 +125,12 @@ class CalibrationMetrics:
             metrics[f"spread_hole/{self.output}"] = math.sqrt(means["variance_hole"].value)
         return metrics
 
-    def definition(self) -> dict[str, object]:
+    def definition(self) -> dict[str, object]:  # type: ignore[override]
         """Say what each metric means, for the record beside the numbers.
 
         Returns:
             A sentence per metric, and the gaps that theory asks for.
         """
+        of_mean = "PSNR in dB of the MSE, pooled over the same images, of the output mean"
         theory = {f"calibration_gap/mean_of_{k}": round(theoretical_gap(k), 4) for k in self.num_averaged}
-        return {**definitions(METRICS), "theory_dB": theory}
+        return {**super().definition(), "calibration_psnr/mean": of_mean, "theory_dB": theory}

@@ -65,6 +65,7 @@ class Metric:
         table: Where it is shown; there the listed order holds.
         definition: How it is measured, in a sentence.
         case: What stands after the slash where it is no output, such as ``set of labels``.
+        placeholder: What stands for the part after the slash where the definition is recorded, such as ``<share>``.
         bounds: Those of the cases that bound the others and do not compete with them.
         minor: Whether it is shown only where all metrics are.
         leading: Whether it is among the first to look at: it is drawn.
@@ -84,6 +85,7 @@ class Metric:
     table: Table = OTHERS
     definition: str = ""
     case: str = ""
+    placeholder: str = ""
     bounds: tuple[str, ...] = ()
     minor: bool = False
     leading: bool = False
@@ -191,9 +193,9 @@ def definitions(metrics: Iterable[Metric]) -> dict[str, str]:
         metrics: The metrics.
 
     Returns:
-        The definition by key.
+        The definition by key, with the placeholder after it where there is one.
     """
-    return {metric.key: metric.definition for metric in metrics}
+    return {value_name(metric.key, metric.placeholder): metric.definition for metric in metrics}
 
 
 @functools.cache

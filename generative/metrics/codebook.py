@@ -17,11 +17,11 @@ from generative.metrics.catalogue import Metric, Table, definitions
 TABLE = Table("codebook", 60)
 METRICS = (
     Metric(
-        "codebook_usage", "Codebook usage", "", "higher", 3, TABLE, case="of",
+        "codebook_usage", "Codebook usage", "", "higher", 3, TABLE, case="of", placeholder="codes",
         definition="share of the codes that at least one token of the images is",
     ),
     Metric(
-        "codebook_perplexity", "Codebook perplexity", "", None, 1, TABLE, case="of",
+        "codebook_perplexity", "Codebook perplexity", "", None, 1, TABLE, case="of", placeholder="codes",
         definition="exponential of the entropy in nats of the frequencies of the codes over all tokens",
     ),
 )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from generative.metrics.catalogue import Metric, Table, Variant
-from generative.metrics.means import NamedMeans
+from generative.metrics.means import MeanMetrics
 
 TABLE = Table("label accuracy", 20)
 CASE, REAL = "label set", "real"  # the same classifier on real images bounds what it says of generated ones
@@ -88,7 +88,7 @@ def _counts(recognised_BL: Tensor, labels_BL: Tensor) -> tuple[Tensor, Tensor]:
     return recognised_BL.sum(1).cpu().double(), (labels_BL > 0).sum(1).cpu().double()
 
 
-class LabelAccuracyMetrics:
+class LabelAccuracyMetrics(MeanMetrics):
     """Collects the scores of real or generated images over batches and ranks; images without labels are left out.
 
     Args:
@@ -99,20 +99,15 @@ class LabelAccuracyMetrics:
         num_labels: Their labels.
     """
 
+    metrics = METRICS
+
     def __init__(self, output: str) -> None:
         self.output = output
-        self._means = NamedMeans()
-        self.reset()
+        super().__init__()
 
     def reset(self, device: torch.device | str = "cpu") -> None:
-        """Forget all images.
-
-        Args:
-            device: Where the sums live: the device over which the ranks talk.
-        """
-        self.num_images = 0
+        super().reset(device)
         self.num_labels = 0
-        self._means.reset(device)
 
     def update(self, scores_BL: Tensor, labels_BL: Tensor) -> None:
         """Take in a batch.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric as Sums
+
+from generative.metrics.catalogue import Metric, definitions
 
 
-class WeightedMean(Metric):
+class WeightedMean(Sums):
     """The sums behind one weighted mean.
 
     torchmetrics' own ``MeanMetric`` (1.9) leaves NaN values out, which would hide a diverged model, and forgets the
@@ -104,3 +107,46 @@ class NamedMeans:
             names = [[]] * dist.get_world_size()
             dist.all_gather_object(names, list(self._means))
         return list(dict.fromkeys(name for names_of_rank in names for name in names_of_rank))
+
+
+class MeanMetrics(ABC):
+    """Metrics that are means, or made of means, over batches and ranks.
+
+    Sums are additive and in float64, so results depend neither on the batch size nor on the number of ranks.
+
+    Attributes:
+        metrics: What is measured.
+        num_images: Images of all ranks behind the last ``compute``.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def __init__(self) -> None:
+        self._means = NamedMeans()
+        self.reset()
+
+    def reset(self, device: torch.device | str = "cpu") -> None:
+        """Forget all images.
+
+        Args:
+            device: Where the sums live: the device over which the ranks talk.
+        """
+        self.num_images = 0
+        self._means.reset(device)
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Merge over the ranks; every rank must call it and gets the same answer.
+
+        Returns:
+            Values by ``<metric>/<output>``; empty where no rank took in an image.
+        """
+
+    @classmethod
+    def definition(cls) -> dict[str, Any]:
+        """Say what each metric means, for the record beside the numbers.
+
+        Returns:
+            A sentence per metric.
+        """
+        return definitions(cls.metrics)

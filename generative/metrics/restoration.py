@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from generative.metrics.catalogue import Metric, Table, definitions
-from generative.metrics.means import NamedMeans
+from generative.metrics.catalogue import Metric, Table
+from generative.metrics.means import MeanMetrics
 from generative.types import Batch
 
 DATA_RANGE = 2.0  # images lie in [-1, 1]
@@ -124,27 +124,10 @@ def hole_mask(validity_B1HW: Tensor) -> Tensor:
     return unknown & is_partial[:, None, None, None]
 
 
-class RestorationMetrics:
-    """Collects errors of named outputs over batches and ranks.
+class RestorationMetrics(MeanMetrics):
+    """Collects errors of named outputs over batches and ranks."""
 
-    Sums are additive and in float64, so the result depends neither on the batch size nor on the number of ranks.
-
-    Attributes:
-        num_images: Images of all ranks behind the last ``compute``.
-    """
-
-    def __init__(self) -> None:
-        self.num_images = 0
-        self._means = NamedMeans()
-
-    def reset(self, device: torch.device | str = "cpu") -> None:
-        """Forget all images.
-
-        Args:
-            device: Where the sums live: the device over which the ranks talk.
-        """
-        self.num_images = 0
-        self._means.reset(device)
+    metrics = METRICS
 
     @torch.no_grad()
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
@@ -183,11 +166,6 @@ class RestorationMetrics:
             self._means.add(f"mse_hole/{name}", squared_error.mean(1, keepdim=True), hole)
 
     def compute(self) -> dict[str, float]:
-        """Merge over the ranks; every rank must call it and gets the same answer.
-
-        Returns:
-            The metrics of ``definition``, named ``<metric>/<output>``.
-        """
         means = self._means.compute()
         num_images = means.pop("num_images", None)
         self.num_images = 0 if num_images is None else int(num_images.weight)
@@ -202,14 +180,10 @@ class RestorationMetrics:
                 metrics[f"psnr_pooled/{output}"] = _psnr_of_float(mean.value)
         return dict(sorted(metrics.items()))
 
-    @staticmethod
-    def definition() -> dict[str, str]:
-        """Say what each metric means, for the record beside the numbers.
-
-        Returns:
-            A sentence per metric.
-        """
-        return {"images": IMAGES, **definitions(METRICS)}
+    @classmethod
+    def definition(cls) -> dict[str, str]:
+        """Say what each metric means, and on which images; see ``MeanMetrics.definition``."""
+        return {"images": IMAGES, **super().definition()}
 
 
 def _psnr_of_float(mse: float) -> float:

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.labels import parse_labels
-from files.grids import render_grid, write_png
+from files.grids import picture_grid, write_png
 from files.images import named, software_of
 from generative.types import Batch
 from launch.errors import UserError, as_user_error
@@ -20,7 +20,7 @@ from launch.use.image_files import SOFTWARE, say, told_when_stopped, write_image
 from launch.use.restoring import within_memory
 from lightning_modules import GenerativeModule
 
-GRID, GRID_COLUMNS, GRID_IMAGES = "grid.png", 8, 1000
+GRID, GRID_IMAGES = "grid.png", 1000
 NUMBERED = re.compile(r"(\d{4,}|grid)\.png")
 
 
@@ -142,9 +142,6 @@ def write_drawings(
                 write_image(image, target / drawing_name(len(written)), overwrite)
                 written.append(target / drawing_name(len(written)))
             shown += batch[: GRID_IMAGES - len(shown)]
-    columns = min(GRID_COLUMNS, len(shown))
-    shown += [torch.ones_like(shown[0])] * (-len(shown) % columns)  # white, completes the last row
-    rows = {f"from {i * columns}": row for i, row in enumerate(torch.stack(shown).split(columns))}
-    write_png(render_grid(rows, title), target / GRID)
+    write_png(picture_grid(torch.stack(shown), title), target / GRID)
     few = f" (of the first {GRID_IMAGES})" if num_images > GRID_IMAGES else ""
     say(f"{num_images} images and {GRID}{few} written to {target}")

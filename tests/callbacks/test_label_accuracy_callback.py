@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import FakeData, FakeRestorer
-from PIL import Image
 from torch import Tensor, nn
 
 import callbacks.label_accuracy as label_accuracy
 from callbacks import LabelAccuracy
-from callbacks.label_accuracy import picture_grid
 from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.randomness import IndexRandomness, Randomness
@@ -236,14 +234,3 @@ def test_a_classifier_of_other_labels_is_refused(make_trainer, tmp_path: Path) -
 def test_numbers_out_of_range_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=option):
         LabelAccuracy("file.pth", **{option: -1})
-
-
-def test_pictures_stand_in_four_rows_of_eight() -> None:
-    images = torch.zeros(40, 3, SIZE, SIZE)
-    notes = ["red cube\nblue sphere"] * 40
-    full, fewer, few = (picture_grid(images[:n], notes[:n], "title") for n in (32, 20, 3))
-    assert isinstance(full, Image.Image)
-    assert picture_grid(images, notes, "title").size == full.size
-    assert fewer.width == full.width
-    assert fewer.height < full.height
-    assert few.width < fewer.width

@@ -1,0 +1,84 @@
+"""What measuring callbacks have in common, whatever they measure."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from generative.types import Batch
+
+
+@runtime_checkable
+class Measurement(Protocol):
+    """A callback that measures in test, whatever its class: what it holds afterwards goes into ``metrics.json``.
+
+    Attributes:
+        results: Metrics by ``<metric>/<output>``.
+        record: What they are and what they were measured on, as plain values.
+    """
+
+    results: dict[str, float]
+    record: dict[str, Any]
+
+
+class MeasuringCallback(Callback, ABC):
+    """Measures in test, keeps the exact values and logs them as ``test/<metric>/<output>``.
+
+    Sums live in callbacks and not in the module, so that a new metric does not break old checkpoints.
+
+    Attributes:
+        results: Metrics of the last test.
+        record: What they are and what they were measured on; see ``measure``.
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[str, float] = {}
+        self.record: dict[str, Any] = {}
+
+    @abstractmethod
+    def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
+        """End the measurement of a test; every rank must call it and gets the same answer.
+
+        Args:
+            trainer: The trainer.
+            module: The module.
+
+        Returns:
+            Values by ``<metric>/<output>``, and plain values that say what they are and what they were measured on.
+        """
+
+    @torch.no_grad()
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep and log the metrics of the test."""
+        self.results, self.record = self.measure(trainer, pl_module)
+        log_metrics(pl_module, "test", self.results)
+
+
+def log_metrics(module: LightningModule, split: str, metrics: dict[str, float]) -> None:
+    """Log metrics that are equal on all ranks.
+
+    Args:
+        module: The module.
+        split: ``val`` or ``test``, which their names begin with.
+        metrics: Values by name.
+    """
+    # sync_dist only keeps Lightning from warning.
+    module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
+
+
+def first_rows(batch: Batch, num_images: int | None) -> Tensor:
+    """Find the images of a batch that belong to the first ones of their split.
+
+    Args:
+        batch: The batch.
+        num_images: Images with a smaller index are meant; None for all.
+
+    Returns:
+        (R,) their rows.
+    """
+    index = batch.index
+    return torch.arange(len(index), device=index.device) if num_images is None else (index < num_images).nonzero()[:, 0]
