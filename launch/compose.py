@@ -280,6 +280,8 @@ def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: li
         if key == "experiment":
             raise UserError("experiment= cannot be changed on an existing run: override single groups or keys.")
         parent_key, _, leaf = key.rpartition(".")
+        while parent_key and OmegaConf.select(result, parent_key) is None:  # what the record lacks is taken whole
+            parent_key, _, leaf = parent_key.rpartition(".")
         parent = OmegaConf.select(fresh, parent_key) if parent_key else fresh
         target = OmegaConf.select(result, parent_key) if parent_key else result
         if leaf in parent:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from callbacks import EMA
+from callbacks.measuring import Measurement
 from datamodules.base import ImageDataModule
 from generative.metrics.catalogue import layouts
 from launch.build import plain_config
@@ -18,18 +21,18 @@ from launch.record import hardware, now
 from launch.sampling_time import sampling_timed
 from lightning_modules import GenerativeModule
 
+TEST_HOOKS = [name for name in dir(Callback) if name.startswith("on_test_")]
 
-@runtime_checkable
-class Measurement(Protocol):
-    """A callback that measures in test.
 
-    Attributes:
-        results: Metrics by ``<metric>/<output>``.
-        record: What they are and what they were measured on.
+def takes_part_in_test(callback: Callback) -> bool:
+    """Say whether a callback measures, draws or reports in a test, going by what it is and not by its name.
+
+    What keeps the weights of a training (averages, checkpoints) has hooks there too, and nothing to do without a training.
     """
-
-    results: dict[str, float]
-    record: dict[str, Any]
+    if isinstance(callback, EMA | WeightAveraging | Checkpoint):
+        return False
+    hooks = (getattr(type(callback), name) is not getattr(Callback, name) for name in TEST_HOOKS)
+    return isinstance(callback, Measurement) or any(hooks)
 
 
 def run_test(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -14,12 +15,15 @@ from helpers import finished, read_json, script, train_here
 from omegaconf import OmegaConf
 from PIL import Image
 from processes import Run
+from user_metric import MeanError
 
+import callbacks
 import generate
 from launch.command_line import training_arguments
 from launch.commands import evaluate
 from launch.compose import help_text
 from launch.errors import UserError
+from launch.evaluation import takes_part_in_test
 from launch.run_folder import RunFolder, write_json
 from launch.use.restoring import hole_at_size
 
@@ -63,6 +67,31 @@ def test_known_pixels_are_exact_when_reimposed(run: RunFolder) -> None:
     for output in ("sample", "mean"):  # full PSNR = PSNR in the hole + 10 log10(1 / hole share)
         gain = metrics[f"psnr_pooled/{output}"] - metrics[f"psnr_hole/{output}"]
         assert gain == pytest.approx(10 * np.log10(32 * 32 / 100), abs=1e-3)
+
+
+def test_a_metric_that_no_list_knows_is_measured_and_shown(run: RunFolder, capfd: pytest.CaptureFixture[str]) -> None:
+    target = "++callbacks.mean_error._target_=user_metric.MeanError"
+    evaluate.main([f"run={run.path}", target, "callbacks.calibration=null", "name=own"])
+    own = result(run, "own")
+    assert 0 < own["metrics"]["mean_error/mean"] < 2
+    assert own["record"]["mean_error"] == {"num_images": 10}
+    assert own["metrics"].items() >= {name: own["metrics"][name] for name in ("psnr/mean", "ssim/mean")}.items()
+    assert re.search(r"other metrics.*Mean error.*mean +│ +0\.", capfd.readouterr().out, re.DOTALL)
+
+
+def test_evaluation_keeps_callbacks_by_what_they_are() -> None:
+    kept = [
+        callbacks.Evaluation(),
+        callbacks.LabelAccuracy(),
+        callbacks.ImageGrid(),
+        callbacks.TrainingProgress(),
+        MeanError(),
+    ]
+    assert all(map(takes_part_in_test, kept))
+    measured = callbacks.SpikeGuard()
+    assert not any(map(takes_part_in_test, [callbacks.EMA(0.9), callbacks.LastCheckpoint(), measured]))
+    measured.results, measured.record = {"a/b": 1.0}, {}  # type: ignore[attr-defined]
+    assert takes_part_in_test(measured)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from launch.compare.combinations import compare
 from launch.compare.evaluations import Job, datamodule_for, read_job
 from launch.data_check import check_unchanged
 from launch.errors import reported
-from launch.evaluation import print_result, run_test
+from launch.evaluation import print_result, run_test, takes_part_in_test
 from launch.run_folder import is_main_process, write_json
 
 USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [data_changed=stop|accept] [overrides]
@@ -33,10 +33,6 @@ deviation.
 
   python evaluate.py -m run=DIR sampler.num_steps=4,8 module.evaluation_seed=0,1,2
   python evaluate.py -m run=MEANFLOW_DIR,MASKGIT_DIR degradation=block_mask name=block"""
-CALLBACKS = (
-    "evaluation", "calibration", "classification", "codebook", "token_accuracy", "restoration_distances", "generation",
-    "label_accuracy", "image_grid", "denoising_grid", "decoding_grid", "progress", "rank_watch",
-)  # fmt: skip
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -50,16 +46,14 @@ def evaluate(job: Job) -> dict[str, Any]:
     """
     job.check_folder()
     config = job.config
-    for key in list(config.callbacks):
-        if key not in CALLBACKS:
-            del config.callbacks[key]
     tell_choices(config)
     checkpoint = job.run.load_checkpoint()
-    trainer = build.build_trainer(config, job.folder, build.build_callbacks(config), False)
+    callbacks = [callback for callback in build.build_callbacks(config) if takes_part_in_test(callback)]
+    trainer = build.build_trainer(config, job.folder, callbacks, False)
     module = build.build_module(config)
     datamodule = datamodule_for(config)
     build.check_data(module, datamodule)
-    references = {callback.get("reference_split") for callback in config.callbacks.values() if callback} - {None}
+    references = {callback.reference_split for callback in callbacks if hasattr(callback, "reference_split")}
     changed = check_unchanged(job.run, config, datamodule, ("test", "label_sets", *references), job.data_changed)
     build.load_weights(module, job.run, checkpoint, job.weights)
     result = run_test(trainer, module, datamodule, config, job.weights, checkpoint["global_step"])
