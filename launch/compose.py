@@ -15,10 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from launch.checking import check_values
 from launch.errors import UserError, near_matches, one_line
 from launch.names import job_folder
 from launch.received import CONF_DIR, checked_config
@@ -93,12 +92,20 @@ def compose_config(overrides: list[str], config_name: str = "train", with_hydra:
         _check_choice(*parse(override), override)  # says in our words what is malformed
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
             return compose(config_name, overrides, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a copy of a composed config without its ``hydra`` node."""
+    copy = config.copy()
+    with open_dict(copy):
+        copy.pop("hydra", None)
+    return copy
 
 
 def _check_choice(key: str, value: Any, override: str) -> None:
@@ -129,11 +136,16 @@ def _explain(error: Exception, overrides: list[str]) -> str:
                 f"{group}={name} is not installed: pip install 'triptych[sweeps]' brings the launchers and the search."
             )
         return f"{group}={name} does not exist: {near_matches(name, groups().get(group, []))}"
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Could not (?:append|delete)[^']*'([^']+)'", text
+    there = re.search(
+        r"An item is already at '([^']+)'|Multiple values for (\S+)\.|^(\S+) appears more than once", text
     )
-    if key:
-        return _explain_key(key.group(1), overrides, one_line(error))
+    if there and (adding := [o for o in overrides if o.startswith("+") and parse(o)[0] in there.groups()]):
+        key = parse(adding[0])[0]
+        kind = "group" if key in groups() else "key"
+        return f"{adding[0]}: {key} is a {kind} of this config already: write {adding[0].lstrip('+')}, without the +."
+    unknown = re.search(r"Could not (?:override|delete from config\.) '([^']+)'(?! is)", text)
+    if unknown:
+        return _explain_key(unknown.group(1), overrides, one_line(error))
     return one_line(error)
 
 
@@ -153,7 +165,9 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
     options = [str(k) for k in parent if not str(k).startswith("_")] + ([] if parent_key else ["experiment", "resume"])
     prefix = f"{parent_key}." if parent_key else ""
     hint = near_matches(leaf, options)
-    return f"{key} is no key of this config: under '{prefix or 'the top level'}' {hint} (+{key}=... adds a new one)"
+    taken_away = any(o.startswith("~") and parse(o)[0] == key for o in overrides)
+    adds = "" if taken_away else f" (+{key}=... adds a new one)"
+    return f"{key} is no key of this config: under '{prefix or 'the top level'}' {hint}{adds}"
 
 
 def literal(text: str | Path) -> str:
@@ -229,15 +243,6 @@ def values_of(argument: str) -> list[str]:
         raise UserError(f"'{argument}' is not of the form key=value,value: {one_line(error)}") from error
 
 
-def check_types(overrides: list[str]) -> None:
-    """Check the values of a composed config against what takes them.
-
-    Args:
-        overrides: Hydra overrides.
-    """
-    check_values(compose_config(overrides))
-
-
 def merged(earlier: list[str], later: list[str]) -> list[str]:
     """Put overrides on top of others.
 
@@ -252,7 +257,9 @@ def merged(earlier: list[str], later: list[str]) -> list[str]:
     return [override for override in earlier if parse(override)[0] not in keys] + later
 
 
-def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: list[str]) -> DictConfig:
+def apply_overrides(
+    saved: DictConfig, saved_overrides: list[str], overrides: list[str], fresh: DictConfig | None = None
+) -> DictConfig:
     """Return a run's recorded config with some overrides on top.
 
     What the overrides name is taken from a fresh composition (so that ``sampler=heun`` or ``degradation=blur`` works),
@@ -262,6 +269,7 @@ def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: li
         saved: The recorded config.
         saved_overrides: The overrides it was composed from.
         overrides: The new overrides.
+        fresh: What is composed of both; None: it is composed here.
 
     Returns:
         The config.
@@ -272,7 +280,8 @@ def apply_overrides(saved: DictConfig, saved_overrides: list[str], overrides: li
     result = saved.copy()
     if not overrides:
         return result
-    fresh = compose_config(merged(saved_overrides, overrides))
+    if fresh is None:
+        fresh = compose_config(merged(saved_overrides, overrides))
     OmegaConf.set_struct(result, False)
     for override in overrides:
         key, _ = parse(override)

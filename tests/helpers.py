@@ -13,11 +13,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.embedded import digits
-from launch.command_line import resumed_config, training_arguments
-from launch.compose import compose_config
+from launch.command_line import split_flags
+from launch.compose import compose_config, without_hydra
 from launch.paths import make_absolute
 from launch.received import note_typed
 from launch.run_folder import RunFolder, identity
+from launch.start import composed_start, resumed_config
+from launch.sweep.arguments import checked_sweep
 
 digits.SIZES = {"train": 2000, "val": 500, "test": 500}  # 64,000 take longer to draw and hash than a small run takes
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,8 +93,14 @@ def resume_here(run: RunFolder, *overrides: str) -> None:
     """Go on with a run in this process, as ``train.py resume=`` does."""
     from launch.commands.train import train
 
-    training_arguments([f"resume={run.path}", *overrides])
-    train(run, *resumed_config(run, list(overrides)))
+    config = checked_command(f"resume={run.path}", *overrides)
+    train(run, *resumed_config(run, list(overrides), without_hydra(config)))
+
+
+def checked_command(*arguments: str) -> DictConfig:
+    """Check a command line as ``train.py`` does; the config of the training, or Hydra's part of a sweep's."""
+    flags, overrides = split_flags(list(arguments))
+    return checked_sweep(overrides) if flags else composed_start(overrides)
 
 
 def script(name: str, *arguments: str, **kwargs: Any) -> subprocess.Popen:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import finished, read_json, script, train_here
+from helpers import checked_command, finished, read_json, script, train_here
 from omegaconf import OmegaConf
 from PIL import Image
 from processes import Run
@@ -19,7 +19,6 @@ from user_metric import MeanError
 
 import callbacks
 import generate
-from launch.command_line import training_arguments
 from launch.commands import evaluate
 from launch.compose import help_text
 from launch.errors import UserError
@@ -314,7 +313,7 @@ BAD_ARGUMENTS = [
 @pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
 def test_bad_arguments_are_one_sentence(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        training_arguments(arguments)
+        checked_command(*arguments)
     assert "\n" not in str(caught.value)
 
 
@@ -342,7 +341,7 @@ def test_bad_settings_stop_before_training(
 
 
 def checked_and_trained(folder: Path, *overrides: str) -> None:
-    training_arguments(list(overrides))
+    checked_command(*overrides)
     train_here(folder, *overrides)
 
 

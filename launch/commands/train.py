@@ -11,7 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from launch import build
-from launch.command_line import current_run, keep_config, tell_choices, training_arguments
+from launch.command_line import MULTIRUN, show_help, split_flags, tell_choices
+from launch.compose import compose_config, help_text, values_of
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer, check_unchanged, data_record
 from launch.errors import explained, reported
@@ -22,6 +23,8 @@ from launch.received import CONF_DIR
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.restorable import check_restorable
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
+from launch.start import composed_start, current_run, is_plain, keep_config, put_in_force
+from launch.sweep.arguments import checked_sweep
 from launch.sweep.jobs import run_job
 from launch.sweep.parent import end_with_parent
 from launch.sweep.report import sweep_reported
@@ -108,7 +111,7 @@ def main(config: DictConfig) -> float | None:
     """Run once, or run one job of a sweep in a process of its own.
 
     Args:
-        config: What Hydra composed.
+        config: What was composed.
 
     Returns:
         What a search looks at.
@@ -128,9 +131,24 @@ def main(config: DictConfig) -> float | None:
 
 def start() -> None:
     """Run the command line of this process."""
-    with reported(), sweep_reported(training_arguments(sys.argv[1:])) as arguments:
-        sys.argv[1:] = arguments
-        main()
+    with reported():
+        show_help(sys.argv[1:], help_text)
+        flags, overrides = split_flags(sys.argv[1:])
+        if set(flags) - MULTIRUN:  # Hydra shows something, such as the config with --cfg job
+            compose_config([value for override in overrides for value in values_of(override)[:1]])
+            main()
+        elif flags:
+            with sweep_reported(checked_sweep(overrides)) as further:
+                sys.argv[1:] += further
+                main()
+        else:
+            config = composed_start(overrides)
+            if is_plain(overrides):
+                with put_in_force(config) as own:
+                    main(own)
+            else:
+                sys.argv[1:] = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+                main()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from launch.command_line import sweep_config
 from launch.errors import UserError
 from launch.metrics_csv import last_values
 from launch.names import NOT_IN_NAMES
@@ -45,22 +45,18 @@ def status(job: SweepJob) -> str:
 
 
 @contextmanager
-def sweep_reported(arguments: list[str]) -> Iterator[list[str]]:
-    """Hold the folder of a command line's sweep, and print and write its results at the end, however it ends.
+def sweep_reported(hydra: DictConfig) -> Iterator[list[str]]:
+    """Hold the folder of a sweep, and print and write its results at the end, however it ends.
 
     Args:
-        arguments: Checked arguments of ``train.py``; nothing is done for a single run.
+        hydra: How the sweep runs: see ``checked_sweep``.
 
     Yields:
-        The arguments for Hydra.
+        Further overrides for Hydra.
 
     Raises:
         UserError: Another process runs the sweep.
     """
-    hydra = sweep_config(arguments)
-    if hydra is None:
-        yield arguments
-        return
     sweep = Path(hydra.sweep.dir).resolve()
     if RunFolder(sweep).is_locked():
         raise UserError(
@@ -70,7 +66,7 @@ def sweep_reported(arguments: list[str]) -> Iterator[list[str]]:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands a job's error on instead of printing and ending
     with RunFolder(sweep).locked():
         try:
-            yield arguments + continued(hydra.sweeper, sweep)
+            yield continued(hydra.sweeper, sweep)
         finally:
             report(sweep)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import train_here
-from omegaconf import OmegaConf
+from helpers import checked_command, train_here
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, OmegaConf
 
-from launch.build import build_trainer
-from launch.command_line import split_flags, training_arguments
+from launch.build import build_trainer, plain_config
+from launch.command_line import split_flags
 from launch.commands import evaluate, export
+from launch.commands import train as training
 from launch.compare.command import compare
+from launch.compare.evaluations import read_job
 from launch.compose import compose_config, literal, parse, quoted
 from launch.errors import UserError
 from launch.loggers import build_loggers
@@ -44,7 +48,7 @@ def test_any_text_is_quoted_so_that_it_is_read_back(name: str) -> None:
 def test_a_run_in_a_folder_of_any_name_goes_on(name: str, run: RunFolder, tmp_path: Path) -> None:
     folder = tmp_path / name
     shutil.copytree(run.path, folder)
-    config = compose_config(training_arguments([f"resume={folder}", "trainer.max_steps=9"]), with_hydra=True)
+    config = checked_command(f"resume={folder}", "trainer.max_steps=9")
     assert config.hydra.run.dir == config.resume == str(folder)
 
 
@@ -65,7 +69,6 @@ REFUSED = [
     (["--experiment", "meanflow_dit"], "--experiment is no option: .* as in experiment=meanflow_dit"),
     (["experiment=meanflow_dit", "--resume", "outputs/a"], "as in resume=outputs/a"),
     (["experiment=meanflow_dit", "--learning-rate=1"], "as in learning_rate=1"),
-    (["experiment=nope", "--cfg", "job"], "experiment=nope does not exist"),
     (["experiment=meanflow_dit", "data=null"], "data=null: no run is without data=NAME: choose one of .*digits"),
     (["experiment=meanflow_dit", "~network"], "~network: no run is without network=NAME"),
     (["experiment=meanflow_dit", "degradation=null"], "degradation=null: a group is taken away by ~degradation"),
@@ -74,17 +77,76 @@ REFUSED = [
     (["experiment=meanflow_dit", "data.root=/home/o'brien"], r"is put in quotes: .*o.*brien"),
     (["experiment=meanflow_dit", "trainer.max_steps=-1", "+trainer.max_epochs=1"], "trainer.max_steps=-1 must be"),
     (["experiment=meanflow_dit", "+trainer.max_epochs=1"], "trainer.max_epochs=1 must be"),
+    (["experiment=meanflow_dit", "+seed=1"], r"^\+seed=1: seed is a key .* already: write seed=1, without the \+\.$"),
+    (["experiment=meanflow_dit", "+module.mean_weight=0.5"], r"module.mean_weight is a key .* already: write module"),
+    (["experiment=meanflow_dit", "+degradation=blur"], r"degradation is a group .*: write degradation=blur, without"),
+    (["experiment=meanflow_dit", "+experiment=ddpm_scenes"], r"experiment is a group .*: write experiment=ddpm_scenes"),
+    (["experiment=meanflow_dit", "~module.nothing"], r"module.nothing is no key of this config: .*[^)]$"),
+    (["experiment=meanflow_dit", "~seed=3"], r"The value of 'seed' is 0 and not 3"),
 ]
+
+
+@pytest.fixture
+def compositions(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The overrides of each composition that is made, whoever asks for it."""
+    made: list[list[str]] = []
+    compose = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
+        made.append(overrides)
+        return compose(self, config_name, overrides, *args, **kwargs)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    return made
+
+
+def test_a_config_is_composed_once(
+    run: RunFolder, compositions: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[RunFolder, dict[str, Any], list[str]]] = []
+
+    def train(run: RunFolder, config: DictConfig, overrides: list[str], *_: Any) -> None:
+        begun.append((run, plain_config(config), overrides))
+
+    monkeypatch.setattr(training, "train", train)
+    for arguments in (
+        ["experiment=meanflow_dit", "objective=flow_matching", f"hydra.run.dir={tmp_path}/${{seed}}", "seed=7"],
+        [f"resume={run.path}", "trainer.max_steps=9", "optimizer.lr=0.1"],
+    ):
+        compositions.clear()
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        training.start()
+        assert len(compositions) == 1
+    (new, config, overrides), (again, resumed, _) = begun
+    assert new.path == tmp_path / "7"
+    assert (config["name"], config["paths"]["run"]) == ("meanflow_dit", str(new.path))
+    assert overrides == ["experiment=meanflow_dit", "objective=flow_matching", "seed=7"]
+    assert again.path == run.path
+    assert (resumed["trainer"]["max_steps"], resumed["optimizer"]["lr"]) == (9, 0.1)
+    compositions.clear()
+    read_job([f"run={run.path}", "sampler.num_steps=3"], "")
+    assert len(compositions) == 1
+
+
+def test_a_sweep_is_checked_with_a_composition_for_each_file_of_conf(compositions: list[list[str]]) -> None:
+    checked_command("-m", "experiment=meanflow_dit", "seed=1,2,3", "optimizer.lr=0.1,0.01")
+    assert len(compositions) == 1
+    checked_command("-m", "experiment=meanflow_dit", "seed=1,2,3", "objective=mean_flow,flow_matching")
+    assert len(compositions) == 3
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)
 def test_habits_of_other_tools_are_one_sentence(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        training_arguments(arguments)
+        checked_command(*arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_flags_of_hydra_are_handed_on() -> None:
+def test_flags_of_hydra_are_handed_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "experiment=nope", "--cfg", "job"])
+    with pytest.raises(SystemExit, match="2"):
+        training.start()
+    assert "experiment=nope does not exist" in capsys.readouterr().err
     assert split_flags(["experiment=a", "--cfg", "job", "-m", "b=1"]) == (
         ["--cfg", "job", "-m"],
         ["experiment=a", "b=1"],

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import read_json, train_here
+from helpers import checked_command, read_json, train_here
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
-from launch.command_line import training_arguments
 from launch.commands import evaluate
 from launch.commands.train import train
 from launch.compose import compose_config
@@ -163,7 +162,7 @@ def test_a_run_keeps_to_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert evaluated()["fingerprints"] == recorded["fingerprints"]
     with pytest.warns(UserWarning, match="settings were changed"):
         assert evaluated("data.root=pics")["folders"] == {"train": str(tmp_path / "b" / "pics")}
-    typed = training_arguments([f"resume={run.path}", "data.root=pics", "trainer.max_steps=3"])
+    typed = checked_command(f"resume={run.path}", "data.root=pics", "trainer.max_steps=3").hydra.overrides.task
     assert f"data.root='{tmp_path}/b/pics'" in typed
     assert "data.root=pics" not in typed
     write_pictures(tmp_path / "a" / "pics", 2)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import checked_command
 from omegaconf import OmegaConf
 
 import generate
-from launch.command_line import training_arguments
 from launch.commands import evaluate, export
 from launch.compare.command import compare
 from launch.compare.evaluations import read_job
@@ -122,7 +122,7 @@ def test_a_config_that_names_more_than_conf_does_is_refused(key: str, value: Any
         lambda run: evaluate.main(["-m", f"run={run.path}", "weights=ema,raw"]),
         lambda run: generate.main([f"run={run.path}", "input=x", "output=y"]),
         lambda run: export.main([f"run={run.path}"]),
-        lambda run: training_arguments([f"resume={run.path}"]) and run.config(),
+        lambda run: checked_command(f"resume={run.path}") and run.config(),
     ],
     ids=["evaluate", "evaluate -m", "generate", "export", "resume"],
 )
@@ -281,9 +281,9 @@ def test_an_evaluation_keeps_its_name_and_its_place(run: RunFolder, tmp_path: Pa
 @pytest.mark.parametrize("override", ["name=../x", "name=/x", "name=..", "sweep=../x", "name=''", "name=null"])
 def test_names_of_trainings_are_names(override: str) -> None:
     with pytest.raises(UserError, match=r"^(name|sweep)=.* choose a name"):
-        training_arguments([*OVERRIDES, override])
+        checked_command(*OVERRIDES, override)
     with pytest.raises(UserError, match=r"^(name|sweep)=.* choose a name"):
-        training_arguments(["-m", *OVERRIDES, override])
+        checked_command("-m", *OVERRIDES, override)
 
 
 def test_made_names_are_names() -> None:

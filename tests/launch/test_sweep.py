@@ -19,13 +19,13 @@ from omegaconf import DictConfig, open_dict
 from processes import Run
 
 from launch import threads
-from launch.command_line import check_multirun, sweep_config
 from launch.compose import compose_config
 from launch.errors import JobFailedError, UserError
 from launch.names import SWEPT_VARIABLE, job_folder
 from launch.run_folder import RunFolder, write_json
 from launch.sweep import gpus
 from launch.sweep import jobs as sweep
+from launch.sweep.arguments import checked_sweep
 from launch.sweep.parent import PARENT_VARIABLE
 from launch.sweep.report import report, status, sweep_reported
 
@@ -147,8 +147,7 @@ def test_each_paradigm_has_a_search(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     for experiment, search in (("meanflow_dit", "meanflow"), ("ddpm_scenes", "ddpm"), ("maskgit_scenes", "maskgit")):
         arguments = ["-m", f"experiment={experiment}", f"search={search}", f"paths.outputs={tmp_path}"]
-        check_multirun(arguments[1:])
-        sweeper = sweep_config(arguments).sweeper
+        sweeper = checked_sweep(arguments[1:]).sweeper
         plain = [f"{key}=1" for key in sweeper.params]
         config = compose_config([*arguments[1:], *plain])  # the keys of the space are keys of the config
         assert config.optimized_metric.startswith("val/")
@@ -300,7 +299,7 @@ def test_one_gpu_for_each_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_what_is_wrong_with_a_sweep_is_said_before_its_first_job() -> None:
     good = ["experiment=meanflow_dit", "seed=1,2"]
-    check_multirun(good)
+    checked_sweep(good)
     for bad, message in (
         (["seed=1,two"], "seed=two must be a whole number"),
         (["objective=flow_matching,meanflow"], "objective=meanflow does not exist: did you mean"),
@@ -311,22 +310,22 @@ def test_what_is_wrong_with_a_sweep_is_said_before_its_first_job() -> None:
             "hydra/launcher=kubernetes is not installed: pip install 'triptych\\[sweeps\\]'",
         ),
         (["seed=1,"], "is not of the form"),
+        (["trainer.max_steps=2,2.5"], "trainer.max_steps=2.5 must be a whole number"),
+        (["network={dim:32,depth:1},{dim:x}", "network.depth=2"], "network.dim=x must be a whole number"),
     ):
         with pytest.raises(UserError, match=message):
-            check_multirun([good[0], *bad])
+            checked_sweep([good[0], *bad])
     with pytest.raises(UserError, match="say what to train"):
-        check_multirun(good[1:])
+        checked_sweep(good[1:])
 
 
 def test_a_sweep_is_run_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    arguments = ["-m", "experiment=meanflow_dit", "seed=1,2", "sweep=x", f"paths.outputs={tmp_path}"]
-    with sweep_reported(arguments) as given:
-        assert given == arguments
+    hydra = checked_sweep(["experiment=meanflow_dit", "seed=1,2", "sweep=x", f"paths.outputs={tmp_path}"])
+    with sweep_reported(hydra) as given:
+        assert given == []
         with pytest.raises(UserError, match=r"sweeps/x is being run by another process: .* sweep=NAME"):
-            sweep_reported(arguments).__enter__()
-    with sweep_reported(arguments[1:2]) as given:  # a single run
-        assert given == arguments[1:2]
+            sweep_reported(hydra).__enter__()
 
 
 def test_names_of_jobs_begin_with_what_is_their_own(swept: None) -> None:
