@@ -45,6 +45,34 @@ def groups() -> dict[str, list[Path]]:
     }
 
 
+def keys(file: Path) -> list[str]:
+    """Return the keys that an option has, those of its base files first; none where it sets keys of other groups."""
+    text = file.read_text()
+    if "@package" in text or file.parent.name == "callbacks":
+        return []
+    content = yaml.safe_load(text) or {}
+    bases = [file.parent / f"{name}.yaml" for name in content.pop("defaults", []) if isinstance(name, str)]
+    found = [key for base in bases if base.exists() for key in keys(base)]
+    return list(dict.fromkeys([*found, *(key for key in content if not key.startswith("_"))]))
+
+
+def table(group: str, files: list[Path], default: str | None) -> list[str]:
+    """Return the lines of a group: its options, and the keys that all of them or one of them has."""
+    own = {file: keys(file) for file in files}
+    shared = [key for key in own[files[0]] if len(files) > 1 and all(key in names for names in own.values())]
+    lines = [f"## {group}", ""]
+    if shared:
+        lines += [f"All options have the keys {', '.join(f'`{key}`' for key in shared)}.", ""]
+    with_keys = any(set(names) - set(shared) for names in own.values())
+    lines += ["| option | what | keys |", "|---|---|---|"] if with_keys else ["| option | what |", "|---|---|"]
+    for file, names in own.items():
+        mark = "**" if default == file.stem else ""
+        line = f"| {mark}`{file.stem}`{mark} | {description(file)} |"
+        more = ", ".join(f"`{key}`" for key in names if key not in shared)
+        lines.append(f"{line} {more} |" if with_keys else line)
+    return [*lines, ""]
+
+
 def chosen() -> dict[str, str]:
     """Return the option of each group that the main config takes."""
     pairs = [
@@ -71,11 +99,7 @@ def page() -> str:
     """Return the whole page."""
     text, default = [HEAD], chosen()
     for group, files in groups().items():
-        text.append(f"## {group}\n\n| option | what |\n|---|---|")
-        for file in files:
-            mark = "**" if default.get(group) == file.stem else ""
-            text.append(f"| {mark}`{file.stem}`{mark} | {description(file)} |")
-        text.append("")
+        text += table(group, files, default.get(group))
     text.append("## Settings of the main config\n\n| key | value | what |\n|---|---|---|")
     text += [f"| `{key}` | `{value}` | {comment} |" for key, value, comment in settings()]
     return "\n".join(text) + "\n"
