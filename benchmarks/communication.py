@@ -16,7 +16,8 @@ from hydra.utils import instantiate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch.compose import compose_config, groups
+from launch.compose import compose_config
+from launch.options import groups
 
 RESULT = Path(__file__).parent / "results" / "communication.md"
 EXPERIMENTS = {  # of which a preset is built; by the start of the preset's name, longer ones first

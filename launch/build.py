@@ -17,6 +17,7 @@ from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
 from generative.randomness import generator_for
 from generative.weights import differing_names
+from launch.checking import check_kinds
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule
@@ -78,6 +79,7 @@ def build_module(config: DictConfig) -> GenerativeModule:
         The module.
     """
     with as_user_error(), torch.random.fork_rng(devices=[]):
+        check_kinds(config.module, config)
         torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
         return instantiate(config.module, _convert_="all")
 

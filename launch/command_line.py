@@ -15,7 +15,6 @@ from launch.checking import check_values
 from launch.compose import (
     apply_overrides,
     compose_config,
-    experiments,
     literal,
     merged,
     parse,
@@ -23,6 +22,7 @@ from launch.compose import (
 )
 from launch.errors import UserError
 from launch.names import checked_name
+from launch.options import experiments
 from launch.output import as_typed
 from launch.paths import make_absolute
 from launch.received import note_typed

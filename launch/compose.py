@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import shlex
@@ -20,57 +19,28 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, near_matches, one_line
 from launch.names import job_folder
+from launch.options import (
+    FOR_NEW_RUNS,
+    NONE,
+    experiments,
+    groups,
+    leave_out,
+    optional_groups,
+    register_none,
+    without_null,
+)
 from launch.received import CONF_DIR, checked_config
 from launch.run_folder import trained_classifier, trained_tokenizer
 
-# Groups that some run is without.
-OPTIONAL_GROUPS = frozenset(
-    {
-        *("bottleneck", "degradation", "discriminator", "guidance", "logger", "objective", "perceptual", "sampler"),
-        *("schedule", "search"),
-    }
-)
-
 
 def register_resolvers() -> None:
-    """Make ``${sum:a,b}``, ``${run_id:}``, ``${folder_id:path}``, ``${job_folder:...}``, ``${trained_...:...}`` available."""
+    """Make ``${sum:a,b}``, ``${run_id:}``, ``${job_folder:...}`` and the like known, and the option that is none."""
+    register_none()
     OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("folder_id", _folder_id, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("trained_classifier", trained_classifier, replace=True)
     OmegaConf.register_new_resolver("trained_tokenizer", trained_tokenizer, replace=True)
-
-
-def _folder_id(path: str) -> str:
-    return hashlib.blake2b(str(Path(path).resolve()).encode(), digest_size=6).hexdigest()
-
-
-def experiments() -> dict[str, str]:
-    """Return the experiments with the line that describes each.
-
-    Returns:
-        Description by name: the comment that follows ``# @package`` in the file.
-    """
-    result = {}
-    for name in groups()["experiment"]:
-        lines = (CONF_DIR / "experiment" / f"{name}.yaml").read_text().splitlines()
-        comments = [line[1:].strip() for line in lines if line.startswith("#")]
-        result[name] = next((line for line in comments if not line.startswith("@package")), "")
-    return result
-
-
-def groups() -> dict[str, list[str]]:
-    """Return the config groups and their options.
-
-    Returns:
-        Option names by group.
-    """
-    return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
-        for folder in sorted(CONF_DIR.iterdir())
-        if folder.is_dir() and not folder.name.startswith("_")
-    }
 
 
 def compose_config(overrides: list[str], config_name: str = "train", with_hydra: bool = False) -> DictConfig:
@@ -93,11 +63,13 @@ def compose_config(overrides: list[str], config_name: str = "train", with_hydra:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
-            return compose(config_name, overrides, return_hydra_config=with_hydra)
+            config = compose(config_name, [*map(without_null, overrides)], return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().clear()
+    leave_out(config, overrides)
+    return config
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -109,19 +81,19 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _check_choice(key: str, value: Any, override: str) -> None:
-    """Check that a config group is set to one option, or is one that can be taken away."""
+    """Check that a config group is set to options that there are, or is one that a run can be without."""
     options = groups()
+    if value is None and key.startswith("hydra/"):
+        raise UserError(f"{override}: leave it out; without {key}=NAME Hydra takes its own.")
     if key not in options:
         return
-    if override.startswith("~") or value is None:
-        if key not in OPTIONAL_GROUPS:
+    if override.startswith("~") or value in (None, NONE):
+        if key not in optional_groups():
             raise UserError(f"{override}: no run is without {key}=NAME: {near_matches('', options[key])}")
-        if value is None and not override.startswith("~"):
-            raise UserError(
-                f"{override}: a group is taken away by ~{key}, where the experiment has it; else leave it out."
-            )
-    elif isinstance(value, int | float) or not str(value):
-        raise UserError(f"{override} does not exist: {near_matches(str(value), options[key])}")
+        return
+    for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, int | float) or not str(name) or str(name).startswith("_"):
+            raise UserError(f"{override} does not exist: {near_matches(str(name), options[key])}")
 
 
 def _explain(error: Exception, overrides: list[str]) -> str:
@@ -157,6 +129,9 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
         config = compose_config(others)
     except UserError:
         return message
+    group = key.partition(".")[0]
+    if group in optional_groups() and config.get(group) is None:
+        return f"{group} is null in this run: choose {group}={' or '.join(groups()[group])} before {key} is set."
     parent_key, _, leaf = key.rpartition(".")
     parent = OmegaConf.select(config, parent_key) if parent_key else config
     while parent_key and not OmegaConf.is_dict(parent):
@@ -275,19 +250,19 @@ def apply_overrides(
         The config.
 
     Raises:
-        UserError: An override is unknown or chooses another experiment.
+        UserError: An override is unknown, or of a group that only a new run can choose.
     """
     result = saved.copy()
     if not overrides:
         return result
+    for key in FOR_NEW_RUNS & {parse(override)[0] for override in overrides}:
+        raise UserError(f"{key}= cannot be changed on an existing run: override single groups or keys.")
     if fresh is None:
         fresh = compose_config(merged(saved_overrides, overrides))
     OmegaConf.set_struct(result, False)
     for override in overrides:
         key, _ = parse(override)
         key = key.split("@")[-1].replace("/", ".")
-        if key == "experiment":
-            raise UserError("experiment= cannot be changed on an existing run: override single groups or keys.")
         parent_key, _, leaf = key.rpartition(".")
         while parent_key and OmegaConf.select(result, parent_key) is None:  # what the record lacks is taken whole
             parent_key, _, leaf = parent_key.rpartition(".")

@@ -19,6 +19,7 @@ from launch.command_line import check_names, filled_in, require_experiment, take
 from launch.compose import apply_overrides, compose_config, literal, merged, parse, quoted, without_hydra
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
+from launch.options import leave_out
 from launch.paths import absolute_path, make_absolute
 from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
@@ -147,6 +148,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
     overrides = [o for o in hydra.overrides.task if parse(o)[0] not in THIS_TIME]
     _prepare_child_processes(list(hydra.overrides.task), run)
     if not config.resume:
+        leave_out(config, overrides)
         make_absolute(config)
         return run, config, overrides, config
     return run, *resumed_config(run, overrides, config, config[DATA_CHANGED])

@@ -47,22 +47,6 @@ class ImageData(Protocol):
         """Return some images as evaluation sees them."""
 
 
-def check_kind(key: str, part: object, kind: type, options: str) -> None:
-    """Check that a part of a module is of the paradigm's kind.
-
-    Args:
-        key: Config group of the part.
-        part: What was built.
-        kind: What it must be.
-        options: Options of the group that are of this kind.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    if not isinstance(part, kind):
-        raise ValueError(f"{key}={type(part).__name__} is of another paradigm: choose {key}={options}.")
-
-
 class GenerativeModule(LightningModule, ABC):
     """A paradigm of generative modelling.
 

@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from generative.denoiser import Denoiser, OutputKind
 from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance, LabelDropout
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
+from generative.networks import ImageNetwork
 from generative.objectives.diffusion import DiffusionObjective
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, Positive
 from generative.samplers.diffusion import DiffusionSampler, State
 from generative.schedules import NoiseSchedule
 from generative.types import Batch, Condition, LossOutput
-from lightning_modules.base import GenerativeModule, ImageData, check_kind
+from lightning_modules.base import GenerativeModule, ImageData
 
 
 class DDPM(GenerativeModule):
@@ -42,7 +43,7 @@ class DDPM(GenerativeModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: ImageNetwork,
         schedule: NoiseSchedule,
         objective: DiffusionObjective,
         sampler: DiffusionSampler,
@@ -56,9 +57,6 @@ class DDPM(GenerativeModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        check_kind("objective", objective, DiffusionObjective, "diffusion")
-        check_kind("sampler", sampler, DiffusionSampler, "ddim, dpm_solver or ancestral")
-        check_kind("schedule", schedule, NoiseSchedule, "cosine or linear")
         self.objective = objective
         self.sampler = sampler
         self.guidance = guidance or ClassifierFreeGuidance()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from generative.inpainting import composite, gray_patches, token_mask
 from generative.metrics.means import NamedMeans
@@ -19,11 +19,10 @@ from generative.randomness import Randomness
 from generative.samplers.diffusion import State
 from generative.samplers.masked import MaskedTokenSampler
 from generative.types import Batch, Condition, LossOutput
-from lightning_modules.base import GenerativeModule, ImageData, check_kind
+from lightning_modules.base import GenerativeModule, ImageData
 
 ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which the token accuracy is measured
 NUM_CHECKED = 32  # validation images whose known pixels are looked at before the first step
-NETWORKS = "token_transformer_tiny, token_transformer_small or token_transformer"
 
 
 class MaskGIT(GenerativeModule):
@@ -70,12 +69,6 @@ class MaskGIT(GenerativeModule):
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(network, nn.Module):
-            check_kind("network", network, TokenTransformer, NETWORKS)
-        check_kind(
-            "objective", objective, MaskedTokenObjective, "masked_tokens_holes, masked_tokens or masked_tokens_first"
-        )
-        check_kind("sampler", sampler, MaskedTokenSampler, "maskgit or halton")
         if tokenizer is None:
             raise ValueError(
                 "no finished tokenizer of this data was found: train one first, as with python train.py "

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from generative.flow_map import FlowMap, OutputKind
+from generative.networks import ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
 from generative.samplers import FlowSampler
 from generative.types import Batch, Condition, LossOutput, restoration_condition
-from lightning_modules.base import GenerativeModule, check_kind
+from lightning_modules.base import GenerativeModule
 
 Source = Literal["noise", "degraded"]
 
@@ -41,7 +42,7 @@ class MeanFlowRestorer(GenerativeModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: ImageNetwork,
         objective: FlowMapObjective,
         sampler: FlowSampler,
         output: OutputKind = "image",
@@ -56,10 +57,6 @@ class MeanFlowRestorer(GenerativeModule):
             raise ValueError(f"module.source={source} is unknown: choose noise or degraded.")
         if not 0 <= mean_weight <= 1:
             raise ValueError(f"module.mean_weight={mean_weight} must lie in [0, 1].")
-        check_kind(
-            "objective", objective, FlowMapObjective, "improved_mean_flow, mean_flow, alpha_flow or flow_matching"
-        )
-        check_kind("sampler", sampler, FlowSampler, "flow_map, euler or heun")
         self.objective = objective
         self.sampler = sampler
         self.flow_map = FlowMap(network, output)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from generative.networks import ImageNetwork
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput, restoration_condition
 from lightning_modules.base import GenerativeModule
@@ -21,7 +22,7 @@ class RegressionRestorer(GenerativeModule):
         **kwargs: Arguments of ``GenerativeModule``.
     """
 
-    def __init__(self, network: nn.Module, reimpose_known: bool = False, **kwargs: Any) -> None:
+    def __init__(self, network: ImageNetwork, reimpose_known: bool = False, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
         self.reimpose_known = reimpose_known
 

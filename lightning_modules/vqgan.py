@@ -15,7 +15,7 @@ from generative.networks.autoencoder import Autoencoder
 from generative.objectives.autoencoder import AutoencoderObjective
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput
-from lightning_modules.base import GenerativeModule, check_kind
+from lightning_modules.base import GenerativeModule
 
 
 class VQGAN(GenerativeModule):
@@ -45,8 +45,6 @@ class VQGAN(GenerativeModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        check_kind("network", network, Autoencoder, "autoencoder_tiny, autoencoder_small or autoencoder")
-        check_kind("objective", objective, AutoencoderObjective, "autoencoder")
         self.objective = objective
         self.discriminator = discriminator
         self.perceptual = perceptual

@@ -13,7 +13,8 @@ from helpers import TINY, assert_same_state, read_json, train_here
 from PIL import Image
 
 from datamodules.labels import LABELS
-from launch.compose import compose_config, experiments, groups
+from launch.compose import compose_config
+from launch.options import experiments, groups
 
 RESTORERS = [name for name in experiments() if name.startswith(("meanflow", "regression"))]
 DIFFUSION = [name for name in experiments() if name.startswith("ddpm")]

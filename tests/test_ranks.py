@@ -19,8 +19,9 @@ from launch.build import build_module, build_trainer, check_ranks
 from launch.commands.evaluate import evaluate
 from launch.commands.train import train
 from launch.compare.evaluations import read_job
-from launch.compose import compose_config, experiments
+from launch.compose import compose_config
 from launch.errors import UserError
+from launch.options import experiments
 from launch.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(900)  # the fixtures start a dozen processes

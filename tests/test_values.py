@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +17,11 @@ from helpers import tiny, train_here
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from launch.checking import argument_checks, check_values
+from launch.checking import argument_checks, check_kinds, check_values
 from launch.commands.train import train
-from launch.compose import compose_config, experiments, parse
+from launch.compose import compose_config, parse
 from launch.errors import UserError, exit_code, explained
+from launch.options import experiments, groups, targets
 from launch.received import own
 from launch.run_folder import RunFolder
 
@@ -206,3 +208,23 @@ def test_values_are_of_the_annotated_kind(override: str, message: str) -> None:
     OmegaConf.update(config, key, value)
     with pytest.raises(UserError, match=message):
         check_values(config)
+
+
+@pytest.mark.parametrize("module", groups()["module"])
+def test_a_module_chooses_its_parts_and_refuses_those_of_another(module: str) -> None:
+    config = compose_config(["experiment=meanflow_dit", f"module={module}"])
+    check_kinds(config.module, config)
+    for group in ("network", "objective", "sampler", "schedule"):
+        if OmegaConf.to_container(config.module, resolve=False).get(group) != f"${{{group}}}":
+            continue
+        fitting, refusals = [], set()
+        for option, made in {**targets(group), "null": None}.items():
+            tried = config.copy()
+            tried[group] = made and {"_target_": made[0], "_partial_": made[1]}
+            try:
+                check_kinds(tried.module, tried)
+                fitting.append(option)
+            except UserError as error:
+                refusals.add(str(error).partition(f": choose {group}=")[2])
+        (listed,) = refusals
+        assert sorted(re.split(", | or ", listed.rstrip("."))) == fitting

@@ -2,6 +2,7 @@
 
 from generative.networks.autoencoder import Autoencoder
 from generative.networks.bottlenecks import GaussianBottleneck
+from generative.networks.contract import ImageNetwork
 from generative.networks.dit import DiT
 from generative.networks.patch_discriminator import PatchDiscriminator
 from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
@@ -15,6 +16,7 @@ __all__ = [
     "DiT",
     "FirstUNet",
     "GaussianBottleneck",
+    "ImageNetwork",
     "PatchDiscriminator",
     "SimVQ",
     "TokenTransformer",

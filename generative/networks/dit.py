@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generative.networks.attention import Attention, make_attention
+from generative.networks.contract import ImageNetwork
 from generative.networks.labels import LabelTokens, ObjectTokens
 from generative.ranges import Count, Positive, WholeNumber
 from generative.types import Condition
@@ -174,12 +175,8 @@ class Head(nn.Module):
         return self.projection(modulate(self.norm(x_BND), shift, scale))
 
 
-class DiT(nn.Module):
-    """Pixel-space diffusion transformer with one or more output heads.
-
-    The network contract of this package: ``network(x_BCHW, times_BT, condition) -> tuple`` with one (B, C, H, W) output
-    per head. What an output means (noise, image, velocity) is the objective's business.
-    """
+class DiT(ImageNetwork):
+    """Pixel-space diffusion transformer with one or more output heads."""
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.networks.attention import AttentionKind, SpatialAttention
+from generative.networks.contract import ImageNetwork
 from generative.networks.labels import LabelTokens
 from generative.networks.unet_blocks import (
     AdaptiveNorm,
@@ -32,10 +33,10 @@ from generative.ranges import BelowOne, Count, WholeNumber
 from generative.types import Condition
 
 
-class UNet(nn.Module):
+class UNet(ImageNetwork):
     """U-Net with one or more outputs, which leave it side by side as channels.
 
-    Meets the network contract of this package. Resolutions are sides of the feature maps, in their own pixels: with
+    Resolutions are sides of the feature maps, in their own pixels: with
     ``image_size=32`` and ``patch_size=2`` the first level is 16. The middle block has full attention, and cross-attention
     where any level has it. Without labels there is nothing to attend to, and ``cross_attention`` is left out.
     """

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from generative.networks.contract import ImageNetwork
 from generative.ranges import Count, WholeNumber
 from generative.types import Condition
 
@@ -72,7 +73,7 @@ class Embedding(nn.Module):
         return [mlp(x_BD)[:, :, None, None] for mlp in self.mlps]
 
 
-class FirstUNet(nn.Module):
+class FirstUNet(ImageNetwork):
     """The first system's U-Net. Meets the network contract of this package."""
 
     def __init__(

@@ -19,6 +19,7 @@ from launch.errors import explained, reported
 from launch.evaluation import print_result, run_test
 from launch.history import History, check_optimizer_state, check_steps_left
 from launch.loggers import build_loggers, log_result, logged
+from launch.options import without_null
 from launch.received import CONF_DIR
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.restorable import check_restorable
@@ -133,6 +134,7 @@ def start() -> None:
     """Run the command line of this process."""
     with reported():
         show_help(sys.argv[1:], help_text)
+        sys.argv[1:] = map(without_null, sys.argv[1:])
         flags, overrides = split_flags(sys.argv[1:])
         if set(flags) - MULTIRUN:  # Hydra shows something, such as the config with --cfg job
             compose_config([value for override in overrides for value in values_of(override)[:1]])

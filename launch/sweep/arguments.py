@@ -8,9 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from launch.checking import check_values
 from launch.command_line import check_names, require_experiment, taken
-from launch.compose import compose_config, groups, parse, values_of, without_hydra
+from launch.compose import compose_config, parse, values_of, without_hydra
 from launch.errors import UserError
 from launch.names import tell_swept
+from launch.options import groups
 
 
 def checked_sweep(arguments: list[str]) -> DictConfig:

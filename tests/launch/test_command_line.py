@@ -18,9 +18,10 @@ from launch.commands import evaluate, export
 from launch.commands import train as training
 from launch.compare.command import compare
 from launch.compare.evaluations import read_job
-from launch.compose import compose_config, literal, parse, quoted
+from launch.compose import apply_overrides, compose_config, literal, parse, quoted
 from launch.errors import UserError
 from launch.loggers import build_loggers
+from launch.options import groups, optional_groups
 from launch.run_folder import RunFolder
 
 NASTY = [
@@ -71,7 +72,12 @@ REFUSED = [
     (["experiment=meanflow_dit", "--learning-rate=1"], "as in learning_rate=1"),
     (["experiment=meanflow_dit", "data=null"], "data=null: no run is without data=NAME: choose one of .*digits"),
     (["experiment=meanflow_dit", "~network"], "~network: no run is without network=NAME"),
-    (["experiment=meanflow_dit", "degradation=null"], "degradation=null: a group is taken away by ~degradation"),
+    (["experiment=ddpm_scenes", "guidance=null", "guidance.scale=3"], "guidance.scale=3 .* guidance is null"),
+    (["experiment=meanflow_dit", "guidance.scale=3"], "guidance is null in this run: choose guidance=classifier_free"),
+    (["experiment=meanflow_dit", "+callbacks.sample.every=3"], "the run has no callback sample"),
+    (["experiment=meanflow_dit", "hydra/launcher=null"], "hydra/launcher=null: leave it out"),
+    (["experiment=meanflow_dit", "data=_base"], "data=_base does not exist"),
+    (["-m", "experiment=meanflow_dit", "data=null,digits"], "data=null: no run is without data=NAME"),
     (["experiment=meanflow_dit", "trainer=3"], "trainer=3 does not exist: choose one of .*cpu"),
     (["experiment="], "experiment= does not exist"),
     (["experiment=meanflow_dit", "data.root=/home/o'brien"], r"is put in quotes: .*o.*brien"),
@@ -140,6 +146,33 @@ def test_habits_of_other_tools_are_one_sentence(arguments: list[str], message: s
     with pytest.raises(UserError, match=message) as caught:
         checked_command(*arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("group", [group for group in groups() if group != "hydra"])
+def test_a_group_is_null_or_the_sentence_says_why_not(group: str) -> None:
+    overrides = ["experiment=vqgan_scenes", f"{group}=null"]
+    if group in optional_groups():
+        assert compose_config(overrides).get(group) is None
+        return
+    with pytest.raises(UserError, match=f"{group}=null: no run is without {group}=NAME: choose one of"):
+        compose_config(overrides)
+
+
+def test_null_is_a_value_of_a_multirun(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["-m", "experiment=vqgan_scenes", "discriminator=null,patch", "perceptual=choice(null, vgg16)"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    monkeypatch.setattr(training, "main", lambda: None)
+    training.start()
+    assert sys.argv[3:5] == ["discriminator=none,patch", "perceptual=choice(none, vgg16)"]
+
+
+def test_a_run_goes_on_and_is_evaluated_without_a_group(run: RunFolder) -> None:
+    assert checked_command(f"resume={run.path}", "degradation=null").degradation is None
+    fresh = apply_overrides(run.config(), run.overrides(), ["degradation=null", "logger=null"])
+    assert fresh.degradation is None
+    for group in ("experiment=ddpm_scenes", "search=meanflow"):
+        with pytest.raises(UserError, match="cannot be changed on an existing run"):
+            apply_overrides(run.config(), run.overrides(), [group])
 
 
 def test_flags_of_hydra_are_handed_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -22,9 +22,10 @@ from launch.commands import evaluate, export
 from launch.compare.command import compare
 from launch.compare.evaluations import read_job
 from launch.compare.reading import read_runs
-from launch.compose import compose_config, experiments
+from launch.compose import compose_config
 from launch.errors import UserError
 from launch.names import NAME_LENGTH, checked_name, file_name
+from launch.options import experiments
 from launch.received import FORMER, TARGET, TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
 from launch.record_files import MAX_NODES, DamagedRecordError, read_json, read_metrics, read_yaml
 from launch.run_folder import RunFolder, newest_unfinished, trained_classifier

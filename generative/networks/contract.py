@@ -1,0 +1,12 @@
+"""What networks of flows and diffusions have in common."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class ImageNetwork(nn.Module):
+    """A network of this contract: ``network(x_BCHW, times_BT, condition) -> tuple`` of one (B, C, H, W) image per output.
+
+    Times are in [0, 1]. What an output means (noise, image, velocity) is the objective's business.
+    """

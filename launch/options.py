@@ -1,0 +1,151 @@
+"""The groups of ``conf/``, their options, and what a run is without where a group is null."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from launch.errors import UserError
+from launch.received import CONF_DIR, PARTIAL, TARGET
+
+NONE = "none"  # the option that leaves a group out: Hydra takes null for no option, and refuses it
+_NULL = re.compile(r"""(?<![\w'"])null(?![\w'"])""", re.IGNORECASE)
+FOR_NEW_RUNS = frozenset({"experiment", "search", "debug"})  # groups that set keys all over the config
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the config groups and their options.
+
+    Returns:
+        Option names by group; files that begin with ``_`` are parts of others.
+    """
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
+        for folder in sorted(CONF_DIR.iterdir())
+        if folder.is_dir() and not folder.name.startswith("_")
+    }
+
+
+def experiments() -> dict[str, str]:
+    """Return the experiments with the line that describes each.
+
+    Returns:
+        Description by name: the comment that follows ``# @package`` in the file.
+    """
+    result = {}
+    for name in groups()["experiment"]:
+        lines = (CONF_DIR / "experiment" / f"{name}.yaml").read_text().splitlines()
+        comments = [line[1:].strip() for line in lines if line.startswith("#")]
+        result[name] = next((line for line in comments if not line.startswith("@package")), "")
+    return result
+
+
+@cache
+def optional_groups() -> frozenset[str]:
+    """Return the groups that some run is without: those that ``conf/train.yaml`` has as null."""
+    defaults = yaml.safe_load((CONF_DIR / "train.yaml").read_text())["defaults"]
+    nulls = [
+        group for entry in defaults if isinstance(entry, dict) for group, option in entry.items() if option is None
+    ]
+    return frozenset(nulls) - {"experiment"}
+
+
+def targets(group: str) -> dict[str, tuple[str, bool]]:
+    """Return the class behind each option of a group, for options that have one.
+
+    Returns:
+        ``_target_`` and ``_partial_`` by option.
+    """
+    found = {option: _content(group, option) for option in groups()[group]}
+    return {option: (node[TARGET], node.get(PARTIAL, False)) for option, node in found.items() if TARGET in node}
+
+
+def preferred(module: str, group: str) -> str | None:
+    """Return the option of a group that a module's own file chooses, or None.
+
+    Args:
+        module: The module's ``_target_``.
+        group: The group.
+    """
+    for node in (_read("module", name) for name in groups()["module"]):
+        if node.get("module", {}).get(TARGET) == module:
+            choices = [entry.get(f"override /{group}") for entry in node.get("defaults", []) if isinstance(entry, dict)]
+            return next((option for option in choices if option), None)
+    return None
+
+
+def _read(group: str, option: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF_DIR / group / f"{option}.yaml").read_text()) or {}
+
+
+def _content(group: str, option: str) -> Mapping[str, Any]:
+    """Read a file of a group on top of those of the group that it is based on."""
+    own = _read(group, option)
+    base: dict[str, Any] = {}
+    for entry in own.get("defaults", []):
+        if isinstance(entry, str) and re.fullmatch(r"(?!_self_)\w+", entry):
+            base |= _content(group, entry)
+    return base | own
+
+
+def register_none() -> None:
+    """Give Hydra the option that leaves a group out, for each group that a run can be without."""
+    for group in optional_groups():
+        ConfigStore.instance().store(group=group, name=NONE, node={}, package="_global_")
+
+
+def without_null(argument: str) -> str:
+    """Write ``group=null`` as Hydra takes it, also among the values of a multirun.
+
+    Args:
+        argument: What was typed.
+
+    Returns:
+        Such as ``discriminator=none,patch``; all that sets no such group is as it was.
+    """
+    key, equals, value = argument.partition("=")
+    if key not in optional_groups():
+        return argument
+    return key + equals + _NULL.sub(NONE, value)
+
+
+def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
+    """Take out what an experiment sets in a part that was not chosen: its group is null, or ``callbacks=`` are others.
+
+    Args:
+        config: A composed config, changed in place.
+        overrides: What it was composed from.
+
+    Raises:
+        UserError: The command line sets a key of such a part, or an experiment one of a callback that is none.
+    """
+    for group in optional_groups() & config.keys():
+        if _is_part(config[group]):
+            _refuse(group, overrides, f"{group} is null")
+            config[group] = None
+    callbacks = config.get("callbacks") or OmegaConf.create()
+    parts = [str(name) for name in callbacks if _is_part(callbacks[name])]
+    chosen = config.get("debug") or any(override.startswith("callbacks=") for override in overrides)
+    for name in parts:
+        _refuse(f"callbacks.{name}", overrides, f"the run has no callback {name}")
+        if not chosen:
+            others = ", ".join(map(str, callbacks.keys() - {*parts}))
+            raise UserError(f"callbacks.{name} has no _target_, and this run's callbacks are {others}.")
+        with open_dict(callbacks):
+            del callbacks[name]
+
+
+def _is_part(node: Any) -> bool:
+    return OmegaConf.is_dict(node) and TARGET not in node
+
+
+def _refuse(part: str, overrides: Iterable[str], why: str) -> None:
+    for override in overrides:
+        if override.lstrip("+").startswith(f"{part}."):
+            raise UserError(f"{override} has nothing to set, for {why}: leave it out, or choose what it belongs to.")
