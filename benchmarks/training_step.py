@@ -51,7 +51,7 @@ class Stopwatch(Callback):
         self.times.append(time.perf_counter())
 
 
-NOT_EVERY_STEP = ("image_grid", "denoising_grid", "decoding_grid", "generation", "label_accuracy")
+NOT_EVERY_STEP = ("image_grid", "steps_grid", "generation", "label_accuracy")
 
 
 def full_loop(experiment: str, overrides: list[str], steps: int, warmup: int) -> float:

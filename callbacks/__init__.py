@@ -15,7 +15,7 @@ from callbacks.rank_agreement import RankAgreement, RankDisagreementError
 from callbacks.rank_watch import RankWatch
 from callbacks.restoration import Evaluation
 from callbacks.restoration_distances import RestorationDistances
-from callbacks.steps_grid import DecodingGrid, DenoisingGrid
+from callbacks.steps_grid import StepsGrid
 from callbacks.throughput import Throughput
 from callbacks.token_accuracy import TokenAccuracy
 
@@ -25,8 +25,6 @@ __all__ = [
     "Classification",
     "Codebook",
     "DamagedImages",
-    "DecodingGrid",
-    "DenoisingGrid",
     "Evaluation",
     "Generation",
     "ImageGrid",
@@ -40,6 +38,7 @@ __all__ = [
     "RestorationDistances",
     "SpikeError",
     "SpikeGuard",
+    "StepsGrid",
     "Throughput",
     "TokenAccuracy",
     "TrainingProgress",

@@ -61,7 +61,7 @@ class Calibration(MeasuringCallback):
         subset = batch.select(rows)
         with trainer.precision_plugin.forward_context():
             samples = [
-                module.sample(subset, module.evaluation_randomness(subset, f"calibration/{k}"))[self.output]
+                module.images_of(subset, module.evaluation_randomness(subset, f"calibration/{k}"))[self.output]
                 for k in range(self.num_samples)
             ]
         self._metrics.update(torch.stack(samples), subset, restored["mean"][rows] if "mean" in restored else None)

@@ -96,6 +96,6 @@ class Generation(DistanceCallback):
             # The real image gives shape and labels; the module must not see it.
             batch = Batch(torch.zeros_like(like.image), index.to(module.device), labels=like.labels)
             with trainer.precision_plugin.forward_context():
-                image = module.sample(batch, module.evaluation_randomness(batch, "generation"))["sample"]
+                image = module.images_of(batch, module.evaluation_randomness(batch, "generation"))["sample"]
             for each in metrics:
                 each.update(image, index)

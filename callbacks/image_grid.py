@@ -20,9 +20,8 @@ from files.grids import render_grid, write_png
 from files.single_images import write_single_images
 from generative.metrics.restoration import psnr
 from generative.types import Batch
+from lightning_modules.contract import ANSWERING
 from lightning_modules.sharding import is_sharded
-
-RECONSTRUCTION = "reconstruction"  # the output of an autoencoder
 
 
 class PeriodicGrid(Callback, ABC):
@@ -64,7 +63,9 @@ class PeriodicGrid(Callback, ABC):
         self.last_step = -1
 
     @abstractmethod
-    def grid(self, trainer: Trainer, module: LightningModule, batch: Batch, split: Split, step: int) -> Image.Image:
+    def grid(
+        self, trainer: Trainer, module: LightningModule, batch: Batch, split: Split, step: int
+    ) -> Image.Image | None:
         """Draw the grid.
 
         Args:
@@ -75,7 +76,7 @@ class PeriodicGrid(Callback, ABC):
             step: Optimiser steps behind the weights.
 
         Returns:
-            An RGB image.
+            An RGB image; None where the module has nothing to show.
         """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,22 +108,21 @@ class PeriodicGrid(Callback, ABC):
     def _draw(self, trainer: Trainer, module: LightningModule, split: Split, key: str) -> None:
         # In a fit sharded weights are gathered by all ranks together: each draws then, and rank 0 keeps the picture.
         together = not trainer.testing and is_sharded(module.network)  # type: ignore[arg-type]
-        if not (trainer.is_global_zero or together):
-            return
+        if not (trainer.is_global_zero or together) or not hasattr(module, "images_of"):
+            return  # another rank draws, or the module makes no images
         data = datamodule_of(trainer)
         num_images = min(self.num_images, len(getattr(data.splits, split)))
         batch = data.batch(split, range(num_images), module.device)
         step = trained_steps(trainer, module)
         image = self.grid(trainer, module, batch, split, step)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and image is not None:
             keep_image(trainer, key, image, step)
 
 
 class ImageGrid(PeriodicGrid):
-    """Rows of clean, degraded and restored images with their PSNR, or of data and generated images.
+    """Rows of clean, degraded and restored images or of images and their reconstructions, with PSNR; or of data and drawings.
 
-    Without a degradation, an output called ``reconstruction`` is of the very images and gets its PSNR too. In test the
-    images are kept one by one as well, for comparisons (see ``files.single_images``).
+    In test the images are kept one by one as well, for comparisons (see ``files.single_images``).
 
     Args:
         num_images: Columns.
@@ -146,11 +146,11 @@ class ImageGrid(PeriodicGrid):
         """See ``PeriodicGrid.grid``."""
         paradigm: Any = module
         with evaluating(trainer, module):
-            outputs = dict(paradigm.sample(batch, paradigm.evaluation_randomness(batch)))
+            outputs = dict(paradigm.images_of(batch, paradigm.evaluation_randomness(batch)))
         captions = [f"{split} {index}" for index in batch.index.tolist()]
         title = f"{split} images · step {step:,}"
-        if batch.degraded is None:
-            images, measured = {"data": batch.image} | outputs, outputs.keys() & {RECONSTRUCTION}
+        if batch.degraded is None or not paradigm.tasks & {"restore", "inpaint"}:
+            images, measured = {"data": batch.image} | outputs, set(outputs) if paradigm.tasks & ANSWERING else set()
         else:
             images = {"clean": batch.image, "degraded": batch.degraded} | outputs
             measured = images.keys() - {"clean"}

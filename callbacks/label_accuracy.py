@@ -243,7 +243,7 @@ class LabelAccuracy(MeasuringCallback):
         blank = torch.zeros(len(index_B), *shape, device=module.device)
         batch = Batch(image=blank, index=index_B.to(module.device), labels=labels_BL)
         with trainer.precision_plugin.forward_context():
-            return module.sample(batch, IndexRandomness(generators, module.device))["sample"].float()
+            return module.images_of(batch, IndexRandomness(generators, module.device))["sample"].float()
 
     def _judge(self, image_BCHW: Tensor) -> Tensor:
         assert self._classifier is not None

@@ -6,6 +6,7 @@ Shape suffixes used throughout: B batch, C channels, H height, W width, T networ
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -137,3 +138,15 @@ class LossOutput:
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
     weight: Tensor | None = None
+
+
+class State(NamedTuple):
+    """Where a sampler stands after a step.
+
+    Attributes:
+        z: (B, C, H, W) state; after the last step the sampled image.
+        image: (B, C, H, W) estimate of the image that the step went by.
+    """
+
+    z: Tensor
+    image: Tensor

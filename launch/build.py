@@ -20,7 +20,8 @@ from generative.weights import differing_names
 from launch.checking import check_kinds
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
-from lightning_modules import FullyShardedStrategy, GenerativeModule
+from lightning_modules import FullyShardedStrategy, GenerativeModule, TrainingModule
+from lightning_modules.contract import fault_of_kind
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
@@ -69,19 +70,45 @@ def build_degradation(config: DictConfig) -> Degradation | None:
         return instantiate(config.degradation, _convert_="all") if config.get("degradation") else None
 
 
-def build_module(config: DictConfig) -> GenerativeModule:
-    """Build the Lightning module; the initial weights are a function of the seed alone.
+def build_module(config: DictConfig) -> TrainingModule:
+    """Build the Lightning module, and check that it says what it is; the initial weights are a function of the seed alone.
 
     Args:
         config: The composed config.
 
     Returns:
         The module.
+
+    Raises:
+        UserError: A setting is wrong, or the module's class does not say what others ask it for.
     """
     with as_user_error(), torch.random.fork_rng(devices=[]):
+        module_class(config)
         check_kinds(config.module, config)
         torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
-        return instantiate(config.module, _convert_="all")
+        module = instantiate(config.module, _convert_="all")
+        if isinstance(module, GenerativeModule):
+            module.check_contract()
+    return module
+
+
+def module_class(config: DictConfig) -> type[TrainingModule]:
+    """Return the class of a config's module, which tells what such a run does.
+
+    Args:
+        config: The config of a run.
+
+    Returns:
+        The class.
+
+    Raises:
+        UserError: There is none, or it does not say what it does.
+    """
+    with as_user_error():
+        kind: Any = get_class(config.module._target_)
+    if fault := fault_of_kind(kind):
+        raise UserError(f"module._target_={config.module._target_}: {fault}.")
+    return kind
 
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
@@ -134,7 +161,7 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], l
         return make(default_root_dir=str(folder))  # not through the config: a ${ in the path is no interpolation
 
 
-def load_weights(module: GenerativeModule, run: RunFolder, checkpoint: dict[str, Any], weights: str) -> None:
+def load_weights(module: TrainingModule, run: RunFolder, checkpoint: dict[str, Any], weights: str) -> None:
     """Load the network's weights from a checkpoint.
 
     Args:
@@ -178,7 +205,7 @@ def check_network(module: LightningModule, run: RunFolder, state: dict[str, torc
         )
 
 
-def check_parts(module: GenerativeModule, run: RunFolder) -> None:
+def check_parts(module: TrainingModule, run: RunFolder) -> None:
     """Check that the trained parts of a module are those that its run was trained with.
 
     Args:
@@ -197,7 +224,7 @@ def check_parts(module: GenerativeModule, run: RunFolder) -> None:
             )
 
 
-def check_data(module: GenerativeModule, datamodule: ImageDataModule) -> None:
+def check_data(module: TrainingModule, datamodule: ImageDataModule) -> None:
     """Check that the data are such as a module can work with, before anything is trained or measured.
 
     Args:
@@ -206,9 +233,11 @@ def check_data(module: GenerativeModule, datamodule: ImageDataModule) -> None:
     """
     with as_user_error():
         module.check_data(datamodule)
+        if isinstance(module, GenerativeModule):
+            module.try_outputs(datamodule.batch("val", range(1)))
 
 
-def check_training(module: GenerativeModule) -> None:
+def check_training(module: TrainingModule) -> None:
     """Check that training will teach what sampling asks for.
 
     Args:
@@ -228,8 +257,7 @@ def check_ranks(config: DictConfig, trainer: Trainer) -> None:
     Raises:
         UserError: They do not, or it cannot.
     """
-    paradigm: Any = get_class(config.module._target_)
-    reason = paradigm.not_shardable
+    reason = module_class(config).not_shardable
     if isinstance(trainer.strategy, FullyShardedStrategy) and reason:
         raise UserError(f"trainer=fsdp cannot train {config.module._target_}: {reason}; use trainer=ddp.")
     size, ranks = config.data.global_batch_size, trainer.world_size

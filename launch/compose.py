@@ -30,7 +30,7 @@ from launch.options import (
     without_null,
 )
 from launch.received import CONF_DIR, checked_config
-from launch.run_folder import trained_classifier, trained_tokenizer
+from launch.trained_parts import trained_classifier, trained_tokenizer
 
 
 def register_resolvers() -> None:

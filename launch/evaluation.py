@@ -18,8 +18,8 @@ from datamodules.base import ImageDataModule
 from generative.metrics.catalogue import layouts
 from launch.build import plain_config
 from launch.record import hardware, now
-from launch.sampling_time import sampling_timed
-from lightning_modules import GenerativeModule
+from launch.sampling_time import time_record
+from lightning_modules import GenerativeModule, TrainingModule
 
 TEST_HOOKS = [name for name in dir(Callback) if name.startswith("on_test_")]
 
@@ -36,7 +36,7 @@ def takes_part_in_test(callback: Callback) -> bool:
 
 
 def run_test(
-    trainer: Trainer, module: GenerativeModule, datamodule: ImageDataModule, config: DictConfig, weights: str, step: int
+    trainer: Trainer, module: TrainingModule, datamodule: ImageDataModule, config: DictConfig, weights: str, step: int
 ) -> dict[str, Any]:
     """Evaluate on the test images.
 
@@ -52,9 +52,9 @@ def run_test(
         ``{"metrics": {name: value}, "record": {...}}``: the content of ``metrics.json``.
     """
     begin = time.perf_counter()
-    with sampling_timed(module) as times:
-        trainer.test(module, datamodule=datamodule, verbose=False)
-    sampling = module.sampling_record()
+    if isinstance(module, GenerativeModule):
+        module.sampling_times = []
+    trainer.test(module, datamodule=datamodule, verbose=False)
     metrics: dict[str, float] = {}
     measured: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -65,7 +65,7 @@ def run_test(
         **measured,
         "weights": weights,
         "step": step,
-        "sampling": sampling | times.record(sampling.get("num_network_calls", {})),
+        "sampling": sampling_record(module) if isinstance(module, GenerativeModule) else {},
         "seed": config.seed,
         "evaluation_seed": module.evaluation_seed,
         "data": datamodule.record(),
@@ -75,6 +75,20 @@ def run_test(
         "time": now(),
     }
     return {"metrics": dict(sorted(metrics.items())), "record": record}
+
+
+def sampling_record(module: GenerativeModule) -> dict[str, Any]:
+    """Describe how a module's outputs were made in a test, and what they cost.
+
+    Args:
+        module: The module, its calls timed.
+
+    Returns:
+        Plain values.
+    """
+    calls = {name: n for name, each in module.outputs.items() if (n := each.num_network_calls) is not None}
+    times, module.sampling_times = module.sampling_times or [], None
+    return {**module.sampling_record(), "num_network_calls": calls, **time_record(times, calls)}
 
 
 def snake_case(name: str) -> str:

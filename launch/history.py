@@ -27,7 +27,7 @@ from launch.errors import UserError, one_line
 from launch.output import as_typed
 from launch.record import history_of, now
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
-from lightning_modules import GenerativeModule
+from lightning_modules import TrainingModule
 
 # Where a run lies, what it reports to, how it was begun, and parts that are known by their content.
 NOT_SETTINGS = {"hydra", "paths", "logger", "resume", "data_changed", "sweep", "name", "tokenizer", "classifier"}
@@ -126,7 +126,7 @@ def check_steps_left(run: RunFolder, step: int, max_steps: int) -> None:
         raise UserError(f"resume={run.path} has finished at step {step}: set a larger trainer.max_steps to go on.")
 
 
-def check_optimizer_state(module: GenerativeModule, run: RunFolder, checkpoint: dict[str, Any]) -> None:
+def check_optimizer_state(module: TrainingModule, run: RunFolder, checkpoint: dict[str, Any]) -> None:
     """Check that the composed optimiser can go on with the state of a checkpoint.
 
     Args:

@@ -34,13 +34,19 @@ LOGGER_FOLDERS, RUN_FOLDER = {"folder", "save_dir"}, "${paths.run}"
 FORMER = {  # values that conf/ once had, and what it has instead
     "${oc.env:TRIPTYCH_CACHE,null}": None,  # nothing else of the environment is read
     "datamodules.digits.DigitsDataModule": "datamodules.embedded.digits.DigitsDataModule",
+    "callbacks.DecodingGrid": "callbacks.StepsGrid",
+    "callbacks.DenoisingGrid": "callbacks.StepsGrid",
     "datamodules.mnist.TorchvisionDataModule": "datamodules.torchvision_sets.TorchvisionDataModule",
     "datamodules.scenes.ScenesDataModule": "datamodules.embedded.scenes.ScenesDataModule",
     "generative.networks.label_classifier.LabelClassifier": "generative.judges.label_classifier.LabelClassifier",
     "generative.networks.perceptual.PerceptualLoss": "generative.judges.perceptual.PerceptualLoss",
     "generative.schedules.TimeLaw": "generative.schedules.TimeDistribution",
 }
-FORMER_KEYS = {"objective.time_law": "objective.time_distribution"}
+FORMER_KEYS = {
+    "callbacks.decoding_grid": "callbacks.steps_grid",
+    "callbacks.denoising_grid": "callbacks.steps_grid",
+    "objective.time_law": "objective.time_distribution",
+}
 MAX_DEPTH, MAX_NODES = 50, 50_000  # a file can hold itself, and a few lines can stand for billions of values
 
 _REFERENCE = re.compile(r"\$\{\.*\w[\w.]*\}")
@@ -168,7 +174,7 @@ def checked_overrides(content: Any, where: str | Path) -> list[str]:
         if line not in allowed.overrides:
             _check_override(line, str(where), allowed)
     for former, key in FORMER_KEYS.items():
-        content = [re.sub(rf"^(\+*|~){re.escape(former)}(?=[.=])", rf"\g<1>{key}", line) for line in content]
+        content = [re.sub(rf"^(\+*|~){re.escape(former)}(?=[.=]|$)", rf"\g<1>{key}", line) for line in content]
     return content
 
 

@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 
 from launch.errors import UserError
 from launch.run_folder import RunFolder
-from lightning_modules import GenerativeModule
+from lightning_modules import TrainingModule
 
 STEPS = ("epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", "total", "completed")
 
 
-def check_restorable(module: GenerativeModule, trainer: Trainer, run: RunFolder, checkpoint: dict[str, Any]) -> None:
+def check_restorable(module: TrainingModule, trainer: Trainer, run: RunFolder, checkpoint: dict[str, Any]) -> None:
     """Check the parts of a checkpoint that only a training uses.
 
     Args:
@@ -64,7 +64,7 @@ def _count_fault(own: Any, other: Any, name: str) -> str | None:
     return None
 
 
-def _optimizer_fault(module: GenerativeModule, checkpoint: dict[str, Any]) -> str | None:
+def _optimizer_fault(module: TrainingModule, checkpoint: dict[str, Any]) -> str | None:
     built: Any = module.configure_optimizers()
     optimizer: Optimizer = built["optimizer"]
     states, schedulers = checkpoint.get("optimizer_states"), checkpoint.get("lr_schedulers")
@@ -98,7 +98,7 @@ def _only_dict(value: Any) -> dict[Any, Any] | None:
     return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) else None
 
 
-def _average_fault(module: GenerativeModule, ema: Any) -> str | None:
+def _average_fault(module: TrainingModule, ema: Any) -> str | None:
     if ema is None:
         return None
     own = {name: p.shape for name, p in module.network.named_parameters() if p.requires_grad}

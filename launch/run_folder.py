@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,64 +304,3 @@ def readable_record(run: RunFolder) -> dict[str, Any] | None:
     except DamagedRecordError as error:
         passed_over(str(run.path), error)
         return None
-
-
-def trained_classifier(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
-    """Find the checkpoint that the config key ``classifier`` means.
-
-    Args:
-        value: ``auto``, a run folder, a checkpoint file, or None.
-        outputs: Folder of all runs, searched for ``auto``.
-        data_name: Name of the data set that the classifier must know.
-        image_size: Side of its images in pixels.
-
-    Returns:
-        The checkpoint of the newest finished label classifier of the data for ``auto``, None where there is none.
-    """
-    return _trained("classifier", value, Path(outputs), (data_name, image_size), _is_classifier)
-
-
-def trained_tokenizer(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
-    """Find the checkpoint that the config key ``tokenizer`` means.
-
-    Args:
-        value: ``auto``, a run folder, a checkpoint file, or None.
-        outputs: Folder of all runs, searched for ``auto``.
-        data_name: Name of the data set that the tokenizer must know.
-        image_size: Side of its images in pixels.
-
-    Returns:
-        The checkpoint of the newest finished tokenizer of the data for ``auto``, None where there is none.
-    """
-    return _trained("tokenizer", value, Path(outputs), (data_name, image_size), _is_tokenizer)
-
-
-def _trained(
-    key: str, value: str | None, outputs: Path, data: tuple[str, int], fits: Callable[[DictConfig], bool]
-) -> str | None:
-    if value is None:
-        return None
-    if value != "auto":
-        return str(Path(value).resolve()) if Path(value).is_file() else str(RunFolder.existing(value, key).checkpoint)
-    found = []
-    for record_path in outputs.rglob("run.json"):
-        run = RunFolder(record_path.parent)
-        record = readable_record(run) or {}
-        trained_on = record.get("data") or {}
-        same_data = (trained_on.get("name"), trained_on.get("image_size")) == data
-        if record.get("finished") and same_data and run.checkpoint.exists():
-            try:
-                if fits(run.config()):
-                    found.append((str(record.get("ended", "")), str(run.checkpoint.resolve())))
-            except UserError as error:  # this run only is damaged, or is not to be trusted
-                passed_over(str(run.path), error)
-    return max(found)[1] if found else None
-
-
-def _is_classifier(config: DictConfig) -> bool:
-    return OmegaConf.select(config, "module._target_") == "lightning_modules.LabelClassifierModule"
-
-
-def _is_tokenizer(config: DictConfig) -> bool:
-    target, bottleneck = (OmegaConf.select(config, f"{key}._target_") for key in ("module", "bottleneck"))
-    return target == "lightning_modules.VQGAN" and bottleneck != "generative.networks.GaussianBottleneck"

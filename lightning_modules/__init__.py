@@ -1,7 +1,9 @@
-"""The paradigms as LightningModules: each adds ``loss`` and ``sample`` to ``GenerativeModule``."""
+"""The paradigms as LightningModules: each adds ``loss`` and ``sample`` to ``GenerativeModule``, and says what it is."""
 
-from lightning_modules.base import GenerativeModule
+from lightning_modules.base import TrainingModule
+from lightning_modules.contract import Card, Output, Part
 from lightning_modules.ddpm import DDPM
+from lightning_modules.generative_module import GenerativeModule
 from lightning_modules.label_classifier import LabelClassifierModule
 from lightning_modules.maskgit import MaskGIT
 from lightning_modules.meanflow import MeanFlowRestorer
@@ -12,10 +14,14 @@ from lightning_modules.vqgan import VQGAN
 __all__ = [
     "DDPM",
     "VQGAN",
+    "Card",
     "FullyShardedStrategy",
     "GenerativeModule",
     "LabelClassifierModule",
     "MaskGIT",
     "MeanFlowRestorer",
+    "Output",
+    "Part",
     "RegressionRestorer",
+    "TrainingModule",
 ]

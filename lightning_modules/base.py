@@ -1,9 +1,13 @@
-"""The base of all paradigms: steps, optimiser, logging and evaluation draws; a paradigm adds ``loss`` and ``sample``."""
+"""The base of all modules: steps, optimiser, logging and evaluation; a kind of module adds ``loss`` and says what it is.
+
+What makes images is a ``lightning_modules.generative_module.GenerativeModule``.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -16,6 +20,7 @@ from torch.optim import Optimizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.types import Batch, LossOutput
 from lightning_modules.composed import ComposedSchedule
+from lightning_modules.contract import Card, OnDemand, Part, Task
 from lightning_modules.parameter_groups import ParameterGroups, decay_groups, split_single_group
 from lightning_modules.sharding import MESH_AXIS, gather_weights, release_weights, shard
 
@@ -47,8 +52,8 @@ class ImageData(Protocol):
         """Return some images as evaluation sees them."""
 
 
-class GenerativeModule(LightningModule, ABC):
-    """A paradigm of generative modelling.
+class TrainingModule(LightningModule, ABC):
+    """A network in training; what makes images is a ``GenerativeModule``.
 
     Args:
         network: The trainable network; its parameters are what the EMA tracks.
@@ -59,11 +64,19 @@ class GenerativeModule(LightningModule, ABC):
         evaluation_seed: Seed of the draws in validation, test and grids; the same for all runs that are compared.
 
     Attributes:
+        tasks: What the module does.
+        card: What its model card says.
+        part_keys: Arguments that name the file of a frozen network that it needs (``parts``).
+        training_only: Arguments that an exported module does without, and what they are there.
         not_shardable: Why the paradigm cannot train with ``trainer=fsdp``, or None where it can.
         trained_steps: Optimiser steps behind weights that were loaded from a checkpoint.
         draw_seed: Seed of the last training step's draws, for those who check that ranks draw differently.
     """
 
+    tasks: ClassVar[frozenset[Task]]
+    card: ClassVar[Card]
+    part_keys: ClassVar[tuple[str, ...]] = ()
+    training_only: ClassVar[Mapping[str, Any]] = {}
     not_shardable: ClassVar[str | None] = None
 
     def __init__(
@@ -99,29 +112,6 @@ class GenerativeModule(LightningModule, ABC):
             The loss and what to log beside it.
         """
 
-    def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """Return the paradigm's named outputs for a batch; every module but a classifier has them.
-
-        Args:
-            batch: Batch on the module's device.
-            randomness: Source of all draws.
-
-        Returns:
-            (B, C, H, W) images in [-1, 1] by name, such as ``sample`` and ``mean``.
-
-        Raises:
-            NotImplementedError: The module makes no images.
-        """
-        raise NotImplementedError(f"{type(self).__name__} makes no images: leave out the callbacks that sample.")
-
-    def sampling_record(self) -> dict[str, Any]:
-        """Describe how ``sample`` makes its outputs, for the record beside the metrics.
-
-        Returns:
-            Plain values.
-        """
-        return {}
-
     def parts_record(self) -> dict[str, Any]:
         """Identify the trained parts that the module was built from: they must be the same whenever it is built again.
 
@@ -129,6 +119,38 @@ class GenerativeModule(LightningModule, ABC):
             ``{"path": ..., "hash": ...}`` by name of the config key.
         """
         return {}
+
+    def parts(self) -> dict[str, Part]:
+        """Return the frozen networks that travel with the module's export.
+
+        Returns:
+            A part for each of ``part_keys``.
+        """
+        return {}
+
+    @classmethod
+    def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the module adds to a network that its config describes in part.
+
+        Args:
+            arguments: The module's arguments.
+
+        Returns:
+            Further arguments of the network.
+        """
+        return {}
+
+    @classmethod
+    def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """Name the config keys, ``classifier`` or ``tokenizer``, that a trained run of such a module can be the value of.
+
+        Args:
+            arguments: The module's arguments, as they stand in a config.
+
+        Returns:
+            The keys.
+        """
+        return frozenset()
 
     def check_data(self, data: ImageData) -> None:
         """Check that the data are such as the module can work with; called once, before the first step.
@@ -215,18 +237,32 @@ class GenerativeModule(LightningModule, ABC):
     on_test_start = on_validation_start
     on_test_end = on_validation_end
 
-    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
-        """Make what the callbacks measure in validation and test; the outputs of ``sample`` unless overridden.
+    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
+        """Offer what the callbacks measure in validation and test; a kind of module adds to the batch.
 
         Args:
             batch: Batch on the module's device.
 
         Returns:
-            The batch and its outputs.
+            The ``batch``, and by name what is made of it where a callback asks (``offered``).
         """
-        return {"batch": batch, "outputs": self.sample(batch, self.evaluation_randomness(batch))}
+        return self.offered(batch)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def offered(self, batch: Batch, **makers: Callable[[], Any]) -> OnDemand:
+        """Return a batch and what can be made of it, in the precision of the steps.
+
+        Args:
+            batch: The batch.
+            **makers: What makes an entry, by its name; without ``outputs`` these are none.
+
+        Returns:
+            The entries.
+        """
+        trainer = self._trainer
+        makers = {"outputs": dict, **makers}
+        return OnDemand({"batch": batch}, makers, trainer.precision_plugin.forward_context if trainer else nullcontext)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """Hand a batch to the callbacks that measure; Lightning's hook."""
         return self.evaluation_step(batch)
 
@@ -234,7 +270,7 @@ class GenerativeModule(LightningModule, ABC):
         """Let the loggers count validation by the optimiser steps behind the weights; Lightning's hook."""
         self.log("step", float(self.global_step), sync_dist=True)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """Hand a batch to the callbacks that measure; Lightning's hook."""
         return self.evaluation_step(batch)
 

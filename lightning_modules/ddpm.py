@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,10 +15,12 @@ from generative.networks import ImageNetwork
 from generative.objectives.diffusion import DiffusionObjective
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, Positive
-from generative.samplers.diffusion import DiffusionSampler, State
+from generative.samplers.diffusion import DiffusionSampler
 from generative.schedules import NoiseSchedule
-from generative.types import Batch, Condition, LossOutput
-from lightning_modules.base import GenerativeModule, ImageData
+from generative.types import Batch, Condition, LossOutput, State
+from lightning_modules.base import ImageData
+from lightning_modules.contract import Card, Output, Task
+from lightning_modules.generative_module import GenerativeModule
 
 
 class DDPM(GenerativeModule):
@@ -40,6 +42,14 @@ class DDPM(GenerativeModule):
         classifier: Checkpoint of the label classifier; read only for a scale above 0.
         **kwargs: Arguments of ``GenerativeModule``.
     """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"generate"})
+    card: ClassVar[Card] = Card(
+        "Denoising diffusion model (arXiv 2006.11239)",
+        "Drawing images like those of its training set, of the labels where it was trained with labels.",
+        "It knows its training set's motifs and labels only; what is drawn may miss or add objects, see the label accuracy.",
+    )
+    training_only: ClassVar[Mapping[str, Any]] = {"classifier": None, "classifier_guidance": 0.0}
 
     def __init__(
         self,
@@ -69,15 +79,16 @@ class DDPM(GenerativeModule):
         sampler.timesteps(schedule)  # refuses what cannot be sampled before it is trained
         self._assistant = _load_assistant(classifier) if classifier_guidance else None
 
+    @property
+    def outputs(self) -> dict[str, Output]:
+        return {"sample": Output(self.sampler.num_network_calls)}
+
+    @property
+    def uses_labels(self) -> bool:
+        return self.conditional
+
     def check_data(self, data: ImageData) -> None:
-        """See ``GenerativeModule.check_data``.
-
-        Args:
-            data: The data.
-
-        Raises:
-            ValueError: If sampling is guided by labels that the data do not have.
-        """
+        """Refuse guidance by labels that the data do not have."""
         if self.conditional and self.guidance.scale != 1 and not data.num_classes:
             raise ValueError(
                 f"guidance.scale={self.guidance.scale:g} needs labels, and the data have none: choose "
@@ -102,16 +113,7 @@ class DDPM(GenerativeModule):
         image = self.sampler(self.guided_denoiser(), noise, self._condition(batch), randomness)
         return {"sample": image.clamp(-1, 1)}
 
-    def denoising_states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
-        """Yield what the sampler goes through on its way to ``sample``.
-
-        Args:
-            batch: See ``sample``.
-            randomness: Source of all draws.
-
-        Returns:
-            The states and the estimates of the image, one step after the other.
-        """
+    def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         noise = randomness.normal(*batch.image.shape[1:])
         return self.sampler.states(self.guided_denoiser(), noise, self._condition(batch), randomness)
 
@@ -124,31 +126,21 @@ class DDPM(GenerativeModule):
         classifier: LabelClassifier = self._assistant[0].to(self.device)
         return ClassifierGuidance(classifier.log_likelihood, self.classifier_guidance, self.data_std).wrap(denoiser)
 
-    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
-        """Take the loss with draws that depend on each image's index alone; images are drawn by the callbacks.
-
-        Args:
-            batch: Validation or test images.
-
-        Returns:
-            The batch, and no outputs.
-        """
+    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
+        """Take the loss too, with draws that depend on each image's index alone."""
         errors = self.objective.errors(
             self.denoiser, batch.image, self._condition(batch), self.evaluation_randomness(batch, "loss")
         )
         split = "test" if self.trainer.testing else "val"
         self.log(f"{split}/loss", errors.mean(), on_epoch=True, batch_size=len(errors), sync_dist=True)
-        return {"batch": batch, "outputs": {}}
+        return super().evaluation_step(batch)
 
     def sampling_record(self) -> dict[str, Any]:
-        """See ``GenerativeModule.sampling_record``."""
-        schedule = self.denoiser.schedule
         return {
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
-            "num_network_calls": {"sample": self.sampler.num_network_calls},
             "guidance": repr(self.guidance) if self.conditional else None,
-            "schedule": repr(schedule),
+            "schedule": repr(self.denoiser.schedule),
             "output": self.denoiser.output,
             "assisted": self._assistant is not None,
             "classifier_guidance": self.classifier_guidance,

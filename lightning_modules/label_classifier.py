@@ -5,6 +5,7 @@ Shape suffixes: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,22 +15,29 @@ from torch import Tensor
 from generative.judges.label_classifier import LabelClassifier
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput
-from lightning_modules.base import GenerativeModule
+from lightning_modules.base import TrainingModule
+from lightning_modules.contract import Card, Task
 
 
-class LabelClassifierModule(GenerativeModule):
+class LabelClassifierModule(TrainingModule):
     """Learns to tell the labels of an image, each by itself; it makes no images.
 
     Args:
         network: The classifier.
         max_shift: In training each image is shifted by up to so many pixels in both directions, its border repeated.
-        **kwargs: Arguments of ``GenerativeModule``.
+        **kwargs: Arguments of ``TrainingModule``.
 
     Raises:
         ValueError: If ``max_shift`` is negative.
     """
 
     network: LabelClassifier
+    tasks: ClassVar[frozenset[Task]] = frozenset({"judge"})
+    card: ClassVar[Card] = Card(
+        "Label classifier: a ResNet18 with one sigmoid output for each label",
+        "Judging images that were drawn of labels.",
+        "It knows its training set's labels only; its probabilities on images of other kinds mean nothing.",
+    )
     not_shardable: ClassVar[str | None] = "its loss calls a part of the network alone, and the network is small"
 
     def __init__(self, network: LabelClassifier, max_shift: int = 0, **kwargs: Any) -> None:
@@ -39,13 +47,17 @@ class LabelClassifierModule(GenerativeModule):
         self.max_shift = max_shift
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """See ``GenerativeModule.loss``: binary cross-entropy, the mean over images and labels."""
+        """See ``TrainingModule.loss``: binary cross-entropy, the mean over images and labels."""
         logits = self.network.logits(shifted(batch.image, self.max_shift, randomness))
         return LossOutput(F.binary_cross_entropy_with_logits(logits, labels_of(batch).to(logits)))
 
-    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
-        """See ``GenerativeModule.evaluation_step``: the probabilities of the labels, as ``scores``."""
-        return {"batch": batch, "scores": self.network(batch.image)}
+    @classmethod
+    def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        return frozenset({"classifier"})
+
+    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
+        """See ``TrainingModule.evaluation_step``: the probabilities of the labels, as ``scores``."""
+        return self.offered(batch, scores=lambda: self.network(batch.image))
 
 
 def labels_of(batch: Batch) -> Tensor:

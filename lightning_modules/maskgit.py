@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,15 @@ from torch import Tensor
 from generative.inpainting import composite, gray_patches, token_mask
 from generative.metrics.means import NamedMeans
 from generative.networks.token_transformer import TokenTransformer
-from generative.networks.tokenizer import Tokenizer, load_tokenizer
+from generative.networks.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 from generative.objectives.masked_tokens import MaskedTokenObjective, token_accuracy
 from generative.patch_evidence import patch_evidence
 from generative.randomness import Randomness
-from generative.samplers.diffusion import State
 from generative.samplers.masked import MaskedTokenSampler
-from generative.types import Batch, Condition, LossOutput
-from lightning_modules.base import GenerativeModule, ImageData
+from generative.types import Batch, Condition, LossOutput, State
+from lightning_modules.base import ImageData
+from lightning_modules.contract import Card, Output, Part, Task
+from lightning_modules.generative_module import GenerativeModule
 
 ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which the token accuracy is measured
 NUM_CHECKED = 32  # validation images whose known pixels are looked at before the first step
@@ -54,6 +55,16 @@ class MaskGIT(GenerativeModule):
     """
 
     network: TokenTransformer
+    tasks: ClassVar[frozenset[Task]] = frozenset({"inpaint"})
+    card: ClassVar[Card] = Card(
+        "MaskGIT: a bidirectional transformer that fills holes in images by guessing tokens (arXiv 2202.04200)",
+        "Filling holes whose surroundings are known: `sample` is one plausible filling and keeps the known pixels, `mean` is "
+        "the picture of the expected codes, the closer one by squared error.",
+        "A filling is an invention. No filling can be closer than the tokenizer's reconstruction (`composite` in the "
+        "tables). Noise and blur are not repaired.",
+    )
+    part_keys: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    training_only: ClassVar[Mapping[str, Any]] = {"cache_dir": None}
 
     def __init__(
         self,
@@ -81,7 +92,7 @@ class MaskGIT(GenerativeModule):
         if feather < 0:
             raise ValueError(f"module.feather={feather} must be at least 0 pixels.")
         loaded = load_tokenizer(tokenizer)
-        transformer = network(num_codes=loaded.num_codes, grid_size=loaded.grid_size, codebook_KE=loaded.codebook())
+        transformer = network(**_settings(loaded))
         super().__init__(transformer, **kwargs)
         self._tokenizer = (loaded,)  # in a tuple: a frozen network stays out of the state dict
         self.objective = objective
@@ -100,15 +111,19 @@ class MaskGIT(GenerativeModule):
         """The frozen tokenizer, on the module's device."""
         return self._tokenizer[0].to(self.device)
 
+    @property
+    def outputs(self) -> dict[str, Output]:
+        """``sample`` with the mean of its network calls after a test; before it, the most that one takes."""
+        calls = self.sampler.num_network_calls if self.mean_network_calls is None else round(self.mean_network_calls, 3)
+        calls = int(calls) if calls == int(calls) else calls
+        return {"sample": Output(calls), "mean": Output(1), "decoded": Output(None, puts_back_known=False)}
+
+    @property
+    def uses_labels(self) -> bool:
+        return self.conditional
+
     def check_data(self, data: ImageData) -> None:
-        """See ``GenerativeModule.check_data``.
-
-        Args:
-            data: The data.
-
-        Raises:
-            ValueError: If the tokenizer does not fit the images, or the degradation leaves nothing known to go by.
-        """
+        """Refuse images that the tokenizer does not fit, and a degradation that leaves nothing known to go by."""
         self.tokenizer.check_images(data.image_size, data.channels)
         # More than one image: a mixture of degradations may begin with one that leaves known pixels.
         batch = data.batch("val", range(min(NUM_CHECKED, len(data.splits.val))))
@@ -118,15 +133,18 @@ class MaskGIT(GenerativeModule):
             )
 
     def parts_record(self) -> dict[str, Any]:
-        """See ``GenerativeModule.parts_record``."""
         return {"tokenizer": self._tokenizer[0].record()}
 
-    def setup(self, stage: str) -> None:
-        """Tokenize the training images; Lightning's hook.
+    def parts(self) -> dict[str, Part]:
+        settings, _ = read_tokenizer(self._tokenizer[0].path)
+        return {"tokenizer": Part(self._tokenizer[0].network, settings, _tokenizer_card(self._tokenizer[0]))}
 
-        Args:
-            stage: ``fit`` or ``test``.
-        """
+    @classmethod
+    def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return _settings(load_tokenizer(arguments["tokenizer"]))
+
+    def setup(self, stage: str) -> None:
+        """Tokenize the training images; Lightning's hook."""
         if stage == "fit":
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             data.use_tokenizer(self._tokenizer[0], self.cache_dir)
@@ -178,12 +196,8 @@ class MaskGIT(GenerativeModule):
         known_BNK = F.one_hot(tokens_BN, self.network.num_codes).float()
         return self.tokenizer.decode_mean(torch.where(unknown_BN[..., None], logits_BNK.softmax(-1), known_BNK))
 
-    def decoding_states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
-        """Yield what the sampler goes through on its way to ``decoded``.
-
-        Args:
-            batch: See ``sample``.
-            randomness: Source of all draws.
+    def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
+        """See ``GenerativeModule.states``, on the way to ``decoded``.
 
         Yields:
             After each step the picture with the patches of tokens that are still masked painted grey, and the picture of
@@ -197,35 +211,36 @@ class MaskGIT(GenerativeModule):
             picture = self.tokenizer.decode(state.predicted)
             yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
 
-    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
+    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
         """See ``GenerativeModule.evaluation_step``.
-
-        Args:
-            batch: The batch.
 
         Returns:
             Beside the outputs of ``sample`` what bounds them, since they know the clean image: its ``reconstruction``, and
             the ``composite`` of the known pixels and the reconstruction; and the token accuracy by masked share.
         """
-        outputs = self.sample(batch, self.evaluation_randomness(batch))
-        degraded, validity = batch.observed()
-        tokens = self.tokenizer.encode(batch.image)
-        reconstruction = self.tokenizer.decode(tokens)
-        outputs["reconstruction"] = reconstruction
-        outputs["composite"] = composite(degraded, validity, reconstruction, self.feather)
-        accuracy = {
-            str(ratio): token_accuracy(
-                self.network, tokens, ratio, self._condition(batch), self.evaluation_randomness(batch, f"mask/{ratio}")
-            )
-            for ratio in ACCURACY_RATIOS
-        }
-        return {"batch": batch, "outputs": outputs, "token_accuracy": accuracy}
+
+        def outputs() -> dict[str, Tensor]:
+            images = self.images_of(batch, self.evaluation_randomness(batch))
+            reconstruction = self.tokenizer.decode(self.tokenizer.encode(batch.image))
+            bound = composite(*batch.observed(), reconstruction, self.feather)
+            return images | {"reconstruction": reconstruction, "composite": bound}
+
+        def accuracy() -> dict[str, Tensor]:
+            tokens, condition = self.tokenizer.encode(batch.image), self._condition(batch)
+            return {
+                str(ratio): token_accuracy(
+                    self.network, tokens, ratio, condition, self.evaluation_randomness(batch, f"mask/{ratio}")
+                )
+                for ratio in ACCURACY_RATIOS
+            }
+
+        return self.offered(batch, outputs=outputs, token_accuracy=accuracy)
 
     def on_test_epoch_start(self) -> None:
         """Count the network calls anew; Lightning's hook."""
         self._network_calls.reset(self.device)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """Count the network calls of each image, and hand the batch to the callbacks; Lightning's hook."""
         self._network_calls.add("sample", self.sampler.network_calls(self._unknown(batch.observed()[1])))
         return super().test_step(batch, batch_idx)
@@ -235,16 +250,9 @@ class MaskGIT(GenerativeModule):
         self.mean_network_calls = self._network_calls.compute()["sample"].value
 
     def sampling_record(self) -> dict[str, Any]:
-        """See ``GenerativeModule.sampling_record``.
-
-        Returns:
-            The network calls of ``sample`` are the mean over the test images, after a test; else the most that one takes.
-        """
-        calls = self.sampler.num_network_calls if self.mean_network_calls is None else round(self.mean_network_calls, 3)
         return {
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
-            "num_network_calls": {"sample": int(calls) if calls == int(calls) else calls, "mean": 1},
             "tokenizer": self._tokenizer[0].record(),
             "dilation": self.dilation,
             "pixel_std": self.pixel_std,
@@ -258,3 +266,22 @@ class MaskGIT(GenerativeModule):
 
     def _condition(self, batch: Batch) -> Condition:
         return Condition(labels=batch.labels if self.conditional else None)
+
+
+def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the transformer must know of the tokenizer."""
+    return {
+        "num_codes": tokenizer.num_codes,
+        "grid_size": tokenizer.grid_size,
+        "codebook_KE": tokenizer.codebook(),
+    }
+
+
+def _tokenizer_card(tokenizer: Tokenizer) -> str:
+    network = tokenizer.network
+    return (
+        f"# Tokenizer\n\nImages of {network.image_size} pixels and {network.in_channels} channels to {tokenizer.grid_size} x "
+        f"{tokenizer.grid_size} tokens of {tokenizer.num_codes} codes and back; weights {tokenizer.hash}. It belongs to the "
+        "network in the folder above, which reads it from here.\n\n```python\nfrom generative.networks.tokenizer import "
+        'load_tokenizer\n\ntokenizer = load_tokenizer("tokenizer/model.safetensors")\n```\n'
+    )

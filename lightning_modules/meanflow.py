@@ -6,7 +6,8 @@ bridge, InDI, arXiv 2303.11435), which can only answer with one image per input.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from generative.networks import ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
 from generative.samplers import FlowSampler
-from generative.types import Batch, Condition, LossOutput, restoration_condition
-from lightning_modules.base import GenerativeModule
+from generative.types import Batch, Condition, LossOutput, State, restoration_condition
+from lightning_modules.contract import Card, Output, Task
+from lightning_modules.generative_module import GenerativeModule
 
 Source = Literal["noise", "degraded"]
 
@@ -39,6 +41,15 @@ class MeanFlowRestorer(GenerativeModule):
     Raises:
         ValueError: If a setting is out of its range.
     """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({"restore", "inpaint"})
+    card: ClassVar[Card] = Card(
+        "MeanFlow restorer: a DiT that restores degraded images in one step or several (arXiv 2505.13447)",
+        "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error, "
+        "`sample` one plausible image.",
+        "A sample is an invention where the input says nothing. Other degradations than those of training, other image "
+        "sizes and other motifs are outside of what was learned.",
+    )
 
     def __init__(
         self,
@@ -65,8 +76,11 @@ class MeanFlowRestorer(GenerativeModule):
         self.mean_weight = mean_weight
         self.reimpose_known = reimpose_known
 
+    @property
+    def outputs(self) -> dict[str, Output]:
+        return {"sample": Output(self.sampler.num_network_calls), "mean": Output(1)}
+
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """See ``GenerativeModule.loss``."""
         source = self._source(batch, randomness)
         return self.objective(
             self.flow_map,
@@ -86,12 +100,13 @@ class MeanFlowRestorer(GenerativeModule):
         sample = sample.lerp(mean, self.mean_weight)
         return {"sample": self._finish(sample, batch), "mean": self._finish(mean, batch)}
 
+    def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
+        return self.sampler.states(self.flow_map, self._source(batch, randomness), self._condition(batch))
+
     def sampling_record(self) -> dict[str, Any]:
-        """See ``GenerativeModule.sampling_record``."""
         return {
             "sampler": type(self.sampler).__name__,
             "num_steps": self.sampler.num_steps,
-            "num_network_calls": {"sample": self.sampler.num_network_calls, "mean": 1},
             "mean_weight": self.mean_weight,
             "reimpose_known": self.reimpose_known,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from generative.networks import ImageNetwork
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput, restoration_condition
-from lightning_modules.base import GenerativeModule
+from lightning_modules.contract import Card, Output, Task
+from lightning_modules.generative_module import GenerativeModule
 
 
 class RegressionRestorer(GenerativeModule):
@@ -22,9 +23,21 @@ class RegressionRestorer(GenerativeModule):
         **kwargs: Arguments of ``GenerativeModule``.
     """
 
+    tasks: ClassVar[frozenset[Task]] = frozenset({"restore", "inpaint"})
+    card: ClassVar[Card] = Card(
+        "Regression: a DiT trained for squared error, the baseline of restoration",
+        "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error.",
+        "The answer is blurred where the input leaves several possibilities. Other degradations, sizes and motifs than "
+        "those of training are outside of what was learned.",
+    )
+
     def __init__(self, network: ImageNetwork, reimpose_known: bool = False, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
         self.reimpose_known = reimpose_known
+
+    @property
+    def outputs(self) -> dict[str, Output]:
+        return {"mean": Output(1)}
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """See ``GenerativeModule.loss``: mean squared error."""
@@ -39,8 +52,7 @@ class RegressionRestorer(GenerativeModule):
         return {"mean": image}
 
     def sampling_record(self) -> dict[str, Any]:
-        """See ``GenerativeModule.sampling_record``."""
-        return {"num_network_calls": {"mean": 1}, "reimpose_known": self.reimpose_known}
+        return {"reimpose_known": self.reimpose_known}
 
     def _estimate(self, batch: Batch) -> Tensor:
         condition = restoration_condition(*batch.observed())

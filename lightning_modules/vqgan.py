@@ -5,17 +5,20 @@ With ``bottleneck=kl`` it is a plain KL autoencoder, whose latents other paradig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from generative.judges.perceptual import PerceptualLoss
 from generative.networks.autoencoder import Autoencoder
+from generative.networks.bottlenecks import GaussianBottleneck
 from generative.objectives.autoencoder import AutoencoderObjective
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput
-from lightning_modules.base import GenerativeModule
+from lightning_modules.contract import Card, Output, Task
+from lightning_modules.generative_module import GenerativeModule
 
 
 class VQGAN(GenerativeModule):
@@ -32,6 +35,13 @@ class VQGAN(GenerativeModule):
     """
 
     network: Autoencoder
+    tasks: ClassVar[frozenset[Task]] = frozenset({"reconstruct"})
+    card: ClassVar[Card] = Card(
+        "Tokenizer: an autoencoder that writes an image as a grid of codes",
+        "Making tokens of images for a network of tokens, and images of tokens.",
+        "It is lossy, and knows images like those of its training set only.",
+    )
+    training_only: ClassVar[Mapping[str, Any]] = {"discriminator": None, "perceptual": None}
     not_shardable: ClassVar[str | None] = (
         "its adaptive weight needs the gradient of a whole layer, and its discriminator is trained beside the network"
     )
@@ -49,8 +59,19 @@ class VQGAN(GenerativeModule):
         self.discriminator = discriminator
         self.perceptual = perceptual
 
+    @property
+    def outputs(self) -> dict[str, Output]:
+        return {"reconstruction": Output(1)}
+
+    @classmethod
+    def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """See ``TrainingModule.serves_as``: an autoencoder with continuous latents makes no tokens."""
+        bottleneck = (arguments.get("network") or {}).get("bottleneck") or {}
+        continuous = str(bottleneck.get("_target_")).endswith(f".{GaussianBottleneck.__name__}")
+        return frozenset() if continuous else frozenset({"tokenizer"})
+
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """See ``GenerativeModule.trainable_parameters``: the discriminator's too."""
+        """See ``TrainingModule.trainable_parameters``: the discriminator's too."""
         return [*super().trainable_parameters(), *(self.discriminator.parameters() if self.discriminator else ())]
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
@@ -64,13 +85,14 @@ class VQGAN(GenerativeModule):
         """See ``GenerativeModule.sample``: ``reconstruction``, which needs no draw."""
         return {"reconstruction": self.network(batch.image).image.clamp(-1, 1)}
 
-    def evaluation_step(self, batch: Batch) -> dict[str, Any]:
+    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
         """See ``GenerativeModule.evaluation_step``: the tokens too."""
-        output = self.network(batch.image)
-        return {"batch": batch, "outputs": {"reconstruction": output.image.clamp(-1, 1)}, "tokens": output.tokens}
+        made = cache(lambda: self.network(batch.image))
+        return self.offered(
+            batch, outputs=lambda: {"reconstruction": made().image.clamp(-1, 1)}, tokens=lambda: made().tokens
+        )
 
     def sampling_record(self) -> dict[str, Any]:
-        """See ``GenerativeModule.sampling_record``."""
         return {
             "bottleneck": type(self.network.bottleneck).__name__,
             "num_codes": self.network.num_codes,

@@ -35,13 +35,13 @@ TINY = [
 ]  # fmt: skip
 TINY_DIFFUSION = [
     *SMALL_RUN,
-    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.denoising_grid.every_n_steps=2",
+    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.steps_grid.every_n_steps=2",
     "callbacks.generation.num_images=4", "callbacks.generation.inception=null",
 ]  # fmt: skip
 TINY_TOKENIZER = [*SMALL_RUN, "network=autoencoder_tiny", "callbacks.image_grid.num_images=2"]
 TINY_MASKGIT = [
     *SMALL_RUN, "network=token_transformer_tiny", *TINY_DIT,
-    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", *FEW_SAMPLES, "callbacks.decoding_grid.every_n_steps=2",
+    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", *FEW_SAMPLES, "callbacks.steps_grid.every_n_steps=2",
     "callbacks.restoration_distances.inception=null",
 ]  # fmt: skip
 TINY_SEEDS = ["callbacks.label_accuracy.num_seeds=2"]

@@ -18,8 +18,7 @@ from processes import Run
 from user_metric import MeanError
 
 import callbacks
-import generate
-from launch.commands import evaluate
+from launch.commands import evaluate, generate
 from launch.compose import help_text
 from launch.errors import UserError
 from launch.evaluation import takes_part_in_test
@@ -292,7 +291,7 @@ def test_values_of_generation_are_checked(read, value: dict[str, str], message: 
 
 def test_a_run_that_fills_holes_must_be_told_where(run: RunFolder) -> None:
     config = run.config()
-    config.module._target_ = generate.MASKGIT
+    config.module._target_ = "lightning_modules.MaskGIT"
     with pytest.raises(UserError, match="masks=FOLDER.*degrade=true"):
         generate.read_degradation(config, generate.DEFAULTS)
     assert generate.read_degradation(config, generate.DEFAULTS | {"masks": "folder"}) is None

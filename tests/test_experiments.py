@@ -74,7 +74,7 @@ def test_restorer_runs_two_steps(name: str, tmp_path: Path) -> None:
 def test_diffusion_runs_two_steps(name: str, tmp_path: Path, data_of: dict[str, list[str]]) -> None:
     run = train_here(tmp_path / "run", f"experiment={name}", f"paths.outputs={tmp_path}", *data_of.get(name, []))
     assert_run_folder(run)
-    assert {p.name for p in (run.path / "images").iterdir()} >= {"samples", "denoising", "test", "denoising_test"}
+    assert {p.name for p in (run.path / "images").iterdir()} >= {"samples", "steps", "test", "steps_test"}
     with (run.path / "metrics.csv").open() as file:
         assert any(row.get("val/loss") for row in csv.DictReader(file))
 

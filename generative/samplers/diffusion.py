@@ -19,19 +19,7 @@ from generative.denoiser import Denoiser
 from generative.randomness import Randomness
 from generative.samplers.timesteps import Spacing, spaced_timesteps
 from generative.schedules.noise import CLEAN, Level, NoiseSchedule
-from generative.types import Condition
-
-
-class State(NamedTuple):
-    """Where a sampler stands after a step.
-
-    Attributes:
-        z: (B, C, H, W) state; after the last step the sampled image.
-        image: (B, C, H, W) estimate of the image that the step used, after thresholding.
-    """
-
-    z: Tensor
-    image: Tensor
+from generative.types import Condition, State
 
 
 class Step(NamedTuple):

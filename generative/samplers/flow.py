@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from generative.flow_map import FlowMap
-from generative.types import Condition
+from generative.types import Condition, State
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,20 @@ class FlowSampler(ABC):
             (B, C, H, W) states at r.
         """
 
-    def states(self, flow_map: FlowMap, source_BCHW: Tensor, condition: Condition) -> Iterator[Tensor]:
-        """Yield the state after each step.
+    def states(self, flow_map: FlowMap, source_BCHW: Tensor, condition: Condition) -> Iterator[State]:
+        """Yield the state after each step, with where the step's velocity would have led at t = 0.
 
         Args:
             source_BCHW: (B, C, H, W) states at t = 1.
 
         Yields:
-            (B, C, H, W) states; the last one is the image, not clamped.
+            States; the last one is the image, not clamped.
         """
         z = source_BCHW
         for t, r in pairwise(self.times):
+            before = z
             z = self.step(flow_map, z, z.new_full((len(z),), r), z.new_full((len(z),), t), condition)
-            yield z
+            yield State(z, before + (z - before) * (t / (t - r)) if r else z)
 
     def __call__(self, flow_map: FlowMap, source_BCHW: Tensor, condition: Condition) -> Tensor:
         """Return the images at t = 0.
@@ -79,8 +80,8 @@ class FlowSampler(ABC):
         Returns:
             (B, C, H, W) images, not clamped.
         """
-        *_, image = self.states(flow_map, source_BCHW, condition)
-        return image
+        *_, last = self.states(flow_map, source_BCHW, condition)
+        return last.z
 
 
 @dataclass(frozen=True)

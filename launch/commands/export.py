@@ -12,10 +12,10 @@ from launch.use.export import export
 USAGE = """Usage: python export.py run=DIR [weights=ema|raw] [output=FOLDER]
 
 Writes DIR/export/, or FOLDER: model.safetensors (the network alone), config.yaml, README.md (a model card), the grid of test
-images, and for MaskGIT the tokenizer. launch.use.load.load_exported(FOLDER) gives the module back.
+images, and a folder for each trained network that it needs, such as its tokenizer. triptych.load(FOLDER) gives the module back.
 
   weights=raw       the raw instead of the averaged weights
-  tokenizer=DIR     where a MaskGIT run's tokenizer lies by now"""
+  tokenizer=DIR     where the tokenizer of the run lies by now"""
 DEFAULTS: dict[str, str | None] = {"weights": "ema", "output": None}
 
 

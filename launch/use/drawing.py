@@ -71,7 +71,7 @@ def draw_images(
                 index=index,
                 labels=None if labels_L is None else labels_L.to(module.device).expand(len(index), -1),
             )
-            drawn = module.sample(batch, module.evaluation_randomness(batch, "generate"))["sample"].cpu()
+            drawn = module.images_of(batch, module.evaluation_randomness(batch, "generate"))["sample"].cpu()
         yield drawn
 
 

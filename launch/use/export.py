@@ -1,4 +1,4 @@
-"""Writes a run's network as a folder to hand around: weights, config, model card, and for MaskGIT the tokenizer."""
+"""Writes a run's network as a folder to hand around: weights, config, model card, and the frozen networks that it needs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from omegaconf import DictConfig
 
 from files.whole import whole_file
 from generative.exported import network_bytes
-from generative.networks.tokenizer import Tokenizer, read_tokenizer
 from launch import build
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
-from launch.use.load import CARD, CONFIG, MODEL, NOT_USED, TOKENIZER
-from launch.use.model_card import tokenizer_card, write_card
-from lightning_modules import MaskGIT
+from launch.use.load import CARD, CONFIG, MODEL
+from launch.use.model_card import write_card
+from lightning_modules import Part, TrainingModule
 
 GRID = "test.png"
 EARLIER = "earlier"  # the export that is being replaced
@@ -56,12 +55,12 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
     checkpoint = run.load_checkpoint()
     module = build.build_module(config)
     build.load_weights(module, run, checkpoint, weights)
-    plain = exported_config(build.plain_config(config))
+    plain = exported_config(build.plain_config(config), type(module))
     with _aside(output) as temporary:
         folder = temporary / output.name
-        if isinstance(module, MaskGIT):
-            plain["module"]["tokenizer"] = f"{TOKENIZER}/{MODEL}"
-            export_tokenizer(module.tokenizer, config.module.tokenizer, folder / TOKENIZER)
+        for key, part in module.parts().items():
+            plain["module"][key] = f"{key}/{MODEL}"
+            export_part(part, folder / key)
         step = int(checkpoint["global_step"])
         metadata = {
             "experiment": str(config.name),
@@ -162,30 +161,29 @@ def _move(folder: Path, output: Path, aside: Path) -> None:
         raise
 
 
-def export_tokenizer(tokenizer: Tokenizer, path: str, folder: Path) -> None:
-    """Write the tokenizer that a network's tokens belong to.
+def export_part(part: Part, folder: Path) -> None:
+    """Write a frozen network that the exported one needs.
 
     Args:
-        tokenizer: The tokenizer.
-        path: Where it was loaded from.
+        part: The network.
         folder: Folder to write.
     """
-    network, _ = read_tokenizer(path)
-    write_file(folder / MODEL, network_bytes(tokenizer.network, {"network": json.dumps(network)}))
-    write_file(folder / CARD, tokenizer_card(tokenizer))
+    write_file(folder / MODEL, network_bytes(part.network, {"network": json.dumps(part.settings)}))
+    write_file(folder / CARD, part.card)
 
 
-def exported_config(config: dict[str, Any]) -> dict[str, Any]:
+def exported_config(config: dict[str, Any], kind: type[TrainingModule]) -> dict[str, Any]:
     """Return what of a run's config describes its network and training anywhere.
 
     Args:
         config: The resolved config.
+        kind: The module's class.
 
     Returns:
         The config without what belongs to the machine: its paths are null.
     """
     kept = {key: _without_paths(value) for key, value in config.items() if key not in NOT_EXPORTED}
-    kept["module"] |= {key: value for key, value in NOT_USED.items() if key in kept["module"]}
+    kept["module"] |= {key: value for key, value in kind.training_only.items() if key in kept["module"]}
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Loads what ``export.py`` wrote: ``load_exported(folder).sample(batch, randomness)``."""
+"""Loads a trained module: of a run's folder, or of what ``export.py`` wrote, with ``sample(batch, randomness)``."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
-from omegaconf import OmegaConf
-from torch import nn
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from generative.exported import ExportError, check_fits, load_network, read_network
-from generative.networks.tokenizer import load_tokenizer
 from launch import build
 from launch.errors import UserError, as_user_error, one_line
 from launch.received import checked_export
 from launch.record_files import read_yaml
-from lightning_modules import GenerativeModule
+from launch.run_folder import RunFolder
+from lightning_modules import TrainingModule
 
-MODEL, CONFIG, CARD, TOKENIZER = "model.safetensors", "config.yaml", "README.md", "tokenizer"
-# Helpers of training and judging that an exported module does without, and places on the machine that it was made on.
-NOT_USED: dict[str, Any] = {
-    "discriminator": None, "perceptual": None, "classifier": None, "classifier_guidance": 0.0, "cache_dir": None,
-}  # fmt: skip
+MODEL, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 
 
-def load_exported(folder: str | Path) -> GenerativeModule:
+def load_exported(folder: str | Path) -> TrainingModule:
     """Build an exported module with its trained weights; a folder from others can run no code by it.
 
     Args:
@@ -49,34 +45,55 @@ def load_exported(folder: str | Path) -> GenerativeModule:
         ) from error
 
 
-def _load(folder: Path, node: dict[str, Any]) -> GenerativeModule:
-    node |= {key: value for key, value in NOT_USED.items() if key in node}
-    if node.get("tokenizer") is not None:
-        node["tokenizer"] = str(_inside(folder, node["tokenizer"]))
+def load_run(run: RunFolder, config: DictConfig, weights: str | None = None) -> TrainingModule:
+    """Build a run's module with its trained weights.
+
+    Args:
+        run: The run.
+        config: Its config.
+        weights: ``ema`` or ``raw``; None: the averaged ones where it has some.
+
+    Returns:
+        The module in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: The run has no such weights, or they do not fit the config.
+    """
+    checkpoint = run.load_checkpoint()
+    if weights is None:
+        weights = "ema" if checkpoint.get("callbacks", {}).get("EMA", {}).get("average") else "raw"
+    module = build.build_module(config)
+    build.load_weights(module, run, checkpoint, weights)
+    return module.eval()
+
+
+def _load(folder: Path, node: dict[str, Any]) -> TrainingModule:
+    kind: Any = get_class(str(node.get("_target_")))
+    if not issubclass(kind, TrainingModule):
+        raise TypeError(f"{node.get('_target_')} is no module")
+    node |= {key: value for key, value in kind.training_only.items() if key in node}
+    node |= {key: str(_inside(folder, node.get(key))) for key in kind.part_keys}
     model = _inside(folder, MODEL)
     tensors, metadata = read_network(model)
     step = metadata.get("step", "")
     if not (step.isascii() and step.isdecimal()):
         raise ExportError(f"{model} is damaged: its metadata have no number of steps; export the run again.")
-    if not issubclass(get_class(str(node.get("_target_"))), GenerativeModule):
-        raise TypeError(f"{node.get('_target_')} is no module")
-    check_fits(_without_memory(node), tensors, model)
+    check_fits(_without_memory(kind, node), tensors, model)
     module = build.build_module(OmegaConf.create({"seed": 0, "module": node}))
     load_network(module.network, model)
     module.trained_steps = int(step)
     return module.eval().requires_grad_(False)
 
 
-def _without_memory(node: dict[str, Any]) -> nn.Module:
+def _without_memory(kind: type[TrainingModule], node: dict[str, Any]) -> nn.Module:
     """Build the network without memory for its weights: a config may ask for more than there is."""
     with as_user_error(), torch.device("meta"):
         network = instantiate(OmegaConf.create(node["network"]), _convert_="all")
     if not node["network"].get("_partial_"):
         return network
-    tokenizer = load_tokenizer(node["tokenizer"])
-    codebook_KE = tokenizer.codebook().to("meta")
+    arguments = kind.network_arguments(node)
     with torch.device("meta"):
-        return network(num_codes=tokenizer.num_codes, grid_size=tokenizer.grid_size, codebook_KE=codebook_KE)
+        return network(**{name: v.to("meta") if isinstance(v, Tensor) else v for name, v in arguments.items()})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -5,100 +5,45 @@ from __future__ import annotations
 import html
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from generative.metrics.catalogue import layouts
-from generative.networks.tokenizer import Tokenizer
 from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
 from launch.settings import earlier_settings
-from lightning_modules import GenerativeModule
+from lightning_modules import GenerativeModule, TrainingModule
+from lightning_modules.contract import TASKS, Task
 
-RESTORE = """degraded, validity = torch.zeros({shape}), torch.ones({mask})  # in [-1, 1]; 1 where a pixel is exact
-batch = Batch(image=degraded, index=torch.arange(4), degraded=degraded, validity=validity)
-images = model.sample(batch, model.evaluation_randomness(batch))["sample"]"""
-MEAN = RESTORE.replace('"sample"]', '"mean"]')
-FILL = RESTORE.replace("torch.ones({mask})", "(torch.rand({mask}) > 0.3).float()").replace(
-    "exact", "known, 0 in the hole"
-)
-DRAW = """batch = Batch(image=torch.zeros({shape}), index=torch.arange(4){labels})
-images = model.sample(batch, model.evaluation_randomness(batch))["sample"]  # in [-1, 1]; other indices, other images"""
-ENCODE = """images = torch.zeros({shape})  # in [-1, 1]
-reconstruction = model.network(images).image"""
-JUDGE = """images = torch.zeros({shape})  # in [-1, 1]
-probabilities = model.network(images).sigmoid()"""
-
-
-@dataclass(frozen=True)
-class Paradigm:
-    """What a card says about a kind of module.
-
-    Attributes:
-        title: What it is.
-        task: The hub's name of the task.
-        use: What it is meant for.
-        limits: What it cannot do.
-        code: How it is used, after it was loaded.
-    """
-
-    title: str
-    task: str
-    use: str
-    limits: str
-    code: str
-
-
-PARADIGMS = {
-    "MeanFlowRestorer": Paradigm(
-        "MeanFlow restorer: a DiT that restores degraded images in one step or several (arXiv 2505.13447)",
+_CALL = 'images = model.sample(batch, model.evaluation_randomness(batch))["{output}"]'
+_DEGRADED = """degraded, validity = torch.zeros({shape}), %s
+batch = triptych.Batch(image=degraded, index=torch.arange(4), degraded=degraded, validity=validity{labels})
+"""
+# By task: the hub's name of it, and how a module that does it is called.
+TASK_WORDS: dict[Task, tuple[str, str]] = {
+    "restore": (
         "image-to-image",
-        "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error, "
-        "`sample` one plausible image.",
-        "A sample is an invention where the input says nothing. Other degradations than those of training, other image "
-        "sizes and other motifs are outside of what was learned.",
-        RESTORE,
+        _DEGRADED % "torch.ones({mask})  # in [-1, 1]; 1 where a pixel is exact" + _CALL,
     ),
-    "RegressionRestorer": Paradigm(
-        "Regression: a DiT trained for squared error, the yardstick of restoration",
+    "inpaint": (
         "image-to-image",
-        "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error.",
-        "The answer is blurred where the input leaves several possibilities. Other degradations, sizes and motifs than "
-        "those of training are outside of what was learned.",
-        MEAN,
+        _DEGRADED % "(torch.rand({mask}) > 0.3).float()  # in [-1, 1]; 1 where a pixel is known, 0 in the hole" + _CALL,
     ),
-    "DDPM": Paradigm(
-        "Denoising diffusion model (arXiv 2006.11239)",
+    "generate": (
         "unconditional-image-generation",
-        "Drawing images like those of its training set, of the labels where it was trained with labels.",
-        "It knows its training set's motifs and labels only; what is drawn may miss or add objects, see the label accuracy.",
-        DRAW,
+        "batch = triptych.Batch(image=torch.zeros({shape}), index=torch.arange(4){labels})\n"
+        + _CALL
+        + "  # in [-1, 1]; other indices, other images",
     ),
-    "MaskGIT": Paradigm(
-        "MaskGIT: a bidirectional transformer that fills holes in images by guessing tokens (arXiv 2202.04200)",
-        "image-to-image",
-        "Filling holes whose surroundings are known: `sample` is one plausible filling and keeps the known pixels, `mean` is "
-        "the picture of the expected codes, the closer one by squared error.",
-        "A filling is an invention. No filling can be closer than the tokenizer's reconstruction (`composite` in the "
-        "tables). Noise and blur are not repaired.",
-        FILL,
-    ),
-    "VQGAN": Paradigm(
-        "Tokenizer: an autoencoder that writes an image as a grid of codes",
+    "reconstruct": (
         "image-feature-extraction",
-        "Making tokens of images for MaskGIT, and images of tokens.",
-        "It is lossy, and knows images like those of its training set only.",
-        ENCODE,
+        "batch = triptych.Batch(image=torch.zeros({shape}), index=torch.arange(4))  # in [-1, 1]\n" + _CALL,
     ),
-    "LabelClassifierModule": Paradigm(
-        "Label classifier: a ResNet18 with one sigmoid output for each label",
+    "judge": (
         "image-classification",
-        "Judging images that were drawn of labels.",
-        "It knows its training set's labels only; its probabilities on images of other kinds mean nothing.",
-        JUDGE,
+        "images = torch.zeros({shape})  # in [-1, 1]\nprobabilities = model.network(images)  # of each label, (4, labels)",
     ),
 }
 
@@ -107,7 +52,7 @@ NO_MEASUREMENT = {"sampling", "data", "degradation", "hardware"}  # entries of a
 
 
 def write_card(
-    run: RunFolder, config: dict[str, Any], module: GenerativeModule, weights: str, step: int, grid: str | None
+    run: RunFolder, config: dict[str, Any], module: TrainingModule, weights: str, step: int, grid: str | None
 ) -> str:
     """Write the card.
 
@@ -122,15 +67,16 @@ def write_card(
     Returns:
         Markdown with a YAML head.
     """
-    paradigm, record = PARADIGMS[type(module).__name__], run.record
+    card, record = module.card, run.record
+    hub_task, code = next(TASK_WORDS[task] for task in TASKS if task in module.tasks)
     result = _result(run, weights, step)
     name = str(record.get("name", config["name"]))
     parts = [
-        _head(name, paradigm, config, result),
-        f"# {written(name)}\n\n{paradigm.title}. Trained and exported by Triptych.",
+        _head(name, hub_task, config, result),
+        f"# {written(name)}\n\n{card.title}. Trained and exported by Triptych.",
         f"![Test images]({grid})" if grid else "",
-        "## Use\n\n" + _code(config, paradigm),
-        f"**Intended use.** {paradigm.use}\n\n**Limits.** {paradigm.limits} It was checked on the test images named below "
+        "## Use\n\n" + _code(config, module, code),
+        f"**Intended use.** {card.use}\n\n**Limits.** {card.limits} It was checked on the test images named below "
         "and on nothing else; nobody has examined it for bias or safety.",
         "## Training\n\n" + _training(record, config, module, weights, step),
         "## Results\n\n" + _results(result),
@@ -154,24 +100,6 @@ def written(value: Any) -> str:
     return re.sub(r"([\\`\[\]|!])", r"\\\1", html.escape(text, quote=False))
 
 
-def tokenizer_card(tokenizer: Tokenizer) -> str:
-    """Write the card of a tokenizer that is exported beside its network.
-
-    Args:
-        tokenizer: The tokenizer.
-
-    Returns:
-        Markdown.
-    """
-    network = tokenizer.network
-    return (
-        f"# Tokenizer\n\nImages of {network.image_size} pixels and {network.in_channels} channels to {tokenizer.grid_size} x "
-        f"{tokenizer.grid_size} tokens of {tokenizer.num_codes} codes and back; weights {tokenizer.hash}. It belongs to the "
-        "network in the folder above, which reads it from here.\n\n```python\nfrom generative.networks.tokenizer import "
-        'load_tokenizer\n\ntokenizer = load_tokenizer("tokenizer/model.safetensors")\n```\n'
-    )
-
-
 def _result(run: RunFolder, weights: str, step: int) -> dict[str, Any] | None:
     """Return the final test's result where it is of these very weights."""
     path = run.path / "metrics.json"
@@ -179,35 +107,37 @@ def _result(run: RunFolder, weights: str, step: int) -> dict[str, Any] | None:
     return result if result and [result["record"].get(key) for key in ("weights", "step")] == [weights, step] else None
 
 
-def _head(name: str, paradigm: Paradigm, config: dict[str, Any], result: dict[str, Any] | None) -> str:
+def _head(name: str, hub_task: str, config: dict[str, Any], result: dict[str, Any] | None) -> str:
     head: dict[str, Any] = {
         "library_name": "pytorch",
-        "pipeline_tag": paradigm.task,
+        "pipeline_tag": hub_task,
         "tags": ["triptych", config["module"]["_target_"].rpartition(".")[2].lower(), config["data"]["name"]],
     }
     if result and result["metrics"]:
         metrics = [{"type": key, "name": key, "value": float(value)} for key, value in result["metrics"].items()]
         dataset = {"name": f"{config['data']['name']}, test images", "type": config["data"]["name"]}
-        results = [{"task": {"type": paradigm.task}, "dataset": dataset, "metrics": metrics}]
+        results = [{"task": {"type": hub_task}, "dataset": dataset, "metrics": metrics}]
         head["model-index"] = [{"name": name, "results": results}]
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return f"---\n# license: yours to choose\n{text}---"
 
 
-def _code(config: dict[str, Any], paradigm: Paradigm) -> str:
+def _code(config: dict[str, Any], module: TrainingModule, code: str) -> str:
     data = config["data"]
     side, channels, num_classes = (int(data[key]) for key in ("image_size", "channels", "num_classes"))  # it is run
-    size = f"{side}, {side}"
-    labels = f", labels=torch.eye({num_classes})[:4]" if config["module"].get("conditional") else ""
-    code = paradigm.code.format(shape=f"4, {channels}, {size}", mask=f"4, 1, {size}", labels=labels)
+    size, output, labels = f"{side}, {side}", "", ""
+    if isinstance(module, GenerativeModule):
+        output = next(iter(module.outputs))
+        labels = f", labels=torch.eye({num_classes})[:1].expand(4, -1)" if module.uses_labels and num_classes else ""
+    code = code.format(shape=f"4, {channels}, {size}", mask=f"4, 1, {size}", labels=labels, output=output)
     return (
-        "In the repository of Triptych, with this folder's path for `.`:\n\n```python\nimport torch\nfrom generative.types "
-        f'import Batch\nfrom launch.use.load import load_exported\n\nmodel = load_exported(".")\n{code}\n```\n\n'
+        "Where Triptych is installed, with this folder's path for `.`:\n\n```python\nimport torch\nimport triptych\n\n"
+        f'model = triptych.load(".")\n{code}\n```\n\n'
         "`model.safetensors` holds the network's weights, `config.yaml` what it is built of and how it was trained."
     )
 
 
-def _training(record: dict[str, Any], config: dict[str, Any], module: GenerativeModule, weights: str, step: int) -> str:
+def _training(record: dict[str, Any], config: dict[str, Any], module: TrainingModule, weights: str, step: int) -> str:
     data, hardware = record.get("data", {}), record.get("hardware", {})
     batch, accumulated = int(config["data"]["global_batch_size"]), int(config["trainer"]["accumulate_grad_batches"])
     images = ", ".join(f"{count:,} {split}" for split, count in data.get("images", {}).items())

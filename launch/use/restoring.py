@@ -25,7 +25,6 @@ from launch.use.folders import Job, check_masks, open_mask, say_all
 from launch.use.image_files import fill, say, told_when_stopped, write_image
 from lightning_modules import GenerativeModule
 
-WHOLE_PICTURES = ("decoded",)  # outputs that show the known pixels, too, as the network sees them
 READING_ERRORS = (*DECODING_ERRORS, MemoryError)
 
 
@@ -160,7 +159,7 @@ def _restore_chunk(restorer: Restorer, job: Job, chunk: list[tuple[int, Path]], 
     restored = restorer.restore(torch.tensor(indices), torch.stack(images), torch.stack(holes) if holes else None)
     for file, image in zip(files, restored, strict=True):
         path = job.target / job.results[file]
-        if job.masks is None or restorer.result in WHOLE_PICTURES:
+        if job.masks is None or not restorer.puts_back_known:
             write_image(image, path, job.overwrite)
         else:  # read again: a batch of large photographs would not fit into memory
             picture, mask = read_picture(job.source / file), open_mask(job.masks[file])
@@ -173,12 +172,15 @@ class Restorer:
     """Runs a trained module on images from files.
 
     Args:
-        module: Trained module with ``sample``.
+        module: Trained module.
         degradation: Applied to the images first, or None.
         image_size: Height and width that the network was trained at.
         channels: Channels that it was trained with.
-        result: Name of the output to write.
+        result: Name of the output to write; None for the module's first.
         device: Where the module is.
+
+    Raises:
+        UserError: The module has no output of the wanted name.
     """
 
     def __init__(
@@ -187,15 +189,22 @@ class Restorer:
         degradation: Degradation | None,
         image_size: int,
         channels: int,
-        result: str,
+        result: str | None,
         device: torch.device,
     ) -> None:
         self.module = module
         self.degradation = degradation
         self.image_size = image_size
         self.channels = channels
-        self.result = result
         self.device = device
+        self.result = next(iter(module.outputs)) if result is None else result
+        if self.result not in module.outputs:
+            raise UserError(f"result={result} is no output of this run: choose one of {', '.join(module.outputs)}.")
+
+    @property
+    def puts_back_known(self) -> bool:
+        """Whether the known pixels of a file are put back into its result."""
+        return self.module.outputs[self.result].puts_back_known
 
     @torch.inference_mode()
     def restore(self, index_B: Tensor, image_BCHW: Tensor, hole_B1HW: Tensor | None) -> Tensor:
@@ -208,15 +217,9 @@ class Restorer:
 
         Returns:
             (B, C, S, S) images.
-
-        Raises:
-            UserError: The module has no output of the wanted name.
         """
         batch = self._batch(image_BCHW.to(self.device), index_B, hole_B1HW)
-        outputs = self.module.sample(batch, self.module.evaluation_randomness(batch, "generate"))
-        if self.result not in outputs:
-            raise UserError(f"result={self.result} is no output of this run: choose one of {', '.join(outputs)}.")
-        return outputs[self.result]
+        return self.module.images_of(batch, self.module.evaluation_randomness(batch, "generate"))[self.result]
 
     def replaced(self, missing_HW: Tensor) -> Tensor:
         """Find the pixels of a file that its result takes from the module.
@@ -227,7 +230,7 @@ class Restorer:
         Returns:
             (H, W) bool: the hole, and around it the ramp of ``module.feather`` where there is one.
         """
-        feather = getattr(self.module, "feather", 0)
+        feather = self.module.feather
         if not feather:
             return missing_HW
         reach = [2 * round(feather * side / self.image_size) + 1 for side in missing_HW.shape]
@@ -250,7 +253,7 @@ class Restorer:
 
 def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
     size = restorer.image_size
-    keeps = job.masks is not None and restorer.result not in WHOLE_PICTURES
+    keeps = job.masks is not None and restorer.puts_back_known
     for note, files in progress.notes.items():
         if files:
             say(f"{len(files)} images {note} ({named(files)})")

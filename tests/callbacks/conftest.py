@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from generative.randomness import IndexRandomness, Randomness
-from generative.types import Batch
+from generative.types import Batch, State
 
 SPLIT_SIZE, BATCH_SIZE, SIZE = 10, 4, 16  # the last batch of a split is smaller
 NOISE_STD = 0.05
@@ -23,6 +23,8 @@ NOISE_STD = 0.05
 
 class FakeRestorer(LightningModule):
     """Answers with the clean image plus noise, and with the clean image plus a constant."""
+
+    tasks = frozenset({"restore"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,6 +37,12 @@ class FakeRestorer(LightningModule):
         self.was_training_in_sample.append(self.training or torch.is_grad_enabled())
         noise = NOISE_STD * randomness.normal(*batch.image.shape[1:])
         return {"sample": batch.image + noise, "mean": batch.image + 0.1}
+
+    def images_of(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        return self.sample(batch, randomness)
+
+    def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
+        return iter(())
 
     def evaluation_randomness(self, batch: Batch, purpose: str = "sample") -> IndexRandomness:
         return IndexRandomness.for_images(0, purpose, batch.index, self.device)

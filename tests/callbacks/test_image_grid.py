@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +14,9 @@ import torch
 from lightning import Callback
 from PIL import Image
 
-from callbacks import DecodingGrid, DenoisingGrid, ImageGrid
+from callbacks import ImageGrid, StepsGrid
 from files.grids import GAP, NOTE_SIZE, render_grid, write_png
-from generative.types import Batch
-
-
-class State(NamedTuple):
-    z: torch.Tensor
-    image: torch.Tensor
+from generative.types import Batch, State
 
 
 def _contains(grid: np.ndarray, patch: np.ndarray) -> bool:
@@ -129,43 +124,48 @@ def test_grids_go_to_tensorboard(restorer, data, make_trainer, tmp_path) -> None
     assert calls == [("images/restoration", 3, 1)]
 
 
-def test_denoising_grid_shows_states_over_estimates(
-    restorer: Any, data: Any, make_trainer: Callable[..., Any], tmp_path: Path
-) -> None:
-    def states(batch: Any, randomness: Any) -> Iterator[State]:
-        for step in range(7):
-            yield State(batch.image * step / 6, batch.image)
-
-    restorer.denoising_states = states
-    make_trainer(DenoisingGrid(num_images=2, num_columns=4, every_n_steps=5)).fit(restorer, datamodule=data)
-    written = sorted((tmp_path / "images" / "denoising").iterdir())
-    assert [p.name for p in written] == ["step=00000005.png", "step=00000010.png"]
-    with Image.open(written[0]) as grid:
-        assert grid.width < 800  # four columns, not seven
-        assert grid.height > 4 * 96  # two rows for each of the two images
-
-
-def test_decoding_grid_shows_tokens_over_decoded_pictures(
+def test_steps_grid_shows_states_over_estimates(
     restorer: Any, data: Any, make_trainer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: dict[str, torch.Tensor] = {}
 
     def states(batch: Any, randomness: Any) -> Iterator[State]:
-        for step in range(3):
-            yield State(torch.full_like(batch.image, step / 4), batch.image)
+        for step in range(7):
+            yield State(torch.full_like(batch.image, step / 8), batch.image)
 
     def render(rows: dict[str, torch.Tensor], title: str, captions: list[str]) -> Image.Image:
         shown.update(rows)
-        assert captions == ["1 of 3", "2 of 3", "3 of 3"]
+        assert captions == ["1 of 7", "3 of 7", "5 of 7", "7 of 7"]
         return render_grid(rows, title, captions)
 
-    restorer.decoding_states = states
+    restorer.states = states
     monkeypatch.setattr("callbacks.steps_grid.render_grid", render)
-    make_trainer(DecodingGrid(num_images=2)).test(restorer, data, verbose=False)
-    assert [p.parent.name for p in tmp_path.rglob("step=*.png")] == ["decoding_test"]
-    assert list(shown) == ["tokens 0", "decoded 0", "tokens 1", "decoded 1"]
-    assert shown["tokens 1"][:, 0, 0, 0].tolist() == [0.0, 0.25, 0.5]
-    assert torch.equal(shown["decoded 1"][2], data.batch("test", [1]).image[0])
+    trainer = make_trainer(StepsGrid(num_images=2, num_columns=4, every_n_steps=5))
+    trainer.fit(restorer, datamodule=data)
+    shown.clear()
+    trainer.test(restorer, data, verbose=False)
+    written = sorted(str(path.relative_to(tmp_path / "images")) for path in tmp_path.rglob("step=*.png"))
+    assert written == ["steps/step=00000005.png", "steps/step=00000010.png", "steps_test/step=00000010.png"]
+    assert list(shown) == ["test 0", "estimate 0", "test 1", "estimate 1"]
+    assert shown["test 1"][:, 0, 0, 0].tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert torch.equal(shown["estimate 1"][2], data.batch("test", [1]).image[0])
+
+
+@pytest.mark.parametrize("num_states", [0, 1])
+def test_steps_grid_draws_nothing_where_there_is_no_way(
+    num_states: int, restorer: Any, data: Any, make_trainer: Callable[..., Any], tmp_path: Path
+) -> None:
+    restorer.states = lambda batch, randomness: iter([State(batch.image, batch.image)] * num_states)
+    make_trainer(StepsGrid()).test(restorer, data, verbose=False)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_module_that_makes_no_images_has_no_grids(
+    restorer: Any, data: Any, make_trainer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(type(restorer), "images_of")
+    make_trainer(ImageGrid(), StepsGrid()).test(restorer, data, verbose=False)
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_reconstructions_get_their_psnr_without_a_degradation(
@@ -183,7 +183,11 @@ def test_reconstructions_get_their_psnr_without_a_degradation(
 
     monkeypatch.setattr("callbacks.image_grid.render_grid", render)
     monkeypatch.setattr(data, "batch", plain)
-    for output, notes in (("reconstruction", {"reconstruction": ["26.0 dB"] * 2}), ("sample", {})):
+    for task, output, notes in (
+        ("reconstruct", "reconstruction", {"reconstruction": ["26.0 dB"] * 2}),
+        ("generate", "sample", {}),
+    ):
+        restorer.tasks = frozenset({task})
         restorer.sample = lambda batch, randomness, output=output: {output: batch.image + 0.1}
         trainer = make_trainer()
         trainer.datamodule = data
@@ -197,8 +201,8 @@ def test_reconstructions_get_their_psnr_without_a_degradation(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DecodingGrid(num_images=0), r"callbacks\.decoding_grid\.num_images"),
-        (lambda: DenoisingGrid(num_columns=0), r"callbacks\.denoising_grid\.num_columns=0"),
+        (lambda: StepsGrid(num_images=0), r"callbacks\.steps_grid\.num_images"),
+        (lambda: StepsGrid(num_columns=0), r"callbacks\.steps_grid\.num_columns=0"),
         (lambda: ImageGrid(every_n_steps=0), r"callbacks\.image_grid\.num_images and every_n_steps"),
     ],
 )

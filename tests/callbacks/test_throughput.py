@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks import DenoisingGrid, ImageGrid, Throughput, cores, throughput
+from callbacks import ImageGrid, StepsGrid, Throughput, cores, throughput
 from generative.types import Batch
 
 
@@ -67,9 +67,9 @@ def test_images_of_all_ranks_and_the_share_of_waiting(clock) -> None:
     assert summary["images_per_second"] == pytest.approx(8)
 
 
-@pytest.mark.parametrize("interruption", ["validation", "checkpoint", "grid", "denoising grid"])
+@pytest.mark.parametrize("interruption", ["validation", "checkpoint", "grid", "steps grid"])
 def test_interruptions_are_left_out(clock, interruption: str) -> None:
-    grid = DenoisingGrid() if interruption == "denoising grid" else ImageGrid()
+    grid = StepsGrid() if interruption == "steps grid" else ImageGrid()
     run = _Run(Throughput(every_n_steps=10), clock, [grid])
     for number in range(1, 22):
         interrupted = number in (5, 15)

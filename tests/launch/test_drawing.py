@@ -9,7 +9,7 @@ import pytest
 from helpers import train_here
 from PIL import Image
 
-import generate
+from launch.commands import generate
 from launch.errors import UserError
 from launch.run_folder import RunFolder
 from launch.use.drawing import earlier_drawings

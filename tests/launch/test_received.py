@@ -17,8 +17,7 @@ import yaml
 from helpers import checked_command
 from omegaconf import OmegaConf
 
-import generate
-from launch.commands import evaluate, export
+from launch.commands import evaluate, export, generate
 from launch.compare.command import compare
 from launch.compare.evaluations import read_job
 from launch.compare.reading import read_runs
@@ -28,9 +27,10 @@ from launch.names import NAME_LENGTH, checked_name, file_name
 from launch.options import experiments
 from launch.received import FORMER, TARGET, TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
 from launch.record_files import MAX_NODES, DamagedRecordError, read_json, read_metrics, read_yaml
-from launch.run_folder import RunFolder, newest_unfinished, trained_classifier
+from launch.run_folder import RunFolder, newest_unfinished
 from launch.sweep.jobs import SweepJob, jobs_of
 from launch.sweep.report import report
+from launch.trained_parts import trained_classifier
 
 OVERRIDES = ["experiment=meanflow_dit"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from generative.inpainting import composite
 from launch.errors import UserError
 from launch.use.folders import plan, result_names
 from launch.use.restoring import Restorer, restore_folder
+from lightning_modules import Output
 
 SIZE = 16
 HOLE = np.zeros((SIZE, SIZE), bool)
@@ -28,6 +30,7 @@ class Noise(torch.nn.Module):
     """Answers every image with the same other one, nowhere equal to what it was asked."""
 
     evaluation_seed = 0
+    outputs: ClassVar = {"sample": Output(1), "decoded": Output(None, puts_back_known=False)}
 
     def __init__(self, channels: int = 3, feather: int = 0) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class Noise(torch.nn.Module):
     def evaluation_randomness(self, batch, purpose):
         return None
 
-    def sample(self, batch, randomness):
+    def images_of(self, batch, randomness):
         self.batches.append(batch)
         draws = torch.Generator().manual_seed(1)
         decoded = (torch.rand(1, self.channels, SIZE, SIZE, generator=draws) * 2 - 1).expand_as(batch.image)
@@ -135,7 +138,7 @@ def test_what_the_network_sees_and_what_fills_the_hole(folder: Path) -> None:
     assert np.array_equal(validity[0, 0].numpy() < 1, HOLE)
     expected = np.where(HOLE[..., None], 0, NOISE / 127.5 - 1)
     assert np.allclose(seen[0].permute(1, 2, 0).numpy(), expected, atol=1e-6)
-    decoded = module.sample(module.batches[0], None)["decoded"][0].permute(1, 2, 0).numpy()
+    decoded = module.images_of(module.batches[0], None)["decoded"][0].permute(1, 2, 0).numpy()
     result = np.asarray(Image.open(folder / "out" / "a.png"))
     assert np.array_equal(result[HOLE], np.round((decoded[HOLE] + 1) * 127.5).astype(np.uint8))
     restore(folder, result="decoded", overwrite=True)
@@ -158,7 +161,7 @@ def test_a_photo_on_its_side_has_the_mask_that_is_drawn_on_it_upright(folder: Pa
 def test_a_ramp_that_was_asked_for_stays_in_the_result(folder: Path) -> None:
     give(folder, "a.png", Image.fromarray(NOISE))
     _, module = restore(folder, feather=2)
-    expected = module.sample(module.batches[0], None)["sample"][0].permute(1, 2, 0).numpy()
+    expected = module.images_of(module.batches[0], None)["sample"][0].permute(1, 2, 0).numpy()
     near = np.zeros_like(HOLE)
     near[2:11, 3:14] = True
     result = np.asarray(Image.open(folder / "out" / "a.png"))
@@ -285,7 +288,7 @@ def test_what_was_written_before_an_error_is_whole_and_counted(
 ) -> None:
     for name in ("a.png", "b.png"):
         give(folder, name, Image.fromarray(NOISE))
-    real, calls = Noise.sample, []
+    real, calls = Noise.images_of, []
 
     def fails_later(self, batch, randomness):
         calls.append(1)
@@ -293,7 +296,7 @@ def test_what_was_written_before_an_error_is_whole_and_counted(
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return real(self, batch, randomness)
 
-    monkeypatch.setattr(Noise, "sample", fails_later)
+    monkeypatch.setattr(Noise, "images_of", fails_later)
     with pytest.raises(UserError, match="batch_size=1 images at a time do not fit into memory"):
         restore(folder, batch_size=1)
     assert list(images_of(folder / "out")) == ["a.png"]

@@ -15,7 +15,8 @@ from generative.judges.label_classifier import load_label_classifier
 from generative.networks.tokenizer import load_tokenizer
 from launch.compose import apply_overrides, compose_config, parse
 from launch.errors import UserError
-from launch.run_folder import RunFolder, identity, newest_unfinished, trained_classifier, write_json
+from launch.run_folder import RunFolder, identity, newest_unfinished, write_json
+from launch.trained_parts import trained_classifier
 
 OVERRIDES = ["experiment=meanflow_dit", "seed=1"]
 

@@ -14,7 +14,7 @@ from generative import ranks
 from generative.objectives import GammaRatio, MaskedTokenObjective
 from generative.randomness import IndexRandomness, Randomness
 from generative.types import Batch, Condition, LossOutput
-from lightning_modules import GenerativeModule
+from lightning_modules import TrainingModule
 
 K, N, B = 5, 16, 8
 
@@ -32,7 +32,7 @@ class Table(nn.Module):
         return self.logits(tokens_BN.roll(1, dims=1))
 
 
-class Guesser(GenerativeModule):
+class Guesser(TrainingModule):
     """Draws the masks by the index of an image, so that they do not depend on how the images are batched."""
 
     def __init__(self, objective: MaskedTokenObjective) -> None:

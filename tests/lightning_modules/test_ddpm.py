@@ -99,7 +99,7 @@ def test_guidance_extrapolates_from_the_unconditional_answer() -> None:
 
 def test_the_states_end_in_the_sample() -> None:
     module, data = ddpm(), batch()
-    *_, last = module.denoising_states(data, module.evaluation_randomness(data))
+    *_, last = module.states(data, module.evaluation_randomness(data))
     sample = module.sample(data, module.evaluation_randomness(data))["sample"]
     assert torch.equal(last.z.clamp(-1, 1), sample)
 

@@ -9,10 +9,11 @@ import cv2
 import pytest
 import torch
 from helpers import TINY_MASKGIT, read_json, tiny, train_here
-from lightning import Trainer
+from lightning import Callback, Trainer
 from processes import Run
 
 from benchmarks.inpainting import mean_colour, opencv
+from callbacks import Evaluation, TokenAccuracy
 from datamodules.base import ImageDataModule
 from datamodules.token_cache import TokenCache
 from generative.inpainting import token_mask
@@ -52,7 +53,7 @@ def test_known_pixels_are_bit_exact_and_all_tokens_are_set(outputs: Path) -> Non
         assert torch.equal(sample[output][known], batch.image[known])
     assert not torch.equal(sample["decoded"][known], batch.image[known])
     assert torch.equal(sample["sample"][~known], sample["decoded"][~known])
-    states = list(module.decoding_states(batch, module.evaluation_randomness(batch)))
+    states = list(module.states(batch, module.evaluation_randomness(batch)))
     assert torch.equal(states[-1].image, sample["decoded"])
     assert torch.equal(states[-1].z, states[-1].image)  # nothing is masked any more
 
@@ -149,11 +150,14 @@ def test_network_calls_of_the_record_are_those_made(outputs: Path) -> None:
     module, data = built(outputs, "sampler.num_steps=24")
     rows: list[int] = []
     module.network.register_forward_hook(lambda network, inputs, output: rows.append(len(output)))
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    asking: list[Callback] = [Evaluation(), TokenAccuracy()]
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=asking
+    )
     trainer.test(module, data, verbose=False)
     elsewhere = 10 * (1 + 5)  # ``mean``, and the token accuracy at five masked shares
     unknown = module._unknown(data.batch("test", range(10)).validity).sum(1)
-    calls = module.sampling_record()["num_network_calls"]["sample"]
+    calls = module.outputs["sample"].num_network_calls
     assert calls == pytest.approx((sum(rows) - elsewhere) / 10, abs=1e-3)
     assert calls == pytest.approx(unknown.clamp(max=24).float().mean().item(), abs=1e-3)
     assert calls < 24  # some holes have fewer tokens than there are steps

@@ -11,7 +11,8 @@ from helpers import SMALL_RUN, read_json, train_here
 from generative.networks.tokenizer import load_tokenizer
 from launch.build import build_datamodule, build_module
 from launch.compose import compose_config
-from launch.run_folder import RunFolder, trained_tokenizer
+from launch.run_folder import RunFolder
+from launch.trained_parts import trained_tokenizer
 
 OVERRIDES = ["experiment=vqgan_scenes", *SMALL_RUN]
 

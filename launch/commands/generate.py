@@ -1,0 +1,264 @@
+"""Use a trained run: restore a folder of images, or draw images of typed labels; ``python generate.py --help``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from generative.degradations import Degradation
+from launch import build
+from launch.command_line import run_arguments, tell_choices
+from launch.errors import EXIT_RUN_FAILED, UserError, reported
+from launch.run_folder import RunFolder
+from launch.use.drawing import draw_images, earlier_drawings, read_labels, write_drawings
+from launch.use.folders import plan
+from launch.use.load import load_run
+from launch.use.restoring import Restorer, restore_folder
+from lightning_modules import GenerativeModule
+from lightning_modules.contract import ANSWERING
+
+USAGE = """Usage: python generate.py run=DIR input=FOLDER output=FOLDER [overrides]
+       python generate.py run=DIR labels="red cube, blue sphere" num_images=16 output=FOLDER [overrides]
+
+Restores every image file of the input folder under its own name, or draws images of the labels; with the run's EMA
+weights. A run that was trained without labels draws without labels=. docs/images.md says how files and masks are read.
+
+  output=FOLDER       where the image files go; overwrite=true replaces what is there
+  batch_size=64       images at a time
+  weights=raw         the raw instead of the averaged weights
+  sampler.num_steps=4, guidance.scale=3, module.reimpose_known=true, ...  any override of the run's config
+
+Restoring
+  result=NAME         which of the run's outputs to write, by default the first that it has of: sample (a plausible image), mean
+                      (least squared error), reconstruction (of a tokenizer), decoded (the known pixels, too, as the network
+                      sees them)
+  masks=FOLDER        masks of the same names (any suffix) and sizes, white where pixels are missing; the rest counts as known
+                      and is kept bit for bit: results are PNG files of the images' own size
+  degrade=true        degrade the images first, as the run's evaluation does: to try the restorer on clean images; a
+                      run that fills holes and nothing else needs the one or the other
+
+Drawing
+  num_images=16       how many; each to a file of its own, the first 1000 also to grid.png
+  evaluation_seed=1   another seed, other images
+
+The exit code is 3 where a picture of the input folder was left out; its name is printed."""
+DEFAULTS: dict[str, str | None] = {
+    "input": None, "output": None, "masks": None, "result": None, "degrade": "false", "labels": None, "num_images": "16",
+    "batch_size": "64", "weights": "ema", "overwrite": "false",
+}  # fmt: skip
+
+
+FOLDERS = ("input", "output", "masks")
+MAX_IMAGES, MAX_BATCH = 1_000_000, 10_000  # more are a slip of the keyboard
+
+
+def whole_number(own: dict[str, str | None], key: str, maximum: int) -> int:
+    """Read a whole number from the command line.
+
+    Args:
+        own: The script's own values.
+        key: Which one.
+        maximum: Its largest value; the smallest is 1.
+
+    Returns:
+        The number.
+
+    Raises:
+        UserError: It is none, too small or too large.
+    """
+    text = str(own[key])
+    if not text.isdecimal() or len(text) > len(str(maximum)) or not 1 <= int(text) <= maximum:
+        raise UserError(f"{key}={text} must be a whole number of at least 1 and at most {maximum}.")
+    return int(text)
+
+
+def is_true(own: dict[str, str | None], key: str) -> bool:
+    """Read a switch from the command line.
+
+    Args:
+        own: The script's own values.
+        key: Which one.
+
+    Returns:
+        Whether it is on.
+
+    Raises:
+        UserError: It is neither ``true`` nor ``false``.
+    """
+    if own[key] not in ("true", "false"):
+        raise UserError(f"{key}={own[key]} takes true or false.")
+    return own[key] == "true"
+
+
+def read_folders(own: dict[str, str | None]) -> dict[str, Path | None]:
+    """Read the folders from the command line.
+
+    Args:
+        own: The script's own values.
+
+    Returns:
+        The folders that were given, by key; ``~`` stands for the home folder.
+
+    Raises:
+        UserError: A value is empty, or names the home folder of nobody.
+    """
+    folders: dict[str, Path | None] = {}
+    for key in FOLDERS:
+        if (value := own[key]) == "":
+            raise UserError(f"{key}= is empty: give a folder.")
+        try:
+            folders[key] = None if value is None else Path(value).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"{key}={value}: there is no such home folder.") from error
+    return folders
+
+
+def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeModule:
+    """Build a run's module with its trained weights, on a GPU if there is one.
+
+    Args:
+        run: The run.
+        config: Its config; of a module that makes images.
+        weights: ``ema`` or ``raw``.
+
+    Returns:
+        The module in evaluation mode.
+    """
+    module = load_run(run, config, weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    assert isinstance(module, GenerativeModule), "its tasks are checked in main"
+    return module
+
+
+def label_names(run: RunFolder, config: DictConfig) -> list[str]:
+    """Return what the labels of a run's data are called.
+
+    Args:
+        run: The run.
+        config: Its config.
+
+    Returns:
+        Names in order; the numbers of the labels where the data set names none; empty for data without labels.
+    """
+    return run.record.get("data", {}).get("label_names") or [str(number) for number in range(config.data.num_classes)]
+
+
+def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
+    """Draw images of typed labels.
+
+    Args:
+        run: The run.
+        config: Its config.
+        own: The script's own values.
+
+    Returns:
+        True: nothing is left out.
+
+    Raises:
+        UserError: A label or setting cannot be used.
+    """
+    if own["input"] is not None:
+        raise UserError("this run draws images from noise and has no use for input=: leave it out.")
+    module = load_module(run, config, str(own["weights"]))
+    labels = read_labels(own["labels"], label_names(run, config) if module.uses_labels else [])
+    num_images, batch_size = whole_number(own, "num_images", MAX_IMAGES), whole_number(own, "batch_size", MAX_BATCH)
+    target, overwrite = Path(str(read_folders(own)["output"])), is_true(own, "overwrite")
+    stale = earlier_drawings(target, num_images, overwrite)
+    shape = (config.data.channels, config.data.image_size, config.data.image_size)
+    images = draw_images(module, labels, shape, num_images, batch_size)
+    title = " ".join((own["labels"] or config.name).split())
+    write_drawings(images, num_images, title, target, stale, overwrite)
+    return True
+
+
+def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradation | None:
+    """Read what is to be done to the images before they are restored.
+
+    Args:
+        config: The run's config.
+        own: The script's own values.
+
+    Returns:
+        The run's degradation for ``degrade=true``, else None.
+
+    Raises:
+        UserError: ``degrade`` and ``masks`` say nothing, too much, or what the run cannot do.
+    """
+    if not is_true(own, "degrade"):
+        if own["masks"] is None and build.module_class(config).tasks & ANSWERING == {"inpaint"}:
+            raise UserError(
+                "this run fills holes: say where they are with masks=FOLDER, or let the run's own degradation make them with "
+                "degrade=true."
+            )
+        return None
+    if own["masks"] is not None:
+        raise UserError("degrade=true makes its own holes: leave out masks=, or set degrade=false.")
+    degradation = build.build_degradation(config)
+    if degradation is None:
+        raise UserError("degrade=true: this run has no degradation: choose one, such as degradation=block_mask.")
+    return degradation
+
+
+def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
+    """Restore a folder of images.
+
+    Args:
+        run: The run.
+        config: Its config.
+        own: The script's own values.
+
+    Returns:
+        Whether a result was written of every picture.
+
+    Raises:
+        UserError: A folder, file or setting cannot be used.
+    """
+    if own["labels"] is not None:
+        raise UserError("this run restores images and knows no labels: use input=FOLDER output=FOLDER.")
+    if own["input"] is None:
+        raise UserError("say where the images are and where the results go with input=FOLDER output=FOLDER.")
+    degradation = read_degradation(config, own)
+    batch_size = whole_number(own, "batch_size", MAX_BATCH)
+    source, target, masks = read_folders(own).values()
+    assert source is not None and target is not None, "checked above and in main"  # noqa: PT018
+    something_known = masks is not None or degradation is not None
+    job = plan(source, target, masks, something_known, is_true(own, "overwrite"))
+    module = load_module(run, config, str(own["weights"]))
+    restorer = Restorer(module, degradation, config.data.image_size, config.data.channels, own["result"], module.device)
+    return restore_folder(restorer, job, batch_size)
+
+
+def main(arguments: list[str]) -> int:
+    """Restore or draw, as the run can.
+
+    Args:
+        arguments: The command line.
+
+    Returns:
+        The exit code: 0, or 3 where a picture was left out.
+
+    Raises:
+        UserError: A folder, file or setting cannot be used.
+    """
+    run, config, own, _ = run_arguments(arguments, DEFAULTS, USAGE)
+    if own["output"] is None:
+        raise UserError("say where the results go with output=FOLDER.")
+    tell_choices(config, ("module",))
+    tasks = build.module_class(config).tasks
+    if not tasks & (ANSWERING | {"generate"}):
+        raise UserError("this run makes no images: give one that restores, fills, reconstructs or draws them.")
+    draws = "generate" in tasks and (own["input"] is None or not tasks & ANSWERING)
+    return 0 if (draw if draws else restore)(run, config, own) else EXIT_RUN_FAILED
+
+
+def start() -> None:
+    """Run the command line of this process."""
+    with reported():
+        code = main(sys.argv[1:])
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    start()

@@ -1,0 +1,143 @@
+"""The base of the paradigms of generative modelling: a module that makes images says which, how, and by what steps."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generative.randomness import Randomness
+from generative.types import Batch, State
+from lightning_modules.base import TrainingModule
+from lightning_modules.contract import ANSWERING, Output, fault_of_outputs
+
+MAX_TRIED_CALLS = 20  # network calls of the image that is made before the first step, to see that it can be made
+
+
+class GenerativeModule(TrainingModule):
+    """A paradigm of generative modelling: it makes named images of a batch.
+
+    Attributes:
+        feather: Pixels around a hole in which an output's own pixels go over into the known ones.
+        sampling_times: Number of images and seconds of each call of ``images_of``, while they are measured; else None.
+    """
+
+    feather: int = 0
+    sampling_times: list[tuple[int, float]] | None = None
+
+    @property
+    @abstractmethod
+    def outputs(self) -> dict[str, Output]:
+        """The images that ``sample`` makes, by name; the one that is asked for first of all stands first.
+
+        ``sample`` is one plausible image and ``mean`` the answer of least squared error, wherever a module has them.
+        """
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether ``sample`` looks at the labels of a batch; what draws images from noise says it itself."""
+        return False
+
+    @abstractmethod
+    def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        """Make the outputs.
+
+        Args:
+            batch: Batch on the module's device.
+            randomness: Source of all draws.
+
+        Returns:
+            (B, C, H, W) images in [-1, 1] by the names of ``outputs``.
+        """
+
+    def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
+        """Yield what the sampler goes through on its way to an output; nothing where there are no steps.
+
+        Args:
+            batch: See ``sample``.
+            randomness: Source of all draws.
+
+        Returns:
+            A state for each step.
+        """
+        return iter(())
+
+    def sampling_record(self) -> dict[str, Any]:
+        """Describe how ``sample`` makes its outputs, for the record beside the metrics.
+
+        Returns:
+            Plain values; the network calls are known from ``outputs``.
+        """
+        return {}
+
+    def images_of(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+        """Return what ``sample`` makes, checked and, where that is asked for, timed: what callbacks and scripts call.
+
+        Args:
+            batch: Batch on the module's device.
+            randomness: Source of all draws.
+
+        Returns:
+            (B, C, H, W) images in [-1, 1] by the names of ``outputs``.
+
+        Raises:
+            ValueError: ``sample`` made something else.
+        """
+        begin = self._clock()
+        images = self.sample(batch, randomness)
+        if self.sampling_times is not None:
+            self.sampling_times.append((len(batch.image), self._clock() - begin))
+        if images.keys() != self.outputs.keys():
+            raise ValueError(
+                f"{type(self).__name__}.sample makes {', '.join(images) or 'nothing'}, but its outputs are "
+                f"{', '.join(self.outputs)}: give both the same names."
+            )
+        for name, image in images.items():
+            if image.shape != batch.image.shape:
+                raise ValueError(
+                    f"{type(self).__name__}.sample makes {name} of the shape {tuple(image.shape)} of images of the shape "
+                    f"{tuple(batch.image.shape)}: they must be equal."
+                )
+        return images
+
+    def _clock(self) -> float:
+        if self.sampling_times is not None and self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
+
+    def check_contract(self) -> None:
+        """Check that the module says of itself what others ask it for; called when it is built.
+
+        Raises:
+            ValueError: Something is missing or contradicts itself.
+        """
+        fault = fault_of_outputs(type(self).__name__, self.tasks, self.outputs)
+        if fault is None and "generate" in self.tasks and type(self).uses_labels is GenerativeModule.uses_labels:
+            fault = f"{type(self).__name__} generates, so it must say whether it draws of labels: define uses_labels"
+        if fault:
+            raise ValueError(f"{fault}.")
+
+    def try_outputs(self, batch: Batch) -> None:
+        """Make the outputs of a batch before the first step: a fault is said now, and not at the first grid.
+
+        Args:
+            batch: A batch of evaluation; nothing is done where its outputs take many network calls.
+        """
+        if sum(each.num_network_calls or 0 for each in self.outputs.values()) > MAX_TRIED_CALLS:
+            return
+        modes = [(child, child.training) for child in self.modules()]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self.eval()
+            self.images_of(batch, self.evaluation_randomness(batch))
+        for child, mode in modes:
+            child.training = mode
+
+    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
+        """See ``TrainingModule.evaluation_step``: ``outputs``, what is made of these very images; of pure generators none."""
+        if not self.tasks & ANSWERING:
+            return self.offered(batch)
+        return self.offered(batch, outputs=lambda: self.images_of(batch, self.evaluation_randomness(batch)))
