@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from generative.metrics.catalogue import metric_of, split_name
 from generative.ranges import NonNegative, Positive
 
 LIVE_REFRESH_SECONDS = 0.5  # reading the loss waits for a GPU, so not at every step
@@ -37,7 +38,7 @@ class TrainingProgress(ProgressBar):
     """Shows step, loss, speed, remaining time and the last validation metrics.
 
     On a terminal a live bar; elsewhere lines such as
-    ``step 500/7000  7 %  loss 0.410  182 images/s  remaining 6:12  val psnr mean 21.30``. The loss is the mean since
+    ``step 500/7000  7 %  loss 0.410  182 images/s  remaining 6:12  val PSNR mean 21.30 dB``. The loss is the mean since
     the last refresh or line, the speed leaves validation out, the remaining time includes it.
 
     Args:
@@ -157,7 +158,7 @@ class TrainingProgress(ProgressBar):
 
     def _validation_facts(self, trainer: Trainer) -> list[str]:
         values = trainer.callback_metrics
-        return [f"{name.replace('/', ' ')} {float(values[name]):.2f}" for name in self.metrics if name in values]
+        return [_fact(name, float(values[name])) for name in self.metrics if name in values]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it stands."""
@@ -266,6 +267,12 @@ class TrainingProgress(ProgressBar):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the terminal back."""
         self._stop()
+
+
+def _fact(name: str, value: float) -> str:
+    split, _, metric = name.partition("/")
+    key, output = split_name(metric)
+    return f"{split} {metric_of(key).sentence(output, value)}"
 
 
 def _total(total: float) -> str:

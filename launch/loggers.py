@@ -7,7 +7,7 @@ import secrets
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from callbacks.checkpoint import Interrupted
-from generative.metrics.catalogue import output_order
+from generative.metrics.catalogue import metric_of, ordered, output_order, split_name, value_name
 from launch.errors import UserError, as_user_error, exit_code, one_line
 from launch.metrics_csv import MetricsCSV
 from launch.record_files import read_json
@@ -80,6 +80,7 @@ class WandbRun(WandbLogger):
             "group": group or (self.folder.parent.name if self.folder.parent.parent.name == SWEEPS else None),
             "url": record.get("url"),
         }
+        self._defined: set[str] = set()  # scalars whose summary is settled
         self._init_arguments = {"job_type": job_type, "tags": tags, **kwargs}
 
     @property
@@ -106,6 +107,18 @@ class WandbRun(WandbLogger):
             self.record |= {"entity": run.entity, "url": run.url}
             write_json(self.folder / RECORD_NAME, self.record)
         return run
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log scalars; of a validation metric the summary keeps the best value beside the last."""
+        for name in metrics.keys() - self._defined:
+            self._defined.add(name)
+            split, _, value = name.partition("/")
+            best = {1: "max", -1: "min", 0: ""}[metric_of(split_name(value)[0]).sign]
+            if split == "val" and best:
+                escaped = name.replace(".", "\\.")  # W&B takes dots for a path of keys
+                self.experiment.define_metric(escaped, step_metric=STEP, step_sync=True, summary=f"{best},last")
+        super().log_metrics(metrics, step)
 
     def check_login(self) -> None:
         """Find out before anything is trained whether the server can be used; never asks for a key.
@@ -135,12 +148,11 @@ class WandbRun(WandbLogger):
             step: Optimiser step.
         """
         metrics = result["metrics"]
-        split = [name.split("/", 1) for name in metrics]
-        columns = list(dict.fromkeys(metric for metric, _ in split))
-        outputs = sorted({output for _, output in split}, key=output_order)
-        rows = [[output, *(metrics.get(f"{metric}/{output}") for metric in columns)] for output in outputs]
+        columns = ordered(metrics, has_spreads=True)
+        outputs = sorted({split_name(name)[1] for name in metrics}, key=output_order)
+        rows = [[output, *(metrics.get(value_name(metric.key, output)) for metric in columns)] for output in outputs]
         with self._staging():
-            self.log_table("test/table", ["output", *columns], rows, step=step)
+            self.log_table("test/table", ["output", *(metric.name for metric in columns)], rows, step=step)
         self.experiment.summary.update({f"test/{name}": value for name, value in metrics.items()})
         self.experiment.config.update({"test_record": result["record"]}, allow_val_change=True)
 

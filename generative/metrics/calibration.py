@@ -41,7 +41,7 @@ METRICS = (
         "of [-1, 1]",
     ),
     Metric(
-        "spread_hole", "Spread in hole", "", None, 3, TABLE, placeholder="<output>",
+        "spread_hole", "Spread in hole", "", None, 3, TABLE, in_hole=True, placeholder="<output>",
         definition="the same over the pixels with validity 0 of those images that have both known and unknown pixels",
     ),
 )  # fmt: skip

@@ -70,6 +70,7 @@ class Metric:
         minor: Whether it is shown only where all metrics are.
         leading: Whether it is among the first to look at: it is drawn.
         variants: What else the formula is used for.
+        in_hole: Whether the pixels of holes alone count.
         of_features: Whether it is measured on features; the extractor's name then follows the key.
         spread_of: Of a standard deviation, the key of the metric that it is of.
 
@@ -90,6 +91,7 @@ class Metric:
     minor: bool = False
     leading: bool = False
     variants: tuple[Variant, ...] = ()
+    in_hole: bool = False
     of_features: bool = False
     spread_of: str = ""
 
@@ -150,6 +152,11 @@ class Metric:
         """Its words with the unit."""
         return f"{self.words}, {self.unit}" if self.unit else self.words
 
+    def sentence(self, output: str, value: float) -> str:
+        """Write a value in running text, such as ``PSNR mean 21.30 dB``."""
+        words = self.words if self.words[1:2].isupper() else self.words[:1].lower() + self.words[1:]
+        return " ".join(filter(None, [words, output, self.text(value), self.unit]))
+
     @property
     def heading(self) -> str:
         """The name with an arrow that points to the better side."""
@@ -184,6 +191,13 @@ class Metric:
         least = 10.0**-decimals
         is_told = not spread < least / 2 or spread < EQUAL * abs(value)
         return f"± {spread:.{decimals}f}" if is_told else f"± <{least:g}"
+
+
+METRICS = (
+    Metric(
+        "loss", "Loss", "", "lower", 3, Table("training", 900), "mean of the objective over the images of the split"
+    ),
+)
 
 
 def definitions(metrics: Iterable[Metric]) -> dict[str, str]:

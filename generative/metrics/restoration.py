@@ -44,7 +44,7 @@ METRICS = (
         definition="PSNR in dB of the MSE over all images and channels: the one that theory speaks about; same cap",
     ),
     Metric(
-        "psnr_hole", "PSNR in hole", "dB", "higher", 2, TABLE, leading=True,
+        "psnr_hole", "PSNR in hole", "dB", "higher", 2, TABLE, leading=True, in_hole=True,
         definition="PSNR in dB of the MSE pooled over the pixels with validity 0 of those images that have both known and "
         "unknown pixels; absent when there is no such image; same cap",
     ),

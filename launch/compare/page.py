@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,15 +11,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from files.whole import whole_file
-from generative.metrics.catalogue import output_order
+from generative.metrics.catalogue import metric_of, split_name
+from launch import results
 from launch.compare import charts
-from launch.compare.metrics import LEADING, ordered
 from launch.compare.pictures import sheets_of
 from launch.compare.reading import Found, LeftOut, Measured
 from launch.compare.rows import Row, Table
-from launch.compare.series import cost_charts, validation_charts
-from launch.compare.tables import case_grids, main_grid, whole_grid
+from launch.compare.series import COSTS, charted, cost_charts, validation_charts
+from launch.compare.tables import case_grids, main_grid, whole_grid, without_empty
 from launch.compare.trainings import (
     COST_HEADINGS,
     costs_of,
@@ -32,12 +30,11 @@ from launch.compare.trainings import (
     trainings_of,
 )
 from launch.record import now
-from launch.results import known_pixels_note
 from launch.sampling_time import DEFINITION as TIMING
 
 HERE = Path(__file__).parent
+MANY = 6  # last values of a run
 PICTURE_SIZE = 96  # px: small images are enlarged to about this side, by whole pixels
-OPEN_CASES = ("Label accuracy", "Label accuracy assisted")
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], opti
     )
     rows = [row for table in tables for row in table.rows]
     trainings = trainings_of(rows)
-    with_metrics = [table for table in tables if table.metrics]
+    with_metrics = [table for table in tables if table.names]
     chosen = options["metrics"]
     sheets = [{**vars(sheet), "scale": _picture_size(sheet.size)} for sheet in sheets_of(tables)]
     return environment.get_template("page.html.j2").render(
@@ -87,7 +84,7 @@ def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], opti
         ],
         alarms=_alarms(left_out),
         alarm_kind="alarm" if any(each.state in ("failed", "unfinished") for each in left_out) else "note",
-        shown_last=_shown_last(left_out),
+        last_values=last_values,
         tables=[_section(table, with_metrics[:number], chosen) for number, table in enumerate(with_metrics)],
         sheets=sheets,
         costs={
@@ -115,25 +112,26 @@ def _picture_size(size: int) -> int:
 def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> dict[str, Any]:
     shown = {row.color for each in earlier for row in each.rows}  # the curves of their training stand above
     fresh = Table(table.conditions, [row for row in table.rows if row.color not in shown])
-    cases = case_grids(table)
     rows = table.rows
+    grid, cases, metrics = main_grid(table, chosen), case_grids(table), charted(table.names, chosen)
+    drawn = metrics if len(rows) > 1 else []  # a single row is in the table
+    by_calls, by_seconds = (cost_charts([grid, *cases], drawn, cost) for cost in COSTS)
     unknown = [row.label for row in rows if all(row.sampling("seconds_per_image", o) is None for o in row.own_outputs)]
     hardware = sorted({hardware_text(entry.record.get("hardware", {})) for row in rows for entry in row.entries})
     return {
         "title": table.title,
         "why": _why(table, earlier[0] if earlier else table),
-        "known_pixels": known_pixels_note(
-            [(row.label, entry.record.get("sampling", {})) for row in rows for entry in row.entries], table.metrics
+        "known_pixels": results.known_pixels_note(
+            [(row.label, entry.record.get("sampling", {})) for row in rows for entry in row.entries], table.names
         ),
         "merged": list(dict.fromkeys(key for row in rows for key in row.merged)),
-        "grid": main_grid(table, chosen),
+        "grid": grid,
         "whole": whole_grid(table),
-        "cases": cases,
-        "open_cases": [name for name in cases if name in OPEN_CASES],
+        "cases": [without_empty(each) for each in cases],
         "case_caption": "Mean over the seeds ± standard deviation; with one seed, ± is over the evaluation's own draws.",
-        "by_calls": _Panels.of(cost_charts(table, "num_network_calls", chosen)),
-        "by_seconds": _Panels.of(cost_charts(table, "seconds_per_image", chosen)),
-        "training": _Panels.of(validation_charts(fresh, chosen)),
+        "by_calls": _Panels.of(by_calls),
+        "by_seconds": _Panels.of(by_seconds),
+        "training": _Panels.of(validation_charts(fresh, metrics)),
         "hardware": f"Measured on {'; '.join(hardware)}. Times of different machines cannot be compared.",
         "no_seconds": ""
         if len(unknown) == 0
@@ -171,10 +169,11 @@ def _alarms(left_out: Sequence[LeftOut]) -> str:
     return f"Not in the tables: {', '.join(parts)}." if parts else ""
 
 
-def _shown_last(left_out: Sequence[LeftOut]) -> set[str]:
-    """Choose of the last logged values those of the leading metrics."""
-    names = {name for each in left_out for name in each.last}
-    return {name for name in names if name.partition("/")[0] in ("train", "loss", *LEADING[:3], "label_accuracy")}
+def last_values(left_out: LeftOut) -> list[str]:
+    """Write the last logged values of a run that is in no table; of many those of the metrics to look at first."""
+    metrics = {name: metric_of(split_name(name)[0]) for name in left_out.last}
+    shown = [name for name in left_out.last if len(left_out.last) <= MANY or metrics[name].leading or "loss" in name]
+    return [f"{name} {metrics[name].text(left_out.last[name])}" for name in shown]
 
 
 def _definitions(measured: Iterable[Measured]) -> dict[str, str]:
@@ -193,29 +192,21 @@ def write_rows(tables: Sequence[Table], path: Path) -> None:
         tables: The tables.
         path: File to write; its folder is created.
     """
-    rows = [(number, table, row) for number, table in enumerate(tables, start=1) for row in table.rows]
-    keys = list(dict.fromkeys(key for _, _, row in rows for key in row.choices))
-    metrics = ordered({name.partition("/")[0] for _, table, _ in rows for name in table.metrics})
+    keys = list(dict.fromkeys(key for table in tables for row in table.rows for key in row.choices))
     conditions = ("data", "size", "fingerprint", "degradation_name", "images", "weights")
-    head = ["table", *conditions, "run", *keys, "output", "num_training_seeds", "num_evaluations", "parameters", "steps",
-            "num_network_calls", "seconds_per_image", *metrics, *(f"{metric}_seed_std" for metric in metrics)]  # fmt: skip
-    with whole_file(path, "w") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        for number, table, row in rows:
-            outputs = {name.partition("/")[2] for entry in row.entries for name in entry.metrics}
-            for output in sorted(outputs, key=output_order):
-                first = row.entries[0]
-                costs = [row.sampling(kind, output) for kind in ("num_network_calls", "seconds_per_image")]
-                means = [row.mean(f"{metric}/{output}") for metric in metrics]
-                deviations = [_seed_deviation(row, f"{metric}/{output}") for metric in metrics]
-                cells = [
-                    number, *(table.conditions[key] for key in conditions), row.name,
-                    *(row.choices.get(key, "") for key in keys), output, len(row.training_seeds), len(row.entries),
-                    first.run_record.get("parameters"), first.record.get("step"), *costs, *means, *deviations,
-                ]  # fmt: skip
-                writer.writerow(["" if cell is None else cell for cell in cells])
-
-
-def _seed_deviation(row: Row, metric: str) -> float | None:
-    return row.deviation(metric) if len(row.entries) > 1 else None
+    lines: list[tuple[dict[str, Any], results.Row[Any], str]] = []
+    for number, table in enumerate(tables, start=1):
+        shared = {"table": number, **{key: table.conditions[key] for key in conditions}}
+        for row in table.rows:
+            first = row.entries[0]
+            own = {"run": row.name, **{key: row.choices.get(key, "") for key in keys}}
+            counts = {
+                "num_training_seeds": len(row.training_seeds),
+                "num_evaluations": len(row.entries),
+                "parameters": first.run_record.get("parameters"),
+                "steps": first.record.get("step"),
+            }
+            for output in row.outputs:
+                costs = {kind: row.sampling(kind, output) for kind in ("num_network_calls", "seconds_per_image")}
+                lines.append(({**shared, **own, "output": output, **counts, **costs}, row, output))
+    results.write_lines(lines, path)

@@ -9,10 +9,10 @@ from typing import Any
 
 from files.single_images import LIST_NAME, path_of
 from launch.compare.reading import Measured
-from launch.compare.rows import Row, Table
+from launch.compare.rows import INPUT, Row, Table, joined
 from launch.record_files import DamagedRecordError, check_shape, passed_over, read_json
 
-INPUTS = ("clean", "data", "degraded")
+INPUTS = ("clean", "data", INPUT)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _sheet(name: str, size: int, tables: list[Table]) -> Sheet:
             elif row.color not in shown and (grid := _newest_grid(entry.folder)):
                 sheet.grids[row.label] = Cell(embedded(grid))
         order = list(dict.fromkeys(each.output for each in outputs))
-        block.rows += sorted(_without_repeats(outputs), key=lambda each: (each.is_minor, order.index(each.output)))
+        block.rows += sorted(joined(outputs, _is_repeat), key=lambda each: (each.is_minor, order.index(each.output)))
         if outputs:
             sheet.blocks.append(block)
     return sheet
@@ -175,13 +175,8 @@ def _outputs(row: Row, entry: Measured, images: _Images, columns: list[int]) -> 
     ]
 
 
-def _without_repeats(rows: list[PictureRow]) -> list[PictureRow]:
-    """Join rows of the same images: the choices that differ do not bear on them."""
-    kept: dict[str, PictureRow] = {}
-    for row in rows:
-        first = kept.setdefault(str((row.name, row.output, row.cells)), row)
-        first.choices = {key: value for key, value in first.choices.items() if row.choices.get(key) == value}
-    return list(kept.values())
+def _is_repeat(a: PictureRow, b: PictureRow) -> bool:
+    return (a.name, a.output, a.cells) == (b.name, b.output, b.cells)
 
 
 def _take_inputs(sheet: Sheet, block: Block, images: _Images) -> None:
@@ -190,8 +185,8 @@ def _take_inputs(sheet: Sheet, block: Block, images: _Images) -> None:
     if sheet.clean is None and {"clean", "data"} & set(outputs):
         clean = "clean" if "clean" in outputs else "data"
         sheet.clean = PictureRow("test images", clean, None, images.cells(clean, sheet.columns))
-    if "degraded" in outputs and not block.rows:
-        block.rows.append(PictureRow("degraded", "degraded", None, images.cells("degraded", sheet.columns)))
+    if INPUT in outputs and not block.rows:
+        block.rows.append(PictureRow(INPUT, INPUT, None, images.cells(INPUT, sheet.columns)))
 
 
 def _images_of(row: Row) -> tuple[Measured, _Images | None]:

@@ -7,36 +7,30 @@ spread of a row is that over its training seeds; with one training seed, that ov
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from launch import results
 from launch.compare.reading import LeftOut, Measured, newest_first
 from launch.errors import UserError, near_matches
 from launch.settings import ABSENT, TARGET, distinguishing, value_at
 
-# Whose number of images is the table's, and what these are.
+INPUT = "degraded"  # an output that is the input: it is the same for all rows and does not compete
 COUNTED = {"evaluation": "test images", "classification": "classified images", "generation": "generated images"}
 
 
 @dataclass
-class Row:
-    """Evaluations of the same settings, over seeds.
+class Row(results.Row[Measured]):
+    """Evaluations of the same settings, as the page shows them.
 
     Attributes:
-        name: Name of the runs.
-        choices: What tells the row from others of the name, by key.
-        entries: The evaluations.
         color: Number of the row's colour: rows of the same weights have the same.
         merged: Keys with several values that were averaged over, as ``by`` asked.
         shown: Those of the choices that the page shows: not those that most rows of the name share.
     """
 
-    name: str
-    choices: dict[str, str]
-    entries: list[Measured]
     color: int = 0
     merged: list[str] = field(default_factory=list)
     shown: dict[str, str] = field(default_factory=dict)
@@ -44,13 +38,13 @@ class Row:
     @property
     def label(self) -> str:
         """The row in words."""
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.shown.items() if value != ABSENT)])
+        return label_of(self.name, self.shown)
 
     @property
     def own_outputs(self) -> list[str]:
-        """Outputs that the paradigm makes in use, not the bounds of evaluation."""
-        sampling = self.entries[0].record.get("sampling", {})
-        return list(sampling.get("num_network_calls", {})) or ["reconstruction"]
+        """Outputs that the paradigm makes in use, not the bounds of evaluation; records that do not say so: all."""
+        calls = self.entries[0].record.get("sampling", {}).get("num_network_calls")
+        return list(calls) if calls else [output for output in self.outputs if output != INPUT]
 
     @property
     def training_seeds(self) -> list[int]:
@@ -61,50 +55,6 @@ class Row:
     def evaluation_seeds(self) -> list[Any]:
         """The seeds of evaluation."""
         return sorted({entry.evaluation_seed for entry in self.entries}, key=str)
-
-    def values(self, metric: str) -> list[list[float]]:
-        """Return the values of a metric.
-
-        Args:
-            metric: ``<metric>/<output>``.
-
-        Returns:
-            Values of the evaluation seeds by training seed.
-        """
-        by_seed: dict[int, list[float]] = {}
-        for entry in self.entries:
-            if metric in entry.metrics:
-                by_seed.setdefault(entry.seed, []).append(entry.metrics[metric])
-        return list(by_seed.values())
-
-    def mean(self, metric: str) -> float | None:
-        """Return the mean over the seeds.
-
-        Args:
-            metric: ``<metric>/<output>``.
-
-        Returns:
-            The mean over training seeds of the mean over evaluation seeds, or None where it was not measured.
-        """
-        values = self.values(metric)
-        return statistics.fmean(map(statistics.fmean, values)) if values else None
-
-    def deviation(self, metric: str) -> float | None:
-        """Return the spread.
-
-        Args:
-            metric: ``<metric>/<output>``.
-
-        Returns:
-            Sample standard deviation over the training seeds, with one of them over the evaluation seeds; else what the
-            evaluation itself recorded as ``<metric>_std``; None where there is none.
-        """
-        values = self.values(metric)
-        several = [statistics.fmean(each) for each in values] if len(values) > 1 else values[0] if values else []
-        if len(several) > 1:
-            return statistics.stdev(several) if all(map(math.isfinite, several)) else math.nan
-        kind, _, output = metric.partition("/")
-        return self.mean(f"{kind}_std/{output}") if not kind.endswith("_std") else None
 
     def sampling(self, kind: str, output: str) -> float | None:
         """Return what a sample costs.
@@ -141,9 +91,9 @@ class Table:
         return " · ".join(part for part in parts if part)
 
     @property
-    def metrics(self) -> set[str]:
+    def names(self) -> set[str]:
         """Everything that was measured, as ``<metric>/<output>``."""
-        return {name for row in self.rows for entry in row.entries for name in entry.metrics}
+        return {name for row in self.rows for name in row.metrics}
 
 
 def conditions_of(entry: Measured) -> dict[str, Any]:
@@ -157,18 +107,26 @@ def conditions_of(entry: Measured) -> dict[str, Any]:
     """
     record = entry.record
     data, degradation = record.get("data", {}), record.get("degradation")
-    counts = {what: record.get(key, {}).get("num_images") for key, what in COUNTED.items()}
     draws = record.get("label_accuracy", {}).get("num_seeds")
-    label_sets = f"{draws} draws of each label set" if draws else ""
     return {
         "data": data.get("name", "data"),
         "size": data.get("image_size"),
         "fingerprint": data.get("fingerprint"),
         "degradation": _in_evaluation(degradation),
         "degradation_name": _degradation_name(degradation),
-        "images": next((f"{count:,} {what}" for what, count in counts.items() if count), label_sets),
+        "images": _counted(record) or (f"{draws} draws of each label set" if draws else ""),
         "weights": "EMA" if record.get("weights") == "ema" else "raw",
     }
+
+
+def _counted(record: dict[str, Any]) -> str:
+    """Say how many images of which kind were measured, going first by the measurements whose images are a table's."""
+    parts = {
+        key: part for key, part in record.items() if isinstance(part, dict) and isinstance(part.get("num_images"), int)
+    }
+    parts = {key: part for key, part in parts.items() if part["num_images"] > 0}
+    order = sorted(parts, key=lambda key: list(COUNTED).index(key) if key in COUNTED else len(COUNTED))
+    return next((f"{parts[key]['num_images']:,} {COUNTED.get(key, 'images')}" for key in order), "")
 
 
 def _in_evaluation(value: Any) -> Any:
@@ -230,6 +188,40 @@ def _shorten(rows: Sequence[Row]) -> None:
         told = {key for other in rows if other.name == row.name for key in other.shown}
         if not row.shown and len(told) == 1:
             row.shown = {key: row.choices[key] for key in told}
+
+
+def label_of(name: str, choices: Mapping[str, str]) -> str:
+    """Write a name with what tells it from others of the name."""
+    return " ".join([name, *(f"{key}={value}" for key, value in choices.items() if value != ABSENT)])
+
+
+class Choosing(Protocol):
+    """A line that shows choices."""
+
+    choices: dict[str, str]
+
+
+ChoosingT = TypeVar("ChoosingT", bound=Choosing)
+
+
+def joined(lines: Iterable[ChoosingT], is_same: Callable[[ChoosingT, ChoosingT], bool]) -> list[ChoosingT]:
+    """Join lines that show the same: the choices in which they differ do not bear on it.
+
+    Args:
+        lines: The lines.
+        is_same: Whether two of them show the same.
+
+    Returns:
+        The first of each kind, with the choices that all of its kind have.
+    """
+    kept: list[ChoosingT] = []
+    for line in lines:
+        first = next((other for other in kept if is_same(line, other)), None)
+        if first is None:
+            kept.append(line)
+        else:
+            first.choices = {k: v for k, v in first.choices.items() if line.choices.get(k) == v}
+    return kept
 
 
 def natural(text: str) -> tuple[float, str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from generative.metrics.catalogue import Metric, ordered, split_name, value_name
 from launch.compare.charts import Chart, Line, Point
-from launch.compare.metrics import LEADING, is_by_case, metric_name
 from launch.compare.reading import validation_curve
-from launch.compare.rows import Row, Table
+from launch.compare.rows import Row, Table, label_of
+from launch.compare.tables import Grid
 from launch.compare.trainings import training_choices
-from launch.settings import ABSENT
 
 NUM_CHARTS = 4  # of a kind, where no metrics are asked for
 STEP_KEYS = ("num_steps",)  # last part of those settings that move a point along its curve
-DEGRADED = "degraded"
-COSTS = {"num_network_calls": "network calls per image", "seconds_per_image": "seconds per image"}
+COSTS = {"network calls per image": (0, 1.0), "seconds per image": (1, 0.001)}  # column of a grid and its unit
 
 
-def charted(names: set[str], chosen: Sequence[str]) -> list[str]:
+def charted(names: Iterable[str], chosen: Sequence[str]) -> list[Metric]:
     """Choose the metrics to draw.
 
     Args:
@@ -29,59 +29,54 @@ def charted(names: set[str], chosen: Sequence[str]) -> list[str]:
     Returns:
         Metrics.
     """
-    present = {name.partition("/")[0] for name in names}
-    return [metric for metric in chosen or LEADING if metric in present][: None if chosen else NUM_CHARTS]
+    present = ordered(names)
+    return [m for m in present if m.key in chosen] if chosen else [m for m in present if m.leading][:NUM_CHARTS]
 
 
-def _outputs(row: Row, metric: str, names: set[str]) -> list[str]:
-    """Return the parts after the slash that are drawn: the paradigm's own outputs, or the cases."""
-    found = sorted(name.partition("/")[2] for name in names if name.partition("/")[0] == metric)
-    if is_by_case(metric):
-        return [output for output in found if output != "real"]
-    return [output for output in row.own_outputs if output in found]
-
-
-def _degraded(table: Table, metric: str) -> dict[str, float]:
-    values = [value for row in table.rows if (value := row.mean(f"{metric}/{DEGRADED}")) is not None]
-    return {"degraded input": statistics.fmean(values)} if values else {}
-
-
-def cost_charts(table: Table, kind: str, chosen: Sequence[str]) -> list[Chart]:
+def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> list[Chart]:
     """Draw quality against what a sample costs.
 
     Args:
-        table: The rows.
-        kind: ``num_network_calls`` or ``seconds_per_image``.
-        chosen: Metrics, or none for the leading ones.
+        grids: The tables, whose lines are the points.
+        metrics: What to draw.
+        cost: One of ``COSTS``.
 
     Returns:
-        A chart for each metric that has several points; those of a single row are in the table.
+        A chart for each metric that has several points of several lines; others are in the table.
     """
     charts = []
     dashes: dict[str, int] = {}
-    for metric in charted(table.metrics, chosen):
+    place, unit = COSTS[cost]
+    for metric in metrics:
         lines: dict[tuple[int, str], tuple[str, str, list[Point]]] = {}
-        for row in table.rows:
-            fixed = {k: v for k, v in row.shown.items() if k.rpartition(".")[2] not in STEP_KEYS}
-            name = " ".join([row.name, *(f"{k}={v}" for k, v in fixed.items() if v != ABSENT)])
-            for output in _outputs(row, metric, table.metrics):
-                cost = row.sampling(kind, "sample" if is_by_case(metric) else output)
-                mean = row.mean(f"{metric}/{output}")
-                if cost is None or mean is None:
+        references: dict[str, float] = {}
+        for grid in grids:
+            columns = [n for n, column in enumerate(grid.columns) if column.metric == metric]
+            for number, entry in itertools.product(columns, grid.entries):
+                value = entry.numbers[number]
+                if value.value is None or (entry.color is not None and grid.columns[number].sign != metric.sign):
+                    continue  # what bounds the others is no point
+                if entry.color is None:
+                    references[entry.name] = value.value
                     continue
-                deviation = row.deviation(f"{metric}/{output}")
-                spread = f" ± {deviation:.2g}" if deviation is not None else ""
-                note = f"{metric_name(metric)} {mean:.4g}{spread} at {cost:.3g} {COSTS[kind]}"
-                line = lines.setdefault((row.color, f"{name} · {output}"), (output, name, []))
-                if math.isfinite(mean):
-                    line[2].append(Point(cost, mean, deviation, note))
+                fixed = {k: v for k, v in entry.choices.items() if k.rpartition(".")[2] not in STEP_KEYS}
+                name, output = label_of(entry.name, fixed), entry.output or grid.columns[number].case
+                line = lines.setdefault((entry.color, f"{name} · {output}"), (output, name, []))
+                if (x := entry.numbers[place].value) is not None and math.isfinite(value.value):
+                    note = f"{metric.name} {value.text} {value.spread} at {x * unit:.3g} {cost}"
+                    line[2].append(Point(x * unit, value.value, value.deviation, " ".join(note.split())))
         colors = _line_colors((color, name) for (color, _), (_, name, _) in lines.items())
         drawn = [
-            Line(label, _merged(points), colors[color, name], dashes.setdefault(output, len(dashes)))
+            Line(
+                label,
+                sorted(points, key=lambda point: point.x),
+                colors[color, name],
+                dashes.setdefault(output, len(dashes)),
+            )
             for (color, label), (output, name, points) in lines.items()
         ]
-        chart = Chart(metric_name(metric), COSTS[kind], drawn, _degraded(table, metric), is_logarithmic=True)
-        if chart.num_points > 1 and len(table.rows) > 1:
+        chart = Chart(metric.name, cost, drawn, references, is_logarithmic=True)
+        if chart.num_points > 1:
             charts.append(chart)
     return charts
 
@@ -93,20 +88,12 @@ def _line_colors(lines: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]
     return {line: line[0] if has_own else number for number, line in enumerate(distinct)}
 
 
-def _merged(points: list[Point]) -> list[Point]:
-    """Sort points, and join those of the same value: an output of one network call is the same for all numbers of steps."""
-    same: dict[str, list[Point]] = {}
-    for point in sorted(points, key=lambda point: point.x):
-        same.setdefault(f"{point.y:.6g}", []).append(point)
-    return sorted((group[(len(group) - 1) // 2] for group in same.values()), key=lambda point: point.x)
-
-
-def validation_charts(table: Table, chosen: Sequence[str]) -> list[Chart]:
+def validation_charts(table: Table, metrics: Sequence[Metric]) -> list[Chart]:
     """Draw the validation metrics of a table's runs over their training, as means over the seeds.
 
     Args:
         table: The rows.
-        chosen: Metrics, or none for the leading ones.
+        metrics: What to draw.
 
     Returns:
         A chart for each metric that has points.
@@ -116,25 +103,28 @@ def validation_charts(table: Table, chosen: Sequence[str]) -> list[Chart]:
         by_color.setdefault(row.color, row)
     charts = []
     dashes: dict[str, int] = {}
-    for metric in charted(table.metrics, chosen):
+    for metric in metrics:
         lines = []
         for row in by_color.values():
             runs = {entry.run.path: entry for entry in row.entries}
-            for output in _outputs(row, metric, table.metrics):
-                curves = [validation_curve(path, f"{metric}/{output}") for path in runs]
-                points = _mean_curve([curve for curve in curves if curve])
-                if points:
+            label = label_of(row.name, training_choices(row, by_color))
+            for output in _drawn_outputs(row, metric):
+                curves = [validation_curve(path, value_name(metric.key, output)) for path in runs]
+                if points := _mean_curve([curve for curve in curves if curve]):
                     dash = dashes.setdefault(output, len(dashes))
-                    told = [
-                        f"{key}={value}" for key, value in training_choices(row, by_color).items() if value != ABSENT
-                    ]
-                    lines.append(
-                        Line(f"{' '.join([row.name, *told])} · {output}", points, row.color, dash, has_marks=False)
-                    )
-        chart = Chart(metric_name(metric), "optimiser steps", lines)
+                    lines.append(Line(f"{label} · {output}", points, row.color, dash, has_marks=False))
+        chart = Chart(metric.name, "optimiser steps", lines)
         if chart.num_points:
             charts.append(chart)
     return charts
+
+
+def _drawn_outputs(row: Row, metric: Metric) -> list[str]:
+    """Return the parts after the slash that are drawn: the paradigm's own outputs, or the cases but for bounds."""
+    measured = [output for key, output in map(split_name, row.metrics) if key == metric.key]
+    if metric.case:
+        return sorted(set(measured) - set(metric.bounds))
+    return [output for output in row.own_outputs if output in measured]
 
 
 def _mean_curve(curves: list[list[tuple[int, float]]]) -> list[Point]:

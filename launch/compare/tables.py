@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from generative.metrics.catalogue import output_order
-from launch.compare.metrics import MINOR, direction, is_by_case, metric_name, ordered
-from launch.compare.rows import Row, Table
+from generative.metrics.catalogue import EQUAL, Metric, ordered, output_order, split_name, value_name
+from launch.compare.rows import INPUT, Row, Table, joined
 
-DEGRADED = "degraded"
-EQUAL = 1e-6  # relative: values that differ by less are the same
+NUM_COSTS = 2  # columns before those of the metrics: network calls, milliseconds
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,17 @@ class Column:
 
     Attributes:
         heading: Its heading.
-        hint: ``higher is better`` and the like.
+        hint: What a pointer over it tells.
+        metric: What stands in it; None for costs.
+        case: Of a metric by case, which one.
+        sign: 1 where higher is better, -1 where lower is, 0 where nothing competes.
     """
 
     heading: str
     hint: str = ""
+    metric: Metric | None = None
+    case: str = ""
+    sign: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class Number:
         text: The mean; empty where there is none.
         spread: The standard deviation.
         value: The exact mean, by which the column is sorted.
+        deviation: The exact standard deviation.
         is_best: Whether it is the best of its column.
     """
 
     text: str = ""
     spread: str = ""
     value: float | None = None
+    deviation: float | None = None
     is_best: bool = False
 
 
@@ -75,44 +81,13 @@ class Grid:
         columns: Its columns of numbers.
         entries: Its lines.
         has_outputs: Whether a line is one output of a row, and not the whole row.
+        metric: Of a table of one metric by case, which.
     """
 
     columns: list[Column]
     entries: list[Entry]
     has_outputs: bool = True
-
-
-def number_text(metric: str, value: float) -> str:
-    """Write a value with as many digits as are of use.
-
-    Args:
-        metric: Its metric.
-        value: The value.
-
-    Returns:
-        Text.
-    """
-    if metric.startswith(("psnr", "calibration", "spread")):
-        return f"{value:.2f}"
-    if metric.startswith(("ssim", "label_accuracy", "exact_sets", "precision", "recall", "token_accuracy")):
-        return f"{value:.3f}"
-    return f"{value:.4g}"
-
-
-def spread_text(metric: str, mean: float, deviation: float) -> str:
-    """Write a standard deviation with the digits of its mean.
-
-    Args:
-        metric: The metric.
-        mean: The mean.
-        deviation: The deviation.
-
-    Returns:
-        Text, as ``± 0.02``.
-    """
-    decimals = len(number_text(metric, mean).partition(".")[2].partition("e")[0])
-    least = 10.0**-decimals
-    return f"± {deviation:.{decimals}f}" if deviation >= least / 2 or deviation < EQUAL * abs(mean) else f"± <{least:g}"
+    metric: Metric | None = None
 
 
 def seeds_text(row: Row) -> str:
@@ -130,20 +105,27 @@ def seeds_text(row: Row) -> str:
     return f"{evaluation} eval" if evaluation > 1 else str(training)
 
 
-def _number(row: Row, metric: str, output: str) -> Number:
-    mean = row.mean(f"{metric}/{output}")
+def _number(row: Row, column: Column, output: str) -> Number:
+    if column.metric is None:
+        seconds = row.sampling("seconds_per_image", output)
+        value = row.sampling("num_network_calls", output) if column == CALLS else seconds and 1000 * seconds
+        return Number() if value is None else Number(f"{value:.3g}", "", value)
+    name = value_name(column.metric.key, column.case or output)
+    mean, deviation = row.mean(name), row.deviation(name)
     if mean is None:
         return Number()
-    deviation = row.deviation(f"{metric}/{output}")
-    return Number(number_text(metric, mean), "" if deviation is None else spread_text(metric, mean, deviation), mean)
+    spread = "" if deviation is None else column.metric.spread_text(mean, deviation)
+    return Number(column.metric.text(mean), spread, mean, deviation)
 
 
-def _cost(value: float | None, factor: float = 1.0) -> Number:
-    return Number() if value is None else Number(f"{value * factor:.3g}", "", value * factor)
+CALLS = Column("calls", "network calls per image")
+COSTS = [CALLS, Column("ms/image", "milliseconds per image, see Cost")]
 
 
-def _hint(metric: str) -> str:
-    return {1: "higher is better", -1: "lower is better", 0: ""}[direction(metric)]
+def _column(metric: Metric, case: str = "") -> Column:
+    hint = f"{metric.key}: {metric.better} is better" if metric.better else metric.key
+    sign = 0 if case in metric.bounds else metric.sign
+    return Column(case or metric.name, hint, metric, case, sign)
 
 
 def main_grid(table: Table, chosen: Sequence[str]) -> Grid:
@@ -156,8 +138,7 @@ def main_grid(table: Table, chosen: Sequence[str]) -> Grid:
     Returns:
         A line for each row and each of its own outputs.
     """
-    metrics = [m for m in _image_metrics(table) if (m in chosen if chosen else m not in MINOR)]
-    return _grid(table, metrics, False)
+    return _grid(table, [m for m in _of_outputs(table) if (m.key in chosen if chosen else not m.minor)], False)
 
 
 def whole_grid(table: Table) -> Grid:
@@ -169,32 +150,27 @@ def whole_grid(table: Table) -> Grid:
     Returns:
         A line for each row and output.
     """
-    return _grid(table, _image_metrics(table), True)
+    return _grid(table, _of_outputs(table), True)
 
 
-def _image_metrics(table: Table) -> list[str]:
-    kinds = {name.partition("/")[0] for name in table.metrics}
-    return [m for m in ordered(kinds) if not is_by_case(m) and not (m.endswith("_std") and m[:-4] in kinds)]
+def _of_outputs(table: Table) -> list[Metric]:
+    return [metric for metric in ordered(table.names) if not metric.case]
 
 
-def _grid(table: Table, metrics: list[str], has_bounds: bool) -> Grid:
-    costs = [Column("calls", "network calls per image"), Column("ms/image", "milliseconds per image, see Cost")]
-    columns = [*costs, *(Column(metric_name(metric), _hint(metric)) for metric in metrics)]
+def _grid(table: Table, metrics: list[Metric], has_bounds: bool) -> Grid:
+    columns = [*COSTS, *map(_column, metrics)]
+    keys = {metric.key for metric in metrics}
+    names = {output for key, output in map(split_name, table.names) if key in keys}
     entries: list[Entry] = []
-    if not has_bounds:
-        entries += _input_entry(table, metrics)
     for row in table.rows:
-        names = {name.partition("/")[2] for name in table.metrics if not is_by_case(name)}
         for output in sorted(names, key=lambda name: (*_rank(row, name), *output_order(name))):
-            numbers = [_number(row, metric, output) for metric in metrics]
+            numbers = [_number(row, column, output) for column in columns]
             is_own = output in row.own_outputs
-            if any(number.text for number in numbers) and (is_own or has_bounds):
-                calls, seconds = (row.sampling(k, output) for k in ("num_network_calls", "seconds_per_image"))
-                cells = [_cost(calls), _cost(seconds, 1000), *numbers]
-                entries.append(Entry(row.name, row.shown, row.color, output, seeds_text(row), cells, not is_own))
-    entries = _by_output(_without_repeats(entries))
-    _mark_best(entries, [0, 0, *map(direction, metrics)])
-    return Grid(columns, entries)
+            if any(number.text for number in numbers[NUM_COSTS:]) and (is_own or has_bounds):
+                entries.append(Entry(row.name, row.shown, row.color, output, seeds_text(row), numbers, not is_own))
+    entries = _by_output(joined(entries, _is_repeat))
+    _mark_best(entries, columns)
+    return Grid(columns, [*([] if has_bounds else _input_entry(table, columns)), *entries])
 
 
 def _by_output(entries: list[Entry]) -> list[Entry]:
@@ -212,84 +188,60 @@ def _rank(row: Row, output: str) -> tuple[int, int]:
     return (0, own.index(output)) if output in own else (1, 0)
 
 
-def _input_entry(table: Table, metrics: list[str]) -> list[Entry]:
+def _input_entry(table: Table, columns: list[Column]) -> list[Entry]:
     """Return one line for the input, which is the same for all rows."""
-    row = next((row for row in table.rows if row.mean(f"psnr/{DEGRADED}") is not None), None)
-    if row is None:
-        return []
-    numbers = [_number(row, metric, DEGRADED) for metric in metrics]
-    plain = [Number(number.text, "", number.value) for number in numbers]
-    return [Entry("degraded input", {}, None, "", "", [Number(), Number(), *plain], True)]
-
-
-def _without_repeats(entries: list[Entry]) -> list[Entry]:
-    """Join lines of the same runs and output whose metrics are equal: the choices that differ do not bear on them."""
-    kept: list[Entry] = []
-    for entry in entries:
-        same = next((other for other in kept if _is_repeat(entry, other)), None)
-        if same is None:
-            kept.append(entry)
-        else:
-            same.choices = {k: v for k, v in same.choices.items() if entry.choices.get(k) == v}
-    return kept
+    for row in table.rows:
+        numbers = [replace(_number(row, column, INPUT), spread="") for column in columns]
+        if any(number.text for number in numbers[NUM_COSTS:]):
+            return [Entry("degraded input", {}, None, "", "", numbers, True)]
+    return []
 
 
 def _is_repeat(a: Entry, b: Entry) -> bool:
     if (a.name, a.color, a.output, a.numbers[0].text) != (b.name, b.color, b.output, b.numbers[0].text):
         return False
-    pairs = [(x.value, y.value) for x, y in zip(a.numbers[2:], b.numbers[2:], strict=True)]
+    pairs = [(x.value, y.value) for x, y in zip(a.numbers[NUM_COSTS:], b.numbers[NUM_COSTS:], strict=True)]
     return all(x == y or (x is not None and y is not None and math.isclose(x, y, rel_tol=EQUAL)) for x, y in pairs)
 
 
-def _mark_best(entries: list[Entry], directions: list[int]) -> None:
-    for column, sign in enumerate(directions):
-        competing = [e for e in entries if not e.is_bound and _is_finite(e.numbers[column].value)]
-        if sign == 0 or len(competing) < 2:
+def _mark_best(entries: list[Entry], columns: list[Column]) -> None:
+    for number, column in enumerate(columns):
+        found = [(e, e.numbers[number].value) for e in entries if not e.is_bound]
+        competing = [(e, column.sign * value) for e, value in found if value is not None and math.isfinite(value)]
+        values = [value for _, value in competing]
+        if column.sign == 0 or len(values) < 2 or math.isclose(min(values), max(values), rel_tol=EQUAL):
             continue
-        values = [sign * (e.numbers[column].value or 0.0) for e in competing]
-        best = max(values)
-        if math.isclose(min(values), best, rel_tol=EQUAL):
-            continue
-        for entry in competing:
-            number = entry.numbers[column]
-            if math.isclose(sign * (number.value or 0.0), best, rel_tol=EQUAL):
-                entry.numbers[column] = Number(number.text, number.spread, number.value, True)
+        for entry, value in competing:
+            if math.isclose(value, max(values), rel_tol=EQUAL):
+                entry.numbers[number] = replace(entry.numbers[number], is_best=True)
 
 
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def case_grids(table: Table) -> dict[str, Grid]:
+def case_grids(table: Table) -> list[Grid]:
     """Lay out metrics by case: label accuracy by set of labels, token accuracy by masked share.
 
     Args:
         table: The rows.
 
     Returns:
-        A table for each metric, by its name.
+        A table for each metric.
     """
-    grids = {}
-    kinds = {name.partition("/")[0] for name in table.metrics if is_by_case(name)}
-    for metric in ordered({kind for kind in kinds if not (kind.endswith("_std") and kind[:-4] in kinds)}):
-        cases = {name.partition("/")[2] for name in table.metrics if name.partition("/")[0] == metric}
-        cases_sorted = sorted(cases, key=output_order)
-        entries = []
-        for row in table.rows:
-            numbers = [_number(row, metric, case) for case in cases_sorted]
-            if any(number.text for number in numbers):
-                # The calls come first for _is_repeat and are not shown: two hidden columns of costs.
-                numbers = [_cost(row.sampling("num_network_calls", "sample")), Number(), *numbers]
-                entries.append(Entry(row.name, row.shown, row.color, "", seeds_text(row), numbers))
-        _mark_best(entries, [0, 0, *(0 if case == "real" else direction(metric) for case in cases_sorted)])
-        columns = [Column("calls", "network calls per image"), Column("ms/image"), *map(Column, cases_sorted)]
-        grids[metric_name(metric)] = _without_empty(Grid(columns, entries, False))
+    grids = []
+    for metric in ordered(table.names):
+        if metric.case:
+            cases = sorted({case for key, case in map(split_name, table.names) if key == metric.key}, key=output_order)
+            columns = [*COSTS, *(_column(metric, case) for case in cases)]
+            entries = []
+            for row in table.rows:
+                numbers = [_number(row, column, "sample") for column in columns]
+                if any(number.text for number in numbers[NUM_COSTS:]):
+                    entries.append(Entry(row.name, row.shown, row.color, "", seeds_text(row), numbers))
+            _mark_best(entries, columns)
+            grids.append(Grid(columns, entries, False, metric))
     return grids
 
 
-def _without_empty(grid: Grid) -> Grid:
+def without_empty(grid: Grid) -> Grid:
     """Leave out columns in which nothing stands."""
     kept = [n for n in range(len(grid.columns)) if any(entry.numbers[n].text for entry in grid.entries)]
-    for entry in grid.entries:
-        entry.numbers = [entry.numbers[n] for n in kept]
-    return Grid([grid.columns[n] for n in kept], grid.entries, grid.has_outputs)
+    entries = [replace(entry, numbers=[entry.numbers[n] for n in kept]) for entry in grid.entries]
+    return replace(grid, columns=[grid.columns[n] for n in kept], entries=entries)

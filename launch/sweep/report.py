@@ -17,7 +17,7 @@ from launch.errors import UserError
 from launch.metrics_csv import last_values
 from launch.names import NOT_IN_NAMES
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
-from launch.results import Result, print_table, write_csv
+from launch.results import Result, print_table, varying, write_csv
 from launch.run_folder import RunFolder, readable_record
 from launch.sweep.jobs import LOG_NAME, SweepJob, jobs_of
 from launch.sweep.search import continued
@@ -81,7 +81,7 @@ def report(sweep: Path) -> None:
     if not jobs:
         return
     choices = {job.run.path: _choices(job) for job in jobs}
-    varying = _varying(list(choices.values()))
+    keys = varying(choices.values())
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=WIDE, highlight=False)
@@ -90,10 +90,10 @@ def report(sweep: Path) -> None:
     optimized = dict.fromkeys(m for job in jobs if (m := _optimized_metric(job)))
     table = Table(title=f"sweep of {len(jobs)} jobs: {counts}")
     numbers = ("job", "step", "starts", *optimized)
-    for column in ("job", *varying, "status", "step", "starts", *optimized):
+    for column in ("job", *keys, "status", "step", "starts", *optimized):
         table.add_column(column, justify="right" if column in numbers else "left")
     for job in jobs:
-        cells = [_short(choices[job.run.path].get(key, "")) for key in varying]
+        cells = [_short(choices[job.run.path].get(key, "")) for key in keys]
         values = last_values(job.run.path) if job.finished else {}
         step = (readable_record(job.run) or {}).get("step")
         table.add_row(
@@ -146,8 +146,3 @@ def _metrics(job: SweepJob) -> dict[str, float] | None:
 def _choices(job: SweepJob) -> dict[str, str]:
     pairs = (override.partition("=")[::2] for override in job.overrides)
     return {key: value for key, value in pairs if key not in NOT_IN_NAMES}
-
-
-def _varying(choices: list[dict[str, str]]) -> list[str]:
-    keys = dict.fromkeys(key for own in choices for key in own)
-    return [key for key in keys if len({own.get(key) for own in choices}) > 1]

@@ -29,9 +29,11 @@ def test_plain_lines(restorer, data, make_trainer) -> None:
     assert lines[0] == "training from step 0 to 10"
     steps = [line for line in lines if line.startswith("step ")]
     assert [line.split("  ")[0] for line in steps] == [f"step {step}/10" for step in (2, 4, 6, 8, 10)]
-    pattern = r"step 8/10  80 %  loss \d\.\d{3}  [\d,]+ images/s  remaining 0:0\d  val psnr mean 26.02  val psnr sample"
+    pattern = (
+        r"step 8/10  80 %  loss \d\.\d{3}  [\d,]+ images/s  remaining 0:0\d  val PSNR mean 26.02 dB  val PSNR sample"
+    )
     assert re.match(pattern, steps[3])
-    assert re.match(r"validation at step 5  10 images in 0:0\d  val psnr mean 26.02", lines[3])
+    assert re.match(r"validation at step 5  10 images in 0:0\d  val PSNR mean 26.02 dB", lines[3])
     assert lines[-1].startswith("test  10 images in 0:0")
     assert "\x1b" not in text.getvalue()
 
@@ -40,7 +42,7 @@ def test_live_bar(restorer, data, make_trainer) -> None:
     progress, text = _progress(is_terminal=True)
     trainer = make_trainer(Evaluation(), progress)
     trainer.fit(restorer, data)
-    assert re.search(r"training.*10/10.*loss \d\.\d{3}.*remaining 0:00.*val psnr mean 26\.02", text.getvalue())
+    assert re.search(r"training.*10/10.*loss \d\.\d{3}.*remaining 0:00.*val PSNR mean 26\.02 dB", text.getvalue())
     assert progress._live is None
     trainer.test(restorer, data, verbose=False)
     assert re.search(r"test.*3/3.*10 images", text.getvalue())

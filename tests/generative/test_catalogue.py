@@ -65,7 +65,8 @@ def test_a_new_file_is_picked_up_by_itself(tmp_path: Path, monkeypatch: pytest.M
         ("label_accuracy_per_image_assisted", "Label accuracy per image, assisted ↑", "11.000"),
         ("label_accuracy_assisted_std", "Label accuracy, assisted, standard deviation", "11.000"),
         ("calibration_gap", "Gap of mean of K, dB", "11.00"),
-        ("loss", "Loss", "11"),
+        ("loss", "Loss ↓", "11.000"),
+        ("penalty", "Penalty", "11"),
         ("psnr_of_edges", "Psnr of edges", "11"),  # nobody listed it: its direction is not guessed
         ("fid_label_classifier", "Fid label classifier", "11"),  # FID is Inception's alone
         ("Odd key!", "Odd key!", "11"),

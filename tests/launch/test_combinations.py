@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from launch.compare.combinations import check_comparable, combinations, run_labe
 from launch.compare.evaluations import Job
 from launch.errors import UserError
 from launch.names import NAME_LENGTH, file_name
-from launch.results import Result, known_pixels_note, print_table, rows_of, write_csv
+from launch.results import Result, Row, known_pixels_note, print_table, rows_of, write_csv
 from launch.run_folder import RunFolder, write_json
 
 SEEDS = ("evaluation_seed",)
@@ -93,6 +94,9 @@ def test_labels_are_as_short_as_tells_runs_apart(tmp_path: Path) -> None:
     assert list(run_labels(runs).values()) == [str(folder) for folder in folders]
 
 
+SEEDED = [(0, 9.0), (0, 11.0), (1, 20.0)]
+
+
 def results() -> list[Result]:
     def one(run: str, steps: str, seed: str, psnr: float, **more: float) -> Result:
         choices = {"steps": steps, "evaluation_seed": seed, "fixed": "f"}
@@ -107,15 +111,25 @@ def results() -> list[Result]:
 
 
 def test_rows_are_means_over_the_seeds() -> None:
-    rows = {(row.run, row.choices["steps"], row.output): row for row in rows_of(results(), SEEDS)}
-    row = rows["a", "4", "sample"]
-    assert row.num_seeds == 2
-    assert row.means == {"psnr": 21.0}
-    assert row.deviations == pytest.approx({"psnr": 2**0.5})
+    rows = {(row.name, row.choices["steps"]): row for row in rows_of(results(), SEEDS)}
+    row = rows["a", "4"]
+    assert len(row.entries) == 2
+    assert row.mean("psnr/sample") == 21.0
+    assert row.seed_deviation("psnr/sample") == pytest.approx(2**0.5)
     assert "evaluation_seed" not in row.choices
-    assert rows["a", "4", "mean"].deviations == {}
-    assert rows["b", "4", "sample"].means == {"psnr": 40.0}
-    assert list(rows)[:3] == [("a", "4", "9"), ("a", "4", "mean"), ("a", "4", "sample")]
+    assert row.seed_deviation("psnr/mean") is None  # measured once
+    assert row.mean("psnr/none") is None
+    assert rows["b", "4"].mean("psnr/sample") == 40.0
+    assert row.outputs == ["9", "mean", "sample"]
+
+
+def test_a_row_averages_over_training_seeds_what_each_averages_over_its_own_evaluations() -> None:
+    row = Row("a", {}, [Result("a", "/a", {}, {"psnr/sample": v, "psnr_std/sample": 1.0}, s) for s, v in SEEDED])
+    assert row.mean("psnr/sample") == pytest.approx(15.0)
+    assert row.deviation("psnr/sample") == pytest.approx(math.sqrt(50))
+    one = Row("a", {}, row.entries[:1])
+    assert one.seed_deviation("psnr/sample") is None
+    assert one.deviation("psnr/sample") == 1.0  # what the evaluation itself recorded
 
 
 def test_the_file_has_a_column_for_what_varies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,10 +172,17 @@ def test_the_result_is_in_the_summary_and_one_table(resumed: RunFolder, parts: l
         assert file.is_file()
         assert file.is_relative_to(resumed.path)
     content = read_json(last.folder / "files" / table["path"])
-    psnr = content["columns"].index("psnr")
+    psnr = content["columns"].index("PSNR, dB")
     assert {row[0]: row[psnr] for row in content["data"]} == pytest.approx(
         {name.split("/")[1]: value for name, value in metrics.items() if name.startswith("psnr/")}
     )
+
+
+def test_the_summary_keeps_the_better_end_of_a_validation_metric(parts: list[WandbRun]) -> None:
+    part = parts[0]
+    for name, best in (("val/psnr/mean", max), ("val/mse/mean", min)):
+        values = [value for _, value in part.series(name)]
+        assert part.summary[name] == {best.__name__: best(values), "last": values[-1]}
 
 
 def test_sigterm_marks_the_run_as_preempted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
