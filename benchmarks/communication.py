@@ -22,7 +22,7 @@ from launch.options import groups
 RESULT = Path(__file__).parent / "results" / "communication.md"
 EXPERIMENTS = {  # of which a preset is built; by the start of the preset's name, longer ones first
     "dit": "meanflow_dit",
-    "unet_first": "ddpm_iclevr_first",
+    "unet_context": "ddpm_iclevr_context_unet",
     "unet_cifar10": "ddpm_cifar10",
     "unet_small": "ddpm_folder",
     "unet_tiny": "ddpm_scenes",

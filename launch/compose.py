@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, near_matches, one_line
+from launch.former import FORMER_OPTIONS
 from launch.names import job_folder
 from launch.options import (
     FOR_NEW_RUNS,
@@ -107,7 +108,8 @@ def _explain(error: Exception, overrides: list[str]) -> str:
             return (
                 f"{group}={name} is not installed: pip install 'triptych[sweeps]' brings the launchers and the search."
             )
-        return f"{group}={name} does not exist: {near_matches(name, groups().get(group, []))}"
+        now = FORMER_OPTIONS.get(f"{group}={name}", f"={name}").partition("=")[2]
+        return f"{group}={name} does not exist: {near_matches(now, groups().get(group, []))}"
     there = re.search(
         r"An item is already at '([^']+)'|Multiple values for (\S+)\.|^(\S+) appears more than once", text
     )

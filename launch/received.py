@@ -25,28 +25,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.shards.files import is_url
 from launch.errors import UserError, one_line
+from launch.former import FORMER, renewed, renewed_override
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 TYPED_VARIABLE = "TRIPTYCH_TYPED"  # what was typed in this call; inherited by the processes of its ranks
 TARGET, PARTIAL = "_target_", "_partial_"
 SHARDS = {"train", "val", "test"}  # keys of data=webdataset, whose addresses can be commands
 LOGGER_FOLDERS, RUN_FOLDER = {"folder", "save_dir"}, "${paths.run}"
-FORMER = {  # values that conf/ once had, and what it has instead
-    "${oc.env:TRIPTYCH_CACHE,null}": None,  # nothing else of the environment is read
-    "datamodules.digits.DigitsDataModule": "datamodules.embedded.digits.DigitsDataModule",
-    "callbacks.DecodingGrid": "callbacks.StepsGrid",
-    "callbacks.DenoisingGrid": "callbacks.StepsGrid",
-    "datamodules.mnist.TorchvisionDataModule": "datamodules.torchvision_sets.TorchvisionDataModule",
-    "datamodules.scenes.ScenesDataModule": "datamodules.embedded.scenes.ScenesDataModule",
-    "generative.networks.label_classifier.LabelClassifier": "generative.judges.label_classifier.LabelClassifier",
-    "generative.networks.perceptual.PerceptualLoss": "generative.judges.perceptual.PerceptualLoss",
-    "generative.schedules.TimeLaw": "generative.schedules.TimeDistribution",
-}
-FORMER_KEYS = {
-    "callbacks.decoding_grid": "callbacks.steps_grid",
-    "callbacks.denoising_grid": "callbacks.steps_grid",
-    "objective.time_law": "objective.time_distribution",
-}
 MAX_DEPTH, MAX_NODES = 50, 50_000  # a file can hold itself, and a few lines can stand for billions of values
 
 _REFERENCE = re.compile(r"\$\{\.*\w[\w.]*\}")
@@ -122,7 +107,7 @@ def checked_config(content: Any, where: str | Path) -> dict[str, Any]:
         raise UserError(f"{where} is refused: a run's config has no hydra, which says how this process runs.")
     allowed = _Typed.now()
     _check(content, (), str(where), allowed, FORMER.keys())
-    content = _renewed(content)
+    content = renewed(content)
     if isinstance(logger := content.get("logger"), dict):  # writes to this run, wherever it was when it was recorded
         folders = {key for key in LOGGER_FOLDERS & logger.keys() if not allowed.holds(("logger", key))}
         logger |= dict.fromkeys(folders, RUN_FOLDER)
@@ -149,7 +134,7 @@ def checked_export(content: Any, where: str | Path) -> dict[str, Any]:
             name = ".".join(map(str, key))
             raise UserError(f"{where} is refused: {name}={node} is no value; an export holds none but values.")
     _check(content, (), str(where), _Typed((), (), frozenset()))
-    return _renewed(content)
+    return renewed(content)
 
 
 def checked_overrides(content: Any, where: str | Path) -> list[str]:
@@ -173,9 +158,7 @@ def checked_overrides(content: Any, where: str | Path) -> list[str]:
     for line in content:
         if line not in allowed.overrides:
             _check_override(line, str(where), allowed)
-    for former, key in FORMER_KEYS.items():
-        content = [re.sub(rf"^(\+*|~){re.escape(former)}(?=[.=]|$)", rf"\g<1>{key}", line) for line in content]
-    return content
+    return [*map(renewed_override, content)]
 
 
 @dataclass(frozen=True)
@@ -340,13 +323,3 @@ def _fault_of_shards(text: str) -> str | None:
     if ":" not in text or text.startswith(("http://", "https://", "file://")):
         return None
     return "is fetched by a command" if is_url(text) or "{" in text else None
-
-
-def _renewed(node: Any, at: str = "") -> Any:
-    """Return a copy in which what ``conf/`` once said is what it says now."""
-    if isinstance(node, dict):
-        now = {name: FORMER_KEYS.get(f"{at}{name}", "").rpartition(".")[2] or name for name in node}
-        return {now[name]: _renewed(value, f"{at}{name}.") for name, value in node.items()}
-    if isinstance(node, list):
-        return [_renewed(value) for value in node]
-    return FORMER.get(node, node) if isinstance(node, str) else node

@@ -48,7 +48,7 @@ TINY_SEEDS = ["callbacks.label_accuracy.num_seeds=2"]
 NETWORK_OF = {
     "ddpm_scenes": [*TINY_DIT, *TINY_SEEDS],
     "ddpm_iclevr": [*TINY_UNET, *TINY_SEEDS],
-    "ddpm_iclevr_first": ["network.base_channels=8", *TINY_SEEDS],
+    "ddpm_iclevr_context_unet": ["network.base_channels=8", *TINY_SEEDS],
     "ddpm_cifar10": TINY_UNET,
     "ddpm_folder": TINY_UNET,
 }

@@ -39,7 +39,7 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         (folder / file).write_text(json.dumps(content))
     return {
         "ddpm_iclevr": [f"data.root={folder}"],
-        "ddpm_iclevr_first": [f"data.root={folder}"],
+        "ddpm_iclevr_context_unet": [f"data.root={folder}"],
         "ddpm_folder": [f"data.root={folder / 'images'}"],
         "ddpm_cifar10": ["data=scenes"],  # CIFAR-10 is read by torchvision, which knows the whole set alone
     }

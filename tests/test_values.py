@@ -29,7 +29,11 @@ VALUES = (0, -1, math.nan, 2.5, "word")
 SAMPLE = 40
 PARTS = 8
 SAMPLED = ("meanflow_dit", "ddpm_scenes", "vqgan_scenes", "maskgit_scenes")
-OTHER_DATA = {"ddpm_cifar10": "scenes", "ddpm_iclevr": "scenes64", "ddpm_iclevr_first": "scenes64"}  # no download
+OTHER_DATA = {
+    "ddpm_cifar10": "scenes",
+    "ddpm_iclevr": "scenes64",
+    "ddpm_iclevr_context_unet": "scenes64",
+}  # no download
 OPTIONS = {  # that no experiment uses, with one that can
     "meanflow_dit": [
         "objective=alpha_flow", "objective=mean_flow", "objective=flow_matching", "sampler=euler", "sampler=heun",

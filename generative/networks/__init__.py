@@ -2,19 +2,19 @@
 
 from generative.networks.autoencoder import Autoencoder
 from generative.networks.bottlenecks import GaussianBottleneck
+from generative.networks.context_unet import ContextUNet
 from generative.networks.contract import ImageNetwork
 from generative.networks.dit import DiT
 from generative.networks.patch_discriminator import PatchDiscriminator
 from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
 from generative.networks.token_transformer import TokenTransformer
 from generative.networks.unet import UNet
-from generative.networks.unet_first import FirstUNet
 
 __all__ = [
     "FSQ",
     "Autoencoder",
+    "ContextUNet",
     "DiT",
-    "FirstUNet",
     "GaussianBottleneck",
     "ImageNetwork",
     "PatchDiscriminator",

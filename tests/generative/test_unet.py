@@ -290,8 +290,8 @@ def test_the_cifar10_preset_begins_as_published() -> None:
 @pytest.mark.parametrize(
     ("name", "image_size"),
     [
-        ("unet", 64), ("unet_small", 64), ("unet_tiny", 32), ("unet_first", 64), ("unet_first_deep", 64),
-        ("unet_first_added", 64), ("unet_first_no_labels", 64), ("unet_first_no_time", 64),
+        ("unet", 64), ("unet_small", 64), ("unet_tiny", 32), ("unet_context", 64), ("unet_context_deep", 64),
+        ("unet_context_added", 64), ("unet_context_no_labels", 64), ("unet_context_no_time", 64),
     ],
 )  # fmt: skip
 def test_presets_state_their_size(name: str, image_size: int) -> None:

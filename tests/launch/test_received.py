@@ -17,17 +17,21 @@ import yaml
 from helpers import checked_command
 from omegaconf import OmegaConf
 
+from generative.networks import ContextUNet
+from launch.build import build_module
 from launch.commands import evaluate, export, generate
 from launch.compare.command import compare
 from launch.compare.evaluations import read_job
 from launch.compare.reading import read_runs
 from launch.compose import compose_config
 from launch.errors import UserError
+from launch.former import FORMER, FORMER_OPTIONS, renewed_override
 from launch.names import NAME_LENGTH, checked_name, file_name
-from launch.options import experiments
-from launch.received import FORMER, TARGET, TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
+from launch.options import experiments, groups
+from launch.received import TARGET, TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
 from launch.record_files import MAX_NODES, DamagedRecordError, read_json, read_metrics, read_yaml
 from launch.run_folder import RunFolder, newest_unfinished
+from launch.start import resumed_config
 from launch.sweep.jobs import SweepJob, jobs_of
 from launch.sweep.report import report
 from launch.trained_parts import trained_classifier
@@ -194,6 +198,26 @@ def test_what_conf_once_named_is_what_it_names_now() -> None:
     for former, now in FORMER.items():
         assert checked_config({"part": {TARGET: former}}, "config.yaml") == {"part": {TARGET: now}}
         assert now is None or now in own().arguments, former
+
+
+def test_a_run_of_the_first_release_is_read_and_goes_on(run: RunFolder) -> None:
+    recorded = ["experiment=ddpm_iclevr_first", "network=unet_first_added", "network.base_channels=8", "data=scenes64"]
+    config = Path(__file__).with_name("recorded_config.yaml").read_text()  # as Triptych 0.1.0 wrote it, with these
+    (run.path / ".hydra" / "config.yaml").write_text(config)
+    (run.path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(recorded))
+    resumed = checked_command(f"resume={run.path}", "data.num_train=64")
+    assert resumed.hydra.runtime.choices.experiment == "ddpm_iclevr_context_unet"
+    in_force = resumed_config(run, [*run.overrides(), "guidance=null"])[0]
+    assert type(build_module(in_force).network) is ContextUNet
+    assert in_force.guidance is None
+
+
+@pytest.mark.parametrize("former", FORMER_OPTIONS)
+def test_a_former_option_that_is_typed_is_answered_with_its_name_now(former: str) -> None:
+    now = renewed_override(former).partition("=")[2]
+    assert now in groups()[former.partition("=")[0]]
+    with pytest.raises(UserError, match=f"{former} does not exist: did you mean {now}"):
+        compose_config([*OVERRIDES, former] if "experiment" not in former else [former])
 
 
 def test_what_a_person_types_is_the_persons_own(plain: dict[str, Any]) -> None:

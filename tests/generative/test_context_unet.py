@@ -1,4 +1,4 @@
-"""The first system's U-Net and its ablations."""
+"""The context U-Net and its ablations."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from generative.networks import FirstUNet
-from generative.networks.unet_first import DoubleConv
+from generative.networks import ContextUNet
+from generative.networks.context_unet import DoubleConv
 from generative.types import Condition
 
 ABLATIONS: list[dict[str, Any]] = [
@@ -23,12 +23,12 @@ ABLATIONS: list[dict[str, Any]] = [
 ]
 
 
-def network(**settings: Any) -> FirstUNet:
+def network(**settings: Any) -> ContextUNet:
     torch.manual_seed(0)
-    return FirstUNet(**{"image_size": 32, "in_channels": 3, "label_factors": (3, 8), "base_channels": 8} | settings)
+    return ContextUNet(**{"image_size": 32, "in_channels": 3, "label_factors": (3, 8), "base_channels": 8} | settings)
 
 
-def sensitivity(net: FirstUNet) -> tuple[Tensor, Tensor]:
+def sensitivity(net: ContextUNet) -> tuple[Tensor, Tensor]:
     """Return the gradients of the output with respect to times and labels."""
     g = torch.Generator().manual_seed(1)
     times, labels = torch.rand(2, 1, generator=g, requires_grad=True), torch.rand(2, 24, generator=g)
@@ -68,7 +68,7 @@ def test_labels_multiply_and_time_adds_before_each_step_up() -> None:
 
 
 def test_added_conditions_reach_the_way_down() -> None:
-    def bottleneck(net: FirstUNet, labels: Tensor) -> Tensor:
+    def bottleneck(net: ContextUNet, labels: Tensor) -> Tensor:
         outputs: list[Tensor] = []
         net.bottleneck.register_forward_hook(lambda _m, _i, out: outputs.append(out))
         net.eval()(torch.ones(1, 3, 32, 32), torch.ones(1, 1), Condition(labels=labels))

@@ -1,8 +1,8 @@
-"""The network of the first system for i-CLEVR, kept as it was published, so that its figure can be reproduced.
+"""The context U-Net of "Conditional Diffusion MNIST" (github.com/TeaPearce/Conditional_Diffusion_MNIST) for i-CLEVR.
 
 A U-Net with batch norm whose bottleneck is pooled to 2x2 pixels; before each step up the features are multiplied by an
-embedding of the labels and an embedding of the time is added. It grew from the context U-Net of "Conditional Diffusion
-MNIST" (github.com/TeaPearce/Conditional_Diffusion_MNIST). The flags are the ablations of its report.
+embedding of the labels and an embedding of the time is added. Sizes and training (``experiment=ddpm_iclevr_context_unet``)
+are those with which a label accuracy of 0.806 (test) and 0.821 (new_test) was reported; the flags are its ablations.
 
 Shape legend: B batch, C channels, H/W height and width, T network times, L labels, K condition channels, W width.
 """
@@ -73,8 +73,8 @@ class Embedding(nn.Module):
         return [mlp(x_BD)[:, :, None, None] for mlp in self.mlps]
 
 
-class FirstUNet(ImageNetwork):
-    """The first system's U-Net. Meets the network contract of this package."""
+class ContextUNet(ImageNetwork):
+    """U-Net whose label embedding scales, and whose time embedding shifts, the features before each step up."""
 
     def __init__(
         self,

@@ -1,0 +1,65 @@
+"""What ``conf/`` once said, and what it says now: recorded configs and overrides of older code stay readable."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+FORMER = {  # values that conf/ once had, and what it has instead
+    "${oc.env:TRIPTYCH_CACHE,null}": None,  # nothing else of the environment is read
+    "callbacks.DecodingGrid": "callbacks.StepsGrid",
+    "callbacks.DenoisingGrid": "callbacks.StepsGrid",
+    "datamodules.digits.DigitsDataModule": "datamodules.embedded.digits.DigitsDataModule",
+    "datamodules.mnist.TorchvisionDataModule": "datamodules.torchvision_sets.TorchvisionDataModule",
+    "datamodules.scenes.ScenesDataModule": "datamodules.embedded.scenes.ScenesDataModule",
+    "generative.networks.FirstUNet": "generative.networks.ContextUNet",
+    "generative.networks.label_classifier.LabelClassifier": "generative.judges.label_classifier.LabelClassifier",
+    "generative.networks.perceptual.PerceptualLoss": "generative.judges.perceptual.PerceptualLoss",
+    "generative.schedules.TimeLaw": "generative.schedules.TimeDistribution",
+}
+FORMER_KEYS = {
+    "callbacks.decoding_grid": "callbacks.steps_grid",
+    "callbacks.denoising_grid": "callbacks.steps_grid",
+    "objective.time_law": "objective.time_distribution",
+}
+FORMER_OPTIONS = {  # options of groups
+    "experiment=ddpm_iclevr_first": "experiment=ddpm_iclevr_context_unet",
+    "network=unet_first": "network=unet_context",
+    "network=unet_first_added": "network=unet_context_added",
+    "network=unet_first_deep": "network=unet_context_deep",
+    "network=unet_first_no_labels": "network=unet_context_no_labels",
+    "network=unet_first_no_time": "network=unet_context_no_time",
+    "objective=masked_tokens_first": "objective=masked_tokens_uniform",
+}
+
+
+def renewed(node: Any, at: str = "") -> Any:
+    """Return a copy of a config in which what ``conf/`` once said is what it says now.
+
+    Args:
+        node: Plain containers.
+        at: Key of the node with a dot behind it; empty for the whole config.
+
+    Returns:
+        The copy.
+    """
+    if isinstance(node, dict):
+        now = {name: FORMER_KEYS.get(f"{at}{name}", "").rpartition(".")[2] or name for name in node}
+        return {now[name]: renewed(value, f"{at}{name}.") for name, value in node.items()}
+    if isinstance(node, list):
+        return [renewed(value) for value in node]
+    return FORMER.get(node, node) if isinstance(node, str) else node
+
+
+def renewed_override(line: str) -> str:
+    """Write a recorded override as it is written now.
+
+    Args:
+        line: The override.
+
+    Returns:
+        The override, its key or option renamed where that was.
+    """
+    for former, key in FORMER_KEYS.items():
+        line = re.sub(rf"^(\+*|~){re.escape(former)}(?=[.=]|$)", rf"\g<1>{key}", line)
+    return FORMER_OPTIONS.get(line, line)
