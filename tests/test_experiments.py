@@ -1,4 +1,4 @@
-"""Every experiment composes, builds, runs two steps, and leaves the run folder that the README describes."""
+"""Every experiment composes, builds, runs two steps, and leaves the run folder that docs/start.md describes."""
 
 from __future__ import annotations
 

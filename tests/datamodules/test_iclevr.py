@@ -225,7 +225,7 @@ def test_real_files(tmp_path):
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"i-CLEVR is not in {REAL}")
 def test_the_public_label_sets_are_no_new_combinations():
-    """What the README says of them, from the published files themselves."""
+    """What docs/generation.md says of them, from the published files themselves."""
     read = {name: json.loads((REAL / f"{name}.json").read_text()) for name in ("train", "test", "new_test")}
     trained = {frozenset(labels) for labels in read["train"].values()}
     seen = {name: sum(frozenset(labels) in trained for labels in read[name]) for name in ("test", "new_test")}
