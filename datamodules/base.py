@@ -13,7 +13,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from datamodules.damage import check_policy
+from datamodules.damage import Policy
 from datamodules.loader import EvaluationLoader, RawBatch, TrainingLoader
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
@@ -83,10 +83,9 @@ class ImageDataModule(LightningDataModule, ABC):
         resident: bool = True,
         seed: int = 0,
         evaluation_seed: int = 0,
-        damaged: str | None = None,
+        damaged: Policy | None = None,
     ) -> None:
         super().__init__()
-        check_policy(damaged)
         self.name = name
         self.image_size = image_size
         self.channels: int = channels

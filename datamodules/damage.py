@@ -1,31 +1,19 @@
-"""What becomes of image files that cannot be decoded: the run stops, or goes on without them and counts them."""
+"""What becomes of image files that cannot be decoded: the run stops, or continues without them and counts them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from files.images import named
 
-POLICIES = ("stop", "skip")
+Policy = Literal["stop", "skip"]
 
 
 class DamagedImageError(ValueError):
     """An image cannot be decoded and ``data.damaged=stop``; the message names it and the remedy in one sentence."""
-
-
-def check_policy(damaged: str | None) -> None:
-    """Check the config key ``data.damaged``.
-
-    Args:
-        damaged: Its value; None for a data set that reads no files of its user.
-
-    Raises:
-        ValueError: If it is unknown.
-    """
-    if damaged is not None and damaged not in POLICIES:
-        raise ValueError(f"data.damaged={damaged} is unknown: choose {' or '.join(POLICIES)}")
 
 
 def left_out(damaged: Sequence[str], total: int, policy: str | None) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.damage import left_out
+from datamodules.damage import Policy, left_out
 from datamodules.decoding import tell_notes, to_tensor
 from datamodules.labels import (
     NUM_LABELS,
@@ -31,6 +31,7 @@ from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cache_folder, cached
 from files.images import DECODING_ERRORS, NOTES, Picture, read_picture
 from files.listing import file_state
+from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
 
@@ -130,6 +131,7 @@ def decode_all(files: list[Path], size: int) -> Tensors:
     return {"images": images, "hashes": hashes, "readable": readable, "notes": notes}
 
 
+@checked("data")
 class ICLEVRDataModule(ImageDataModule):
     """i-CLEVR: pictures of one to three objects, each object one of the labels of ``objects.json``.
 
@@ -164,7 +166,7 @@ class ICLEVRDataModule(ImageDataModule):
         new_test_json: str | Path | None = None,
         allow_missing: bool = False,
         cache_dir: str | Path | None = None,
-        damaged: str = "stop",
+        damaged: Policy = "stop",
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, damaged=damaged, **settings)

@@ -16,13 +16,14 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.damage import left_out
+from datamodules.damage import Policy, left_out
 from datamodules.decoding import fitted, tell_notes
 from datamodules.splits import Split, Splits, check_fractions
 from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cache_folder, cached
 from files.images import DECODING_ERRORS, NOTES, named, read_picture
 from files.listing import file_state, list_images
+from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, WholeNumber
 
 _VERSION = 2  # raised when decoding changes
@@ -105,6 +106,7 @@ def held_out(names: list[str], fractions: dict[Split, float]) -> dict[Split, lis
     return parts | {"train": sorted(order)}
 
 
+@checked("data")
 class ImageFolderDataModule(ImageDataModule):
     """Images of a folder tree: random crops in training, centred crops in evaluation.
 
@@ -142,7 +144,7 @@ class ImageFolderDataModule(ImageDataModule):
         test_fraction: BelowOne = 0.05,
         short_side: Count | None = None,
         cache_dir: str | Path | None = None,
-        damaged: str = "stop",
+        damaged: Policy = "stop",
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, damaged=damaged, **settings)

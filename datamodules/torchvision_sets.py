@@ -17,6 +17,7 @@ from datamodules.base import ImageDataModule
 from datamodules.splits import Splits
 from datamodules.store import ImageStore, pad_to
 from files.cache import cache_folder
+from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
 
@@ -63,11 +64,11 @@ _READERS = {"MNIST": _read_mnist, "CIFAR10": _read_cifar10}
 _DOWNLOADERS = {"MNIST": MNIST, "CIFAR10": CIFAR10}
 
 
+@checked("data")
 class TorchvisionDataModule(ImageDataModule):
     """A data set of torchvision, held in memory.
 
     Args:
-        dataset: ``MNIST`` or ``CIFAR10``.
         name: Name of the data set, for the record.
         image_size: Side of the images; those of the data set are padded with black to more, cropped to less.
         channels: Channels of the data set.
@@ -77,14 +78,11 @@ class TorchvisionDataModule(ImageDataModule):
         cache_dir: Cache folder, or None for the user's.
         val_from: Part that the validation images are held out of: ``train``, or ``test`` to train on all training images.
         **settings: See ``ImageDataModule``.
-
-    Raises:
-        ValueError: If ``dataset`` or ``val_from`` is not known.
     """
 
     def __init__(
         self,
-        dataset: str,
+        dataset: Literal["MNIST", "CIFAR10"],
         name: str,
         image_size: Count,
         channels: Channels,
@@ -95,10 +93,6 @@ class TorchvisionDataModule(ImageDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, **settings)
-        if dataset not in _READERS:
-            raise ValueError(f"data.dataset={dataset} is not one of {', '.join(_READERS)}")
-        if val_from not in ("train", "test"):
-            raise ValueError(f"data.val_from={val_from} is unknown: choose train or test.")
         self.dataset = dataset
         self.val_from = val_from
         self.root = Path(root) if root else cache_folder(cache_dir) / "torchvision"

@@ -14,13 +14,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import ImageDataModule
-from datamodules.damage import left_out
+from datamodules.damage import Policy, left_out
 from datamodules.shards.files import ShardFiles, is_url
 from datamodules.shards.index import SampleKeys, ShardIndex, index_shards
 from datamodules.shards.store import ShardStore
 from datamodules.splits import Split, Splits, check_fractions
 from files.cache import cache_folder
 from files.images import SUFFIXES
+from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, Positive, WholeNumber
 
 _SPARE_FILES = 16  # open ones beyond those that are mixed
@@ -28,6 +29,7 @@ _ENDINGS = tuple(suffix[1:] for suffix in SUFFIXES)
 _NUM_NAMED = 3  # missing shards named in the message
 
 
+@checked("data")
 class WebDatasetDataModule(ImageDataModule):
     """Images of tar shards: random crops in training, centred crops in evaluation.
 
@@ -81,7 +83,7 @@ class WebDatasetDataModule(ImageDataModule):
         num_threads: Count = 8,
         prefetch: Count = 2,
         cache_gigabytes: Positive | None = None,
-        damaged: str = "stop",
+        damaged: Policy = "stop",
         cache_dir: str | Path | None = None,
         **settings: Any,
     ) -> None:

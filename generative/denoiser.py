@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.schedules.noise import NoiseSchedule
 from generative.types import Condition
 
@@ -91,6 +92,7 @@ class Prediction:
         return torch.add(c_z * self.z, self.output, alpha=c_y)
 
 
+@checked("module")
 @dataclass(frozen=True)
 class Denoiser:
     """A network with one time, the noise schedule it was trained on, and what its output means.
@@ -105,8 +107,6 @@ class Denoiser:
     output: OutputKind = "noise"
 
     def __post_init__(self) -> None:
-        if self.output not in ("noise", "image", "v"):
-            raise ValueError(f"module.output={self.output} is unknown: choose noise, image or v.")
         if self.output == "noise" and self.schedule.terminal_snr_is_zero:
             raise ValueError(
                 "module.output=noise says nothing of the image where only noise is left, at the last timestep of "

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.types import Condition
 
 OutputKind = Literal["image", "velocity"]
@@ -30,6 +31,7 @@ def per_image(t_B: Tensor) -> Tensor:
     return t_B[:, None, None, None]
 
 
+@checked("module")
 @dataclass(frozen=True)
 class FlowMap:
     """A network with two times (t, t - r) and two heads (u, v), and what its outputs mean.

@@ -14,15 +14,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.denoiser import Denoiser, Network, Prediction
 from generative.randomness import Randomness
-from generative.ranges import Share
+from generative.ranges import Positive, Share
 from generative.types import Condition
 
 Score = Callable[[Tensor, Tensor], Tensor]
 MIN_STD = 1e-8  # a network initialised to zero gives outputs without spread
 
 
+@checked("module.label_dropout")
 @dataclass(frozen=True)
 class LabelDropout:
     """Hides labels in training.
@@ -34,11 +36,6 @@ class LabelDropout:
 
     set_probability: Share = 0.1
     object_probability: Share = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("set_probability", "object_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"module.label_dropout.{name}={getattr(self, name)} must lie in [0, 1].")
 
     def __call__(self, labels_BL: Tensor, randomness: Randomness) -> Tensor:
         """Hide some labels.
@@ -54,6 +51,7 @@ class LabelDropout:
         return labels_BL * (keep_set[:, None] & keep_object)
 
 
+@checked("guidance")
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
     """Moves a network's output away from the unconditional one: u + scale (c - u).
@@ -71,10 +69,10 @@ class ClassifierFreeGuidance:
     rescale: Share = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise ValueError(f"guidance.interval={list(self.interval)} must be two times [low, high] in [0, 1].")
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"guidance.rescale={self.rescale} must lie in [0, 1].")
+        if self.interval[0] > self.interval[1]:
+            raise ValueError(
+                f"guidance.interval={list(self.interval)} must be two times [low, high], the lower one first."
+            )
 
     def wrap(self, network: Network) -> Network:
         """Return a network with the same contract whose outputs are guided.
@@ -142,6 +140,7 @@ def rescaled(guided_BCHW: Tensor, conditional_BCHW: Tensor, share: float) -> Ten
     return guided_BCHW * torch.lerp(torch.ones_like(ratio), ratio, share)
 
 
+@checked("module")
 @dataclass(frozen=True)
 class ClassifierGuidance:
     """Moves the estimate of the image up the gradient of a classifier's score on that estimate.
@@ -162,12 +161,8 @@ class ClassifierGuidance:
 
     score: Score
     scale: float = 1.0
-    data_std: float = 1.0
+    data_std: Positive = 1.0
     assisted: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.data_std <= 0:
-            raise ValueError(f"module.data_std={self.data_std} must be positive.")
 
     def wrap(self, denoiser: Denoiser) -> Denoiser:
         """Return a denoiser whose image estimates are moved.

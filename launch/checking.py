@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import functools
 import inspect
 import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic_core import SchemaError
 
+from generative.checks import Check, checks_of, hints_of
 from generative.ranges import BelowOne, Count, NonNegative, Positive
 from launch.errors import UserError
 from launch.options import groups, preferred, targets
@@ -49,25 +46,12 @@ NARROWER: dict[str, dict[str, Any]] = {
         "weight_decay": NonNegative,
     },
 }
-WORDS = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "a text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "none_required": "null",
-    "missing": "longer",
-}
 
 
 def check_values(config: DictConfig) -> None:
     """Check each value of a config against the annotation of the argument that takes it: numbers, words, lists and classes.
 
-    Types are not converted: ``2.0`` is no whole number, ``true`` no number, and no number may be nan. Values that cannot be
-    resolved yet, and arguments without an annotation, are left to the objects themselves.
+    Values that cannot be resolved yet, and arguments without an annotation, are left to the objects themselves.
 
     Args:
         config: A composed config; a value that does not fit is named by the key that sets it.
@@ -89,22 +73,16 @@ def check_kinds(node: Any, config: DictConfig) -> None:
     owner = node.get(TARGET) if OmegaConf.is_dict(node) else None
     if owner is None or owner not in own().arguments:
         return
-    hints = _hints(get_object(owner))
+    hints = hints_of(get_object(owner))
     for name in map(str, node):
         if kinds := _kinds(hints.get(name)):
             _check_part(owner, node._get_node(name), kinds, config)
 
 
-def argument_checks(target: str) -> dict[str, Callable[[Any], str | None]]:
-    """Return what checks the arguments of a class or function.
-
-    Args:
-        target: Its full name.
-
-    Returns:
-        By name of the argument, a function that says what a plain value must be, or None where it fits.
-    """
-    return {name: functools.partial(_reason, kind) for name, kind in _types(target).items()}
+@functools.cache
+def argument_checks(target: str) -> dict[str, Check]:
+    """Return what checks the arguments of a class or function by its full name; see ``checks_of``."""
+    return checks_of(hints_of(get_object(target)) | NARROWER.get(target, {}))
 
 
 def _check_node(node: DictConfig, config: DictConfig) -> None:
@@ -188,49 +166,3 @@ def _source(key: str, config: DictConfig) -> str:
         if found is None:
             return key
         key = found.group(1)
-
-
-def _reason(kind: TypeAdapter[Any], value: Any) -> str | None:
-    """Say what a value must be; of a union, all that it may be."""
-    try:
-        kind.validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        reasons: dict[str, None] = {}
-        for entry in error.errors():
-            if entry["type"] == "needs_python_object":  # only an object is of this kind, and no value of a config
-                continue
-            item = next((f"item {part} " for part in entry["loc"] if isinstance(part, int)), "")
-            words = WORDS.get(entry["type"]) or re.sub(r"^Input should (be )?", "", entry["msg"])
-            reasons[f"{item}must be {words}"] = None
-        first, *others = reasons or ["is of no use here"]
-        return " or ".join([first, *(other.removeprefix("must be ") for other in others)]) + "."
-    return None
-
-
-@functools.cache
-def _types(target: str) -> dict[str, TypeAdapter[Any]]:
-    """Return the checks of the arguments of a class or function by name."""
-    hints = _hints(get_object(target)) | NARROWER.get(target, {})
-    settings = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-    result = {}
-    for name, hint in hints.items():
-        try:
-            result[name] = TypeAdapter(hint, config=settings)
-        except (PydanticUserError, SchemaError):
-            continue
-    return result
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(target) or not inspect.isclass(target):
-        return typing.get_type_hints(target, include_extras=True)
-    hints: dict[str, Any] = {}
-    for owner in target.__mro__:
-        function = vars(owner).get("__init__")
-        if function is None:
-            continue
-        with suppress(NameError):  # some libraries name types that they import for type checkers only
-            hints = typing.get_type_hints(function, include_extras=True) | hints
-        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
-            break
-    return hints

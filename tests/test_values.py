@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import tiny, train_here
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from generative.checks import hints_of, restricts
 from launch.checking import argument_checks, check_kinds, check_values
 from launch.commands.train import train
 from launch.compose import compose_config, parse
@@ -232,3 +234,11 @@ def test_a_module_chooses_its_parts_and_refuses_those_of_another(module: str) ->
                 refusals.add(str(error).partition(f": choose {group}=")[2])
         (listed,) = refusals
         assert sorted(re.split(", | or ", listed.rstrip("."))) == fitting
+
+
+def test_what_conf_names_checks_its_options_and_ranges_whoever_builds_it() -> None:
+    for target in own().arguments:
+        if target.startswith(("generative.", "datamodules.")) and any(
+            map(restricts, hints_of(get_object(target)).values())
+        ):
+            assert hasattr(get_object(target).__init__, "__wrapped__"), f"{target} is not marked as checked"

@@ -25,6 +25,7 @@ from datamodules.base import ImageDataModule
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash, pad_to
 from files.cache import Tensors, cache_folder, cached
+from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
 
@@ -200,6 +201,7 @@ def generate_digits(style: DigitStyle, sizes: dict[Split, int] | None = None) ->
     return tensors
 
 
+@checked("data")
 class DigitsDataModule(ImageDataModule):
     """Typeset digits, generated on first use and kept in the cache folder.
 

@@ -31,6 +31,7 @@ from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, rea
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore
 from files.cache import Tensors, cache_folder, cached
+from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, Positive, WholeNumber
 
@@ -210,6 +211,7 @@ def generate_scenes(style: SceneStyle, split: Split, num_images: int) -> Tensors
     return {"images": images, "labels": labels}
 
 
+@checked("data")
 class ScenesDataModule(ImageDataModule):
     """Scenes of one to three of 24 objects, generated on first use and kept in the cache folder.
 

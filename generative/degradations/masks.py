@@ -14,6 +14,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.degradations.base import Degradation
 from generative.degradations.severity import Severity, SeveritySpec
 from generative.randomness import Randomness
@@ -26,9 +27,7 @@ MAX_TURN = math.pi / 2  # between consecutive segments of a stroke
 class _Mask(Degradation):
     """A hole of some shape, filled with one grey level per image; its sizes may be those of images of another size."""
 
-    def __init__(self, fill: SeveritySpec, image_size: Count | None) -> None:
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"{type(self).__name__}.image_size: must be at least 1, or null, got {image_size!r}.")
+    def __init__(self, fill: SeveritySpec, image_size: int | None) -> None:
         self.image_size = image_size
         self.fill = Severity(fill, f"{type(self).__name__}.fill", minimum=-1, maximum=1)
 
@@ -65,6 +64,7 @@ class _Mask(Degradation):
         return torch.where(hole_B1HW, fill_B111, image_BCHW), (~hole_B1HW).to(image_BCHW.dtype)
 
 
+@checked("BlockMask")
 class BlockMask(_Mask):
     """Removes square blocks at uniform positions wholly inside the image."""
 
@@ -75,17 +75,12 @@ class BlockMask(_Mask):
 
         Args:
             size: Side of the blocks in whole pixels, >= 1; the blocks of one image share it.
-            num_blocks: Number of blocks per image, >= 1; they may overlap.
+            num_blocks: Number of blocks per image; they may overlap.
             fill: Grey level in [-1, 1] of the missing pixels.
             image_size: Shorter side in pixels of the images that ``size`` is meant for: in others it is larger or smaller in
                 proportion, rounded to whole pixels. None: pixels of any image.
-
-        Raises:
-            ValueError: If there is no block.
         """
         super().__init__(fill, image_size)
-        if num_blocks < 1:
-            raise ValueError(f"BlockMask.num_blocks: must be at least 1, got {num_blocks!r}.")
         self.size = Severity(size, "BlockMask.size", minimum=1, integer=True)
         self.num_blocks = num_blocks
 
@@ -121,6 +116,7 @@ class BlockMask(_Mask):
             )
 
 
+@checked("BrushMask")
 class BrushMask(_Mask):
     """Removes what a round brush covers on random walks of four straight segments each."""
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
+from generative.checks import checked
 from generative.degradations.base import Degradation, nothing_known
 from generative.randomness import Randomness
 from generative.ranges import Count
 
-Upsampling = Literal["bicubic", "nearest"]
 
-
+@checked("Downsample")
 class Downsample(Degradation):
     """Averages blocks of factor x factor pixels and interpolates back to the old size; no pixel stays known."""
 
-    def __init__(self, factor: Count, upsampling: Upsampling = "bicubic") -> None:
+    def __init__(self, factor: Count, upsampling: Literal["bicubic", "nearest"] = "bicubic") -> None:
         """Set the strength.
 
         Args:
-            factor: Ratio of the sides, a whole number >= 1; sizes that it does not divide are extended at the right and
+            factor: Ratio of the sides; sizes that it does not divide are extended at the right and
                 bottom edges and cropped again.
             upsampling: How the small image is enlarged, ``"bicubic"`` or ``"nearest"``.
-
-        Raises:
-            ValueError: If an argument is none of these.
         """
-        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-            raise ValueError(f"Downsample.factor: must be a whole number of at least 1, got {factor!r}.")
-        if upsampling not in get_args(Upsampling):
-            raise ValueError(f"Downsample.upsampling: must be bicubic or nearest, got {upsampling!r}.")
         self.factor = factor
         self.upsampling = upsampling
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from generative.checks import checked
 from generative.ranges import Count
 from generative.weights import NotLoadedError, checkpoint_fault, network_weights, read_checkpoint
 
@@ -23,6 +24,7 @@ DEFAULT_INPUT_SIZE = 64  # the published evaluator's
 CHECKPOINT_PREFIX = "resnet."  # of the weights in a LabelClassifier
 
 
+@checked("network")
 class LabelClassifier(nn.Module):
     """Tells which labels an image has; each label by itself.
 

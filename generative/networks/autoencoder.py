@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.networks.bottlenecks import Bottleneck
 from generative.randomness import Randomness
 from generative.ranges import Count, WholeNumber
@@ -81,6 +82,7 @@ class Reconstruction:
     tokens: Tensor | None
 
 
+@checked("network")
 class Autoencoder(nn.Module):
     """Encoder, bottleneck and decoder.
 

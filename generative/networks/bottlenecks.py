@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.randomness import Randomness
 from generative.ranges import Count, NonNegative
 
@@ -58,21 +59,17 @@ class Bottleneck(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no codes: choose bottleneck=vq, simvq or fsq.")
 
 
+@checked("bottleneck")
 class GaussianBottleneck(Bottleneck):
     """A diagonal Gaussian around the encoding, as in variational autoencoders (arXiv 1312.6114): its mean in evaluation.
 
     Args:
         dim: Channels D of the latents; the encoder gives mean and log-variance.
         kl_weight: Weight of the Kullback-Leibler divergence from N(0, I) in nats a latent vector.
-
-    Raises:
-        ValueError: If a setting is out of its range.
     """
 
     def __init__(self, dim: Count, kl_weight: NonNegative = 1e-6) -> None:
         super().__init__()
-        if kl_weight < 0:
-            raise ValueError(f"bottleneck.kl_weight={kl_weight} must not be negative.")
         self.dim = dim
         self.in_channels = 2 * dim
         self.kl_weight = kl_weight

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.networks.contract import ImageNetwork
 from generative.ranges import Count, WholeNumber
 from generative.types import Condition
@@ -73,6 +74,7 @@ class Embedding(nn.Module):
         return [mlp(x_BD)[:, :, None, None] for mlp in self.mlps]
 
 
+@checked("network")
 class ContextUNet(ImageNetwork):
     """U-Net whose label embedding scales, and whose time embedding shifts, the features before each step up."""
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.networks.attention import Attention, make_attention
 from generative.networks.contract import ImageNetwork
 from generative.networks.labels import LabelTokens, ObjectTokens
@@ -175,6 +176,7 @@ class Head(nn.Module):
         return self.projection(modulate(self.norm(x_BND), shift, scale))
 
 
+@checked("network")
 class DiT(ImageNetwork):
     """Pixel-space diffusion transformer with one or more output heads."""
 

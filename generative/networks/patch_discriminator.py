@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.ranges import Count, WholeNumber
 
 NUM_GROUPS = 8  # group norm: batch norm would tie the judgements of a batch's images to each other
 
 
+@checked("discriminator")
 class PatchDiscriminator(nn.Module):
     """Convolutions of kernel 4; the first ``num_layers`` halve the resolution.
 

@@ -16,17 +16,19 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from annotated_types import Ge
 from einops import rearrange
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.networks.bottlenecks import Bottleneck, Latent
 from generative.randomness import Randomness
-from generative.ranges import BelowOne, Count, NonNegative
+from generative.ranges import AtLeastTwo, BelowOne, Count, NonNegative
 
 BOUND_MARGIN = 1e-3  # of FSQ's range beyond its outermost levels, so that these are reached
 Gradient = Literal["straight_through", "rotation"]
@@ -39,10 +41,6 @@ class _NearestCode(Bottleneck):
 
     def __init__(self, num_codes: int, dim: int, commitment_weight: float, gradient: Gradient) -> None:
         super().__init__()
-        if num_codes < 2:
-            raise ValueError(f"bottleneck.num_codes={num_codes} must be at least 2.")
-        if gradient not in ("straight_through", "rotation"):
-            raise ValueError(f"bottleneck.gradient={gradient} is unknown: choose straight_through or rotation.")
         self.in_channels = self.dim = dim
         self.num_codes = num_codes
         self.commitment_weight = commitment_weight
@@ -127,6 +125,7 @@ def rotated(vector_MD: Tensor, quantized_MD: Tensor) -> Tensor:
     return stretch_M1 * (vector_MD - 2 * along(middle_MD) * middle_MD + 2 * along(from_MD) * to_MD)
 
 
+@checked("bottleneck")
 class VectorQuantizer(_NearestCode):
     """Codes that are moving averages of the vectors nearest to them; unused ones are put on vectors of the batch.
 
@@ -141,14 +140,11 @@ class VectorQuantizer(_NearestCode):
         restart_below: A code whose moving count of vectors a step, relative to an even share of them, falls below this is
             put on a random vector of the batch; 0 never does.
         gradient: How the gradient passes the quantiser: ``straight_through``, or ``rotation`` (arXiv 2410.06424).
-
-    Raises:
-        ValueError: If a setting is out of its range.
     """
 
     def __init__(
         self,
-        num_codes: Count,
+        num_codes: AtLeastTwo,
         dim: Count,
         decay: BelowOne = 0.98,
         commitment_weight: NonNegative = 0.25,
@@ -156,8 +152,6 @@ class VectorQuantizer(_NearestCode):
         gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(num_codes, dim, commitment_weight, gradient)
-        if not 0 <= decay < 1:
-            raise ValueError(f"bottleneck.decay={decay} must lie in [0, 1).")
         self.decay = decay
         self.restart_below = restart_below
         self.code: Tensor
@@ -208,6 +202,7 @@ class VectorQuantizer(_NearestCode):
         self.total.copy_(torch.where(which_K[:, None], place_KD * share, self.total))
 
 
+@checked("bottleneck")
 class SimVQ(_NearestCode):
     """Frozen random codes under one learnt linear map: a gradient on any code moves all of them, so none is left behind.
 
@@ -219,7 +214,7 @@ class SimVQ(_NearestCode):
     """
 
     def __init__(
-        self, num_codes: Count, dim: Count, commitment_weight: NonNegative = 0.25, gradient: Gradient = "rotation"
+        self, num_codes: AtLeastTwo, dim: Count, commitment_weight: NonNegative = 0.25, gradient: Gradient = "rotation"
     ) -> None:
         super().__init__(num_codes, dim, commitment_weight, gradient)
         self.base: Tensor
@@ -234,21 +229,22 @@ class SimVQ(_NearestCode):
         return F.mse_loss(quantized_MD, vector_MD.detach())
 
 
+@checked("bottleneck")
 class FSQ(Bottleneck):
     """Rounds each channel to one of a few levels; the codes are all combinations, so none has to be learnt.
 
     Args:
-        levels: Levels of each channel, at least 3; the number of codes is their product. The paper's choices for about
-            1,000 codes: 8, 5, 5, 5.
+        levels: Levels of each channel; the number of codes is their product. The paper's choices for about 1,000 codes:
+            8, 5, 5, 5.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If there are none.
     """
 
-    def __init__(self, levels: Sequence[Count] = (8, 5, 5, 5)) -> None:
+    def __init__(self, levels: Sequence[Annotated[int, Ge(3)]] = (8, 5, 5, 5)) -> None:
         super().__init__()
-        if not levels or min(levels) < 3:
-            raise ValueError(f"bottleneck.levels={list(levels)} must be numbers of at least 3.")
+        if not levels:
+            raise ValueError("bottleneck.levels=[] must be one number or more.")
         self.in_channels = self.dim = len(levels)
         self.num_codes = math.prod(levels)
         self.levels: Tensor

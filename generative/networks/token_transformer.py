@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.networks.attention import make_attention
 from generative.networks.dit import SwiGLU, sincos_positions
 from generative.networks.labels import LabelTokens, ObjectTokens
@@ -73,6 +74,7 @@ class TokenBlock(nn.Module):
         return x_BND + self.dropout(self.mlp(self.mlp_norm(x_BND)))
 
 
+@checked("network")
 class TokenTransformer(nn.Module):
     """Bidirectional transformer from tokens, some of them masked, to the logits of all tokens' codes.
 
@@ -110,8 +112,6 @@ class TokenTransformer(nn.Module):
         super().__init__()
         if dim % num_heads or dim % 4:
             raise ValueError(f"network.dim={dim} must be a multiple of 4 and of network.num_heads={num_heads}.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"network.dropout={dropout} must lie in [0, 1).")
         self.num_codes = num_codes
         self.grid_size = grid_size
         labelled = bool(label_factors)

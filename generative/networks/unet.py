@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.networks.attention import AttentionKind, SpatialAttention
 from generative.networks.contract import ImageNetwork
 from generative.networks.labels import LabelTokens
@@ -33,6 +34,7 @@ from generative.ranges import BelowOne, Count, WholeNumber
 from generative.types import Condition
 
 
+@checked("network")
 class UNet(ImageNetwork):
     """U-Net with one or more outputs, which leave it side by side as channels.
 

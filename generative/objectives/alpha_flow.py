@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
-from generative.ranges import Share
+from generative.ranges import PositiveShare, Share
 
 TARGET_LIMIT = 4.0  # the paper's code clamps the target; velocities of images in [-1, 1] rarely reach it
 
 
+@checked("objective")
 @dataclass(frozen=True)
 class AlphaFlow(FlowMapObjective):
     """Regresses u(z_t, r, t) on a v + (1 - a) sg[u(z_s, r, s)] with s = a r + (1 - a) t and z_s = z_t - (t - s) v.
@@ -27,7 +29,7 @@ class AlphaFlow(FlowMapObjective):
 
     midpoint: Share = 0.4
     sharpness: float = 20.0
-    minimum: float = 0.05
+    minimum: PositiveShare = 0.05
 
     def alpha(self, progress: float) -> float:
         """Return the relative step size.

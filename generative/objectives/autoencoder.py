@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from generative.checks import checked
 from generative.networks.autoencoder import Autoencoder
 from generative.randomness import Randomness
+from generative.ranges import NonNegative, WholeNumber
 from generative.types import LossOutput
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -28,6 +30,7 @@ ADAPTIVE_EPS = (
 )
 
 
+@checked("objective")
 @dataclass(frozen=True)
 class AutoencoderObjective:
     """A weighted sum of losses; the bottleneck's own loss, weighted there, is added.
@@ -43,17 +46,14 @@ class AutoencoderObjective:
             reconstruction (eq. 7).
     """
 
-    l1_weight: float = 1.0
-    l2_weight: float = 0.0
-    perceptual_weight: float = 1.0
-    adversarial_weight: float = 0.5
-    adversarial_start: int = 0
+    l1_weight: NonNegative = 1.0
+    l2_weight: NonNegative = 0.0
+    perceptual_weight: NonNegative = 1.0
+    adversarial_weight: NonNegative = 0.5
+    adversarial_start: WholeNumber = 0
     adaptive: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("l1_weight", "l2_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"objective.{name}={getattr(self, name)} must not be negative.")
         if self.l1_weight == self.l2_weight == 0:
             raise ValueError("objective.l1_weight and objective.l2_weight are both 0: nothing teaches the autoencoder.")
 

@@ -14,8 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.denoiser import Denoiser, OutputKind, conversion
 from generative.randomness import Randomness
+from generative.ranges import Positive, Share
 from generative.schedules.noise import NoiseSchedule
 from generative.types import Condition, LossOutput
 
@@ -23,6 +25,7 @@ LEAST_SHARE = 0.1  # of the draws that uniform timesteps give each: what is draw
 MIN_LEVEL = 0.05  # JiT (arXiv 2511.13720) clips its divisor there; unclipped, the last steps outweigh all others
 
 
+@checked("objective")
 @dataclass(frozen=True)
 class DiffusionObjective:
     """Denoising loss.
@@ -35,29 +38,17 @@ class DiffusionObjective:
         gamma: Where min-SNR stops to rise; 5 in the paper.
         logit_mean: Timesteps t with t/T = sigmoid(N(mean, std)) (arXiv 2403.03206, section 3.1), so that a short training
             spends its steps where the content of an image is decided; None draws them uniformly, as DDPM does.
-        logit_std: Standard deviation of that law.
-        terminal_share: Probability that a row stands at the last timestep, where sampling starts, whatever the law: the
+        logit_std: Standard deviation of that normal.
+        terminal_share: Probability that a row stands at the last timestep, where sampling starts, whatever the rest: the
             logit-normal one practically never draws it.
     """
 
     loss_space: OutputKind = "v"
     weight: Literal["uniform", "min_snr"] = "uniform"
-    gamma: float = 5.0
+    gamma: Positive = 5.0
     logit_mean: float | None = None
-    logit_std: float = 1.0
-    terminal_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.loss_space not in ("noise", "image", "v"):
-            raise ValueError(f"objective.loss_space={self.loss_space} is unknown: choose v, noise or image.")
-        if self.weight not in ("uniform", "min_snr"):
-            raise ValueError(f"objective.weight={self.weight} is unknown: choose uniform or min_snr.")
-        if self.gamma <= 0:
-            raise ValueError(f"objective.gamma={self.gamma} must be positive.")
-        if self.logit_std <= 0:
-            raise ValueError(f"objective.logit_std={self.logit_std} must be positive.")
-        if not 0 <= self.terminal_share <= 1:
-            raise ValueError(f"objective.terminal_share={self.terminal_share} must lie in [0, 1].")
+    logit_std: Positive = 1.0
+    terminal_share: Share = 0.0
 
     def probability(self, timestep: int, num_timesteps: int) -> float:
         """Return how probable a timestep is for a row.
@@ -70,12 +61,12 @@ class DiffusionObjective:
             Probability in [0, 1].
         """
         first, following = timestep / num_timesteps, (timestep + 1) / num_timesteps
-        of_law = self._share_from(first) - self._share_from(following)
+        drawn = self._share_from(first) - self._share_from(following)
         at_end = self.terminal_share if timestep == num_timesteps - 1 else 0.0
-        return at_end + (1 - self.terminal_share) * of_law
+        return at_end + (1 - self.terminal_share) * drawn
 
     def _share_from(self, share: float) -> float:
-        """Probability that the law draws t/T at or above a share in [0, 1]."""
+        """Probability that t/T is drawn at or above a share in [0, 1]."""
         if self.logit_mean is None or share in (0, 1):
             return 1 - share
         log_odds = math.log(share / (1 - share))
@@ -89,7 +80,7 @@ class DiffusionObjective:
             num_timesteps: Number of timesteps T.
 
         Raises:
-            ValueError: The timestep is drawn less than a tenth as often as by a uniform law.
+            ValueError: The timestep is drawn less than a tenth as often as uniformly.
         """
         probability = self.probability(timestep, num_timesteps)
         if probability * num_timesteps < LEAST_SHARE:

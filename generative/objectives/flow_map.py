@@ -50,7 +50,7 @@ class FlowMapObjective(ABC):
     """Trains a two-headed flow map; subclasses say what holds between the times.
 
     Attributes:
-        time_distribution: Law of the pairs (r, t).
+        time_distribution: Distribution of the pairs (r, t).
         weight: Adaptive weight of each row's error. The velocity at r = t = 1 is the mean: there it never biases.
         velocity_only_share: Share of the training, from its start, with r = t everywhere: the velocity is learnt before
             the flow map leans on it.

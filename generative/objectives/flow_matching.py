@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from generative.checks import checked
 from generative.flow_map import FlowMap
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
 from generative.ranges import NonNegative
 
 
+@checked("objective")
 @dataclass(frozen=True)
 class FlowMatching(FlowMapObjective):
     """Both heads regress the conditional velocity; sample it with several steps."""

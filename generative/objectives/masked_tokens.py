@@ -15,33 +15,32 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.networks.token_transformer import TokenNetwork
 from generative.randomness import Randomness
+from generative.ranges import BelowOne, PositiveShare, Share
 from generative.ranks import mean_over_ranks
-from generative.schedules.masking import MaskSchedule, check_schedule, largest, masked_count
+from generative.schedules.masking import MaskSchedule, ScheduleName, largest, masked_count
 from generative.types import Condition, LossOutput
 
 
 class MaskRatio(Protocol):
-    """A law of the masked share."""
+    """A distribution of the masked share."""
 
     def __call__(self, randomness: Randomness) -> Tensor:
         """Draw (B,) shares in [0, 1]."""
 
 
+@checked("objective.ratio")
 @dataclass(frozen=True)
 class GammaRatio:
-    """MaskGIT's law: gamma(r) of a uniform r.
+    """MaskGIT's distribution: gamma(r) of a uniform r.
 
     Attributes:
-        schedule: gamma, or its name.
+        schedule: Name of gamma; see ``MaskSchedule``.
     """
 
-    schedule: MaskSchedule | str = "cosine"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.schedule, str):
-            check_schedule(self.schedule, "objective.ratio.schedule")
+    schedule: ScheduleName = "cosine"
 
     def __call__(self, randomness: Randomness) -> Tensor:
         """Draw shares.
@@ -49,27 +48,25 @@ class GammaRatio:
         Returns:
             (B,) shares in [0, 1].
         """
-        gamma = MaskSchedule(self.schedule) if isinstance(self.schedule, str) else self.schedule
-        return gamma(randomness.uniform())
+        return MaskSchedule(self.schedule)(randomness.uniform())
 
 
+@checked("objective.ratio")
 @dataclass(frozen=True)
 class UniformRatio:
     """Uniform shares.
 
     Attributes:
-        low: Smallest share, above 0.
-        high: Largest share, at most 1.
+        low: Smallest share.
+        high: Largest share.
     """
 
-    low: float = 0.4
-    high: float = 0.5
+    low: PositiveShare = 0.4
+    high: PositiveShare = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high <= 1:
-            raise ValueError(
-                f"objective.ratio.low={self.low} and objective.ratio.high={self.high} must be rising shares in (0, 1]."
-            )
+        if self.low > self.high:
+            raise ValueError(f"objective.ratio.low={self.low} must not exceed objective.ratio.high={self.high}.")
 
     def __call__(self, randomness: Randomness) -> Tensor:
         """Draw shares.
@@ -80,12 +77,13 @@ class UniformRatio:
         return self.low + (self.high - self.low) * randomness.uniform()
 
 
+@checked("objective")
 @dataclass(frozen=True)
 class MaskedTokenObjective:
     """Cross-entropy of masked tokens.
 
     Attributes:
-        ratio: Law of the share of the candidates that is masked.
+        ratio: Distribution of the share of the candidates that is masked.
         loss_on: ``"masked"`` tokens, or ``"all"``.
         label_smoothing: Share of the target that is spread evenly over all codes, in [0, 1).
         hole_share: Probability that the candidates of an image are the tokens of its hole and not all tokens.
@@ -93,16 +91,8 @@ class MaskedTokenObjective:
 
     ratio: MaskRatio
     loss_on: Literal["masked", "all"] = "masked"
-    label_smoothing: float = 0.1
-    hole_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.loss_on not in ("masked", "all"):
-            raise ValueError(f"objective.loss_on={self.loss_on} is unknown: choose masked or all.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"objective.label_smoothing={self.label_smoothing} must lie in [0, 1).")
-        if not 0 <= self.hole_share <= 1:
-            raise ValueError(f"objective.hole_share={self.hole_share} must lie in [0, 1].")
+    label_smoothing: BelowOne = 0.1
+    hole_share: Share = 0.0
 
     def __call__(
         self,

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from generative.checks import checked
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
 from generative.types import Condition
@@ -48,6 +49,7 @@ def total_derivative(
         return jvp(average_velocity, (z_BCHW.float(), t_B), (velocity_BCHW.float(), torch.ones_like(t_B)))[1]
 
 
+@checked("objective")
 @dataclass(frozen=True)
 class MeanFlow(FlowMapObjective):
     """The original objective: u regresses sg[v - (t - r) du/dt], with the conditional velocity as v and as tangent."""
@@ -59,6 +61,7 @@ class MeanFlow(FlowMapObjective):
         return rows.u, velocity - per_image(rows.t - rows.r) * dudt
 
 
+@checked("objective")
 @dataclass(frozen=True)
 class ImprovedMeanFlow(FlowMapObjective):
     """Improved MeanFlow (arXiv 2512.02012): V = u + (t - r) sg[du/dt] regresses the velocity; the tangent is predicted.

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.ranges import NonNegative, Positive
 
 NUM_NEIGHBOURS = 8  # rows of the batch whose times are nearest
@@ -55,6 +56,7 @@ def neighbours_error(error_B: Tensor, time_B: Tensor) -> Tensor:
     return torch.empty_like(means).scatter_(0, order, means)
 
 
+@checked("objective.weight")
 @dataclass(frozen=True)
 class AdaptiveWeight:
     """Divides each row's error by a magnitude, L / sg[(magnitude + offset)^power].
@@ -70,10 +72,6 @@ class AdaptiveWeight:
     power: NonNegative = 1.0
     offset: Positive = 1e-2
     magnitude: Literal["time", "own"] = "own"
-
-    def __post_init__(self) -> None:
-        if self.magnitude not in ("time", "own"):
-            raise ValueError(f"objective.weight.magnitude={self.magnitude} is unknown: choose time or own.")
 
     def factors(self, error_B: Tensor, time_B: Tensor, expectation_B: Tensor | None = None) -> Tensor:
         """Return the factors of a batch's errors.

@@ -15,8 +15,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.denoiser import Denoiser
 from generative.randomness import Randomness
+from generative.ranges import Count, PositiveShare, Share
 from generative.samplers.timesteps import Spacing, spaced_timesteps
 from generative.schedules.noise import CLEAN, Level, NoiseSchedule
 from generative.types import Condition, State
@@ -51,20 +53,10 @@ class DiffusionSampler(ABC):
         threshold_quantile: Quantile of the absolute values of an image that dynamic thresholding scales to 1.
     """
 
-    num_steps: int = 50
+    num_steps: Count = 50
     spacing: Spacing = "trailing"
     threshold: Literal["none", "clip", "dynamic"] = "clip"
-    threshold_quantile: float = 0.995
-
-    def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"sampler.num_steps={self.num_steps} must be at least 1.")
-        if self.spacing not in ("leading", "linspace", "trailing"):
-            raise ValueError(f"sampler.spacing={self.spacing} is unknown: choose trailing, linspace or leading.")
-        if self.threshold not in ("none", "clip", "dynamic"):
-            raise ValueError(f"sampler.threshold={self.threshold} is unknown: choose none, clip or dynamic.")
-        if not 0 < self.threshold_quantile <= 1:
-            raise ValueError(f"sampler.threshold_quantile={self.threshold_quantile} must lie in (0, 1].")
+    threshold_quantile: PositiveShare = 0.995
 
     @property
     def num_network_calls(self) -> int:
@@ -137,6 +129,7 @@ class DiffusionSampler(ABC):
         return image_BCHW.clamp(-limit, limit) / limit
 
 
+@checked("sampler")
 @dataclass(frozen=True)
 class DDIM(DiffusionSampler):
     """DDIM (arXiv 2010.02502, eq. 12 and 16): deterministic for eta 0, as stochastic as DDPM for eta 1.
@@ -147,12 +140,7 @@ class DDIM(DiffusionSampler):
         eta: Share of the posterior's standard deviation that is drawn anew.
     """
 
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"sampler.eta={self.eta} must lie in [0, 1].")
+    eta: Share = 0.0
 
     def step(self, before: Level | None, now: Level, then: Level) -> Step:
         std = self.eta * posterior_std(now, then)
@@ -160,6 +148,7 @@ class DDIM(DiffusionSampler):
         return Step(state, then.signal - now.signal * state, noise=std)
 
 
+@checked("sampler")
 @dataclass(frozen=True)
 class Ancestral(DiffusionSampler):
     """DDPM's sampler (arXiv 2006.11239, algorithm 2), on all timesteps or on some.
@@ -172,11 +161,6 @@ class Ancestral(DiffusionSampler):
     num_steps: int = 1000
     variance: Literal["small", "large"] = "small"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.variance not in ("small", "large"):
-            raise ValueError(f"sampler.variance={self.variance} is unknown: choose small or large.")
-
     def step(self, before: Level | None, now: Level, then: Level) -> Step:
         """See ``DiffusionSampler.step``; arXiv 2006.11239, eq. 7. The last step draws nothing."""
         ratio = now.signal / then.signal
@@ -185,15 +169,16 @@ class Ancestral(DiffusionSampler):
         return Step(ratio * then.noise**2 / now.noise**2, then.signal * beta / now.noise**2, noise=std)
 
 
+@checked("sampler")
 @dataclass(frozen=True)
 class DPMSolverPP2M(DiffusionSampler):
     """DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2): deterministic, second order, one network call per step.
 
-    The first step is of first order, for want of an estimate before it, and so is the last, whose end is infinitely far in
+    The first step is of first order, without an estimate before it, and so is the last, whose end is infinitely far in
     log-SNR. From zero terminal SNR the second step is of first order too: its memory is infinitely far away.
     """
 
-    num_steps: int = 20
+    num_steps: Count = 20
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
         """See ``DiffusionSampler.timesteps``; leaves out timestep 0, whose step to the image would be wasted."""

@@ -9,7 +9,9 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from generative.checks import checked
 from generative.flow_map import FlowMap
+from generative.ranges import Count, Positive
 from generative.types import Condition, State
 
 
@@ -24,14 +26,8 @@ class FlowSampler(ABC):
             p = 1 and 78 % for p = 2.
     """
 
-    num_steps: int = 1
-    spacing: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.spacing <= 0:
-            raise ValueError(f"sampler.spacing={self.spacing} must be positive.")
-        if self.num_steps < 1:
-            raise ValueError(f"sampler.num_steps={self.num_steps} must be at least 1.")
+    num_steps: Count = 1
+    spacing: Positive = 2.0
 
     @property
     def num_network_calls(self) -> int:
@@ -84,6 +80,7 @@ class FlowSampler(ABC):
         return last.z
 
 
+@checked("sampler")
 @dataclass(frozen=True)
 class FlowMapSampler(FlowSampler):
     """Jumps by the average velocity: z_r = z_t - (t - r) u(z_t, r, t) (MeanFlow, arXiv 2505.13447, eq. 12)."""
@@ -93,6 +90,7 @@ class FlowMapSampler(FlowSampler):
         return z_BCHW - (t_B - r_B)[:, None, None, None] * u
 
 
+@checked("sampler")
 @dataclass(frozen=True)
 class Euler(FlowSampler):
     """Integrates the instantaneous velocity by Euler steps."""
@@ -102,6 +100,7 @@ class Euler(FlowSampler):
         return z_BCHW - (t_B - r_B)[:, None, None, None] * v
 
 
+@checked("sampler")
 @dataclass(frozen=True)
 class Heun(FlowSampler):
     """Integrates the instantaneous velocity by Heun's second-order steps (as in EDM, arXiv 2206.00364, algorithm 1)."""

@@ -24,9 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generative.checks import checked
 from generative.networks.token_transformer import TokenNetwork
 from generative.randomness import Randomness
-from generative.schedules.masking import MaskSchedule, check_schedule, largest
+from generative.ranges import Count, NonNegative
+from generative.schedules.masking import MaskSchedule, ScheduleName, largest
 from generative.types import Condition
 
 
@@ -44,6 +46,7 @@ class MaskedState(NamedTuple):
     predicted: Tensor
 
 
+@checked("sampler")
 @dataclass(frozen=True)
 class MaskedTokenSampler:
     """Fills unknown tokens step by step.
@@ -55,29 +58,15 @@ class MaskedTokenSampler:
             latter two begin with the tokens that have evidence.
         token_temperature: Temperature of the softmax that tokens are sampled from; 0 takes the most likely code.
         choice_temperature: Scale tau of the Gumbel noise on the confidence in the first steps; 0 is none. 4.5 in MaskGIT.
-        stop_at_step: Step after which everything still unknown takes that step's guess; None goes on to the end.
+        stop_at_step: Step after which everything still unknown takes that step's guess; None: there is none.
     """
 
-    num_steps: int = 8
-    schedule: str = "cosine"
+    num_steps: Count = 8
+    schedule: ScheduleName = "cosine"
     order: Literal["confidence", "halton", "random"] = "confidence"
-    token_temperature: float = 1.0
-    choice_temperature: float = 4.5
-    stop_at_step: int | None = None
-
-    def __post_init__(self) -> None:
-        check_schedule(self.schedule, "sampler.schedule")
-        if self.num_steps < 1:
-            raise ValueError(f"sampler.num_steps={self.num_steps} must be at least 1.")
-        if self.order not in ("confidence", "halton", "random"):
-            raise ValueError(f"sampler.order={self.order} is unknown: choose confidence, halton or random.")
-        for name in ("token_temperature", "choice_temperature"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"sampler.{name}={getattr(self, name)} must be at least 0.")
-        if self.stop_at_step is not None and self.stop_at_step < 1:
-            raise ValueError(
-                f"sampler.stop_at_step={self.stop_at_step} must be at least 1, or null to go on to the end."
-            )
+    token_temperature: NonNegative = 1.0
+    choice_temperature: NonNegative = 4.5
+    stop_at_step: Count | None = None
 
     @property
     def mask_schedule(self) -> MaskSchedule:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from generative.checks import checked
 from generative.ranges import Share, WholeNumber
 
 
+@checked("scheduler")
 @dataclass(frozen=True)
 class WarmupCosine:
     """Linear warm-up, then half a cosine down to a final share (SGDR without restarts, arXiv 1608.03983).

@@ -12,10 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from generative.checks import checked
+
+ScheduleName = Literal["cosine", "half_cosine", "linear", "square", "sqrt", "stair", "one_shot", "arccos"]
 NUM_STAIRS = 10
 ROUNDING = 1e-6  # relative; float32 errs by about 1e-7, and 0.3 / 0.1 and 0.1 * 30 must not fall on the wrong side
 
@@ -24,7 +28,7 @@ def _cosine(progress: Tensor) -> Tensor:
     return torch.sin(math.pi / 2 * (1 - progress))  # cos(pi r / 2), and exactly 0 at the end
 
 
-_SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
+_SCHEDULES: dict[ScheduleName, Callable[[Tensor], Tensor]] = {
     "cosine": _cosine,
     "half_cosine": lambda progress: _cosine(progress).square(),  # (1 + cos(pi r)) / 2
     "linear": lambda progress: 1 - progress,
@@ -36,21 +40,7 @@ _SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def check_schedule(name: str, key: str) -> None:
-    """Refuse an unknown schedule.
-
-    Args:
-        name: Name of a schedule.
-        key: Config key that it came from.
-
-    Raises:
-        ValueError: There is no such schedule.
-    """
-    if name not in _SCHEDULES:
-        *most, last = _SCHEDULES
-        raise ValueError(f"{key}={name} is unknown: choose {', '.join(most)} or {last}.")
-
-
+@checked("schedule")
 @dataclass(frozen=True)
 class MaskSchedule:
     """Share of the unknown tokens that is still masked.
@@ -61,10 +51,7 @@ class MaskSchedule:
             arccos(r) / (pi / 2).
     """
 
-    name: str = "cosine"
-
-    def __post_init__(self) -> None:
-        check_schedule(self.name, "sampler.schedule")
+    name: ScheduleName = "cosine"
 
     def __call__(self, progress: Tensor) -> Tensor:
         """Return the masked share.

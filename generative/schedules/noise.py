@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from generative.ranges import BelowOne, Count
+from generative.checks import checked
+from generative.ranges import AtLeastTwo, BelowOne
 
 MAX_BETA = 0.999  # arXiv 2102.09672: without the clip the last cosine step has no signal left to divide by
 COSINE_OFFSET = 0.008  # arXiv 2102.09672: keeps the first noise level about as large as a pixel's quantisation
@@ -35,6 +36,7 @@ class Level(NamedTuple):
 CLEAN = Level(1.0, 0.0)  # where every sampler ends
 
 
+@checked("schedule")
 @dataclass(frozen=True)
 class NoiseSchedule:
     """An immutable noise schedule.
@@ -49,17 +51,13 @@ class NoiseSchedule:
     """
 
     kind: Literal["linear", "cosine"] = "linear"
-    num_timesteps: Count = 1000
+    num_timesteps: AtLeastTwo = 1000
     beta_start: BelowOne = 1e-4
     beta_end: BelowOne = 0.02
     zero_terminal_snr: bool = False
     _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "cosine"):
-            raise ValueError(f"schedule.kind={self.kind} is unknown: choose linear or cosine.")
-        if self.num_timesteps < 2:
-            raise ValueError(f"schedule.num_timesteps={self.num_timesteps} must be at least 2.")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
                 f"schedule.beta_start={self.beta_start} and schedule.beta_end={self.beta_end} must satisfy "

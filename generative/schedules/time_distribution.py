@@ -1,8 +1,8 @@
 """Which pairs of times (r, t) a flow-map loss is taken at.
 
-MeanFlow (arXiv 2505.13447, section 4.3) draws two times from a logit-normal law, orders them and sets r = t for a share of
-the batch. For restoration a share stands exactly at r = t = 1, where the velocity head gives the MMSE answer, and a share
-of the rest at r = 0, the end time of the one-step sample.
+MeanFlow (arXiv 2505.13447, section 4.3) draws two times from a logit-normal distribution, orders them and sets r = t for a
+share of the batch. For restoration a share stands exactly at r = t = 1, where the velocity head gives the MMSE answer, and a
+share of the rest at r = 0, the end time of the one-step sample.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, Share
 
@@ -32,6 +33,7 @@ class TimePairs:
     num_distinct: int
 
 
+@checked("objective.time_distribution")
 @dataclass(frozen=True)
 class TimeDistribution:
     """Draws pairs of times; the shares are exact in each batch up to rounding.
@@ -53,13 +55,6 @@ class TimeDistribution:
     zero_share: Share = 0.0
 
     def __post_init__(self) -> None:
-        if self.distribution not in ("logit_normal", "uniform"):
-            raise ValueError(
-                f"objective.time_distribution.distribution={self.distribution} is unknown: choose logit_normal or uniform."
-            )
-        for name in ("distinct_share", "terminal_share", "zero_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"objective.time_distribution.{name}={getattr(self, name)} must lie in [0, 1].")
         if self.distinct_share + self.terminal_share > 1:
             raise ValueError("objective.time_distribution.distinct_share + terminal_share must not exceed 1.")
 

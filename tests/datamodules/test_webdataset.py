@@ -290,8 +290,8 @@ LABELLED = {"num_classes": 3, "label_key": "cls"}
         (lambda f: claim_size(f, 3 * 2**30), {}, r"00000 of .*train-000\.tar: \.png has 3\.0 GiB, more than the 1 GiB"),
         (lambda f: claim_size(f, -512), {}, r"train-000\.tar is damaged or no tar file \(.*negative"),
         (None, {"num_classes": 3}, r"data\.num_classes=3 and data\.label_key=None do not go together"),
-        (None, {"val": None, "val_fraction": 1.0}, r"data\.val_fraction=1 leave no training images"),
-        (None, {"damaged": "ignore"}, r"data\.damaged=ignore is unknown: choose stop or skip"),
+        (None, {"val": None, "val_fraction": 1.0}, r"data\.val_fraction=1\.0 must be less than 1"),
+        (None, {"damaged": "ignore"}, r"data\.damaged=ignore must be 'stop' or 'skip'"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(folder, spoil, settings, message):

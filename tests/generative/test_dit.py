@@ -26,7 +26,7 @@ def test_outputs_are_zero_and_blocks_identities_at_initialisation() -> None:
 
 
 def test_patches_go_back_where_they_came_from() -> None:
-    net = DiT(image_size=8, in_channels=1, patch_size=4, dim=16, depth=0, num_heads=1)
+    net = DiT(image_size=8, in_channels=1, patch_size=4, dim=16, depth=1, num_heads=1)
     with torch.no_grad():
         net.patchify.weight.copy_(torch.eye(16))
         net.patchify.bias.zero_()

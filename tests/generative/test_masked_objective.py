@@ -12,7 +12,6 @@ from torch import Tensor
 from generative.objectives import GammaRatio, MaskedTokenObjective, UniformRatio
 from generative.objectives.masked_tokens import token_accuracy
 from generative.randomness import IndexRandomness, StepRandomness, generator_for
-from generative.schedules import MaskSchedule
 from generative.types import Condition
 
 K, N = 7, 36
@@ -104,7 +103,7 @@ def test_masked_positions_are_uniform_and_independent_of_the_codes() -> None:
     [
         (GammaRatio(), 2 / math.pi, 0, 1),
         (GammaRatio("linear"), 1 / 2, 0, 1),
-        (GammaRatio(MaskSchedule("square")), 2 / 3, 0, 1),
+        (GammaRatio("square"), 2 / 3, 0, 1),
         (GammaRatio("arccos"), 2 / math.pi, 0, 1),
         (UniformRatio(), 0.45, 0.4, 0.5),
     ],
