@@ -14,7 +14,7 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from datamodules.damage import Policy
-from datamodules.loader import EvaluationLoader, RawBatch, TrainingLoader
+from datamodules.loader import EvaluationLoader, Loader, RawBatch
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
 from datamodules.splits import Split, Splits, digest_of
@@ -193,7 +193,7 @@ class ImageDataModule(LightningDataModule, ABC):
         trainer.strategy.barrier()
         self._tokens = (self._tokens or tokens()).to(device)
 
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> Loader:
         """Return the endless stream of raw training batches of this rank, from ``start_step``; Lightning's hook."""
         store = self._training_store()
         sampler = StepBatchSampler(
@@ -210,7 +210,7 @@ class ImageDataModule(LightningDataModule, ABC):
             crops = StepRandomness(generator_for(self.seed, "crop", batch.step, self._rank), len(batch.indices))
             return self._fetch("train", store, batch, crops)
 
-        return TrainingLoader(sampler, fetch, store.prefetch)
+        return Loader(sampler, fetch, store.prefetch)
 
     def _evaluation_loader(self, split: Split) -> EvaluationLoader:
         store: ImageSource = getattr(self.splits, split)

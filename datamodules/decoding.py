@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,9 +12,12 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
+from rich.progress import track
 from torch import Tensor
 
-from files.images import NOTES, Picture, named, read_picture
+from files.images import DECODING_ERRORS, NOTES, Picture, named, read_picture
+
+_THREADS = 8  # PIL releases the global interpreter lock
 
 
 def decode(file: Path | BinaryIO, channels: int, minimum_side: int, short_side: int | None = None) -> Tensor:
@@ -29,6 +33,27 @@ def decode(file: Path | BinaryIO, channels: int, minimum_side: int, short_side: 
         (C, H, W) uint8 pixels.
     """
     return fitted(read_picture(file), channels, minimum_side, short_side)
+
+
+def decoded(
+    files: Sequence[Path], pixels_of: Callable[[Picture], Tensor]
+) -> Iterator[tuple[Tensor | None, tuple[bool, ...]]]:
+    """Read image files in threads.
+
+    Yields:
+        For each file, in their order, what ``pixels_of`` makes of it, or None where it cannot be decoded, and which of the
+        ``NOTES`` are true of it.
+    """
+
+    def read(file: Path) -> tuple[Tensor | None, tuple[bool, ...]]:
+        try:
+            picture = read_picture(file)
+        except DECODING_ERRORS:
+            return None, (False,) * len(NOTES)
+        return pixels_of(picture), tuple(picture.notes)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from track(pool.map(read, files), "Reading images", len(files), transient=True)
 
 
 def fitted(picture: Picture, channels: int, minimum_side: int, short_side: int | None = None) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.damage import Policy, left_out
-from datamodules.decoding import tell_notes, to_tensor
+from datamodules.decoding import decoded, tell_notes, to_tensor
 from datamodules.labels import (
     NUM_LABELS,
     check_label_factors,
@@ -29,7 +27,7 @@ from datamodules.labels import (
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cache_folder, cached
-from files.images import DECODING_ERRORS, NOTES, Picture, read_picture
+from files.images import NOTES, Picture
 from files.listing import file_state
 from generative.checks import checked
 from generative.randomness import generator_for
@@ -41,7 +39,6 @@ SCENES_PER_HELD_OUT = 20
 _SPLIT_SEED = 0
 _VERSION = 3  # raised when decoding changes
 _NUM_NAMED = 3  # missing files named in the message
-_DECODE_THREADS = 4
 _FOLDERS = ("images", "iclevr", "")  # of the pictures within the root
 _SET_FILES = ("test.json", "new_test.json")
 _FILES = ("objects.json", "train.json", *_SET_FILES)
@@ -97,7 +94,7 @@ def squeezed(picture: Picture, size: int) -> Tensor:
     return to_tensor(picture.shown(3).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def decode_all(files: list[Path], size: int) -> Tensors:
+def read_squeezed(files: list[Path], size: int) -> Tensors:
     """Read and resize pictures.
 
     Args:
@@ -111,22 +108,12 @@ def decode_all(files: list[Path], size: int) -> Tensors:
     notes = torch.zeros(len(files), len(NOTES), dtype=torch.bool)
     images = torch.zeros(len(files), 3, size, size, dtype=torch.uint8)
     readable = torch.ones(len(files), dtype=torch.bool)
-
-    def read(number: int) -> Tensor | None:
-        try:
-            picture = read_picture(files[number])
-        except DECODING_ERRORS:
-            return None
-        notes[number] = torch.tensor(picture.notes)
-        return squeezed(picture, size)
-
-    with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        decoded = pool.map(read, range(len(files)))
-        for i, pixels in enumerate(track(decoded, "Reading images", len(files), transient=True)):
-            if pixels is None:
-                readable[i] = False
-            else:
-                images[i] = pixels
+    for i, (pixels, own_notes) in enumerate(decoded(files, lambda picture: squeezed(picture, size))):
+        notes[i] = torch.tensor(own_notes)
+        if pixels is None:
+            readable[i] = False
+        else:
+            images[i] = pixels
     hashes = torch.tensor([content_hash(image) for image in images], dtype=torch.int64)
     return {"images": images, "hashes": hashes, "readable": readable, "notes": notes}
 
@@ -262,7 +249,7 @@ class ICLEVRDataModule(ImageDataModule):
         folder, there = self._locate(list(labels))
         names = sorted(there)
         files = [folder / name for name in names]
-        tensors = cached(self._cache_path(files), lambda: decode_all(files, self.image_size), memory_map=True)
+        tensors = cached(self._cache_path(files), lambda: read_squeezed(files, self.image_size), memory_map=True)
         readable = tensors["readable"].tolist()
         damaged = [str(file) for file, good in zip(files, readable, strict=True) if not good]
         damaged_names = left_out(damaged, len(files), self.damaged)

@@ -6,28 +6,24 @@ import hashlib
 import itertools
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.progress import track
-from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.damage import Policy, left_out
-from datamodules.decoding import fitted, tell_notes
+from datamodules.decoding import decoded, fitted, tell_notes
 from datamodules.splits import Split, Splits, check_fractions
 from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cache_folder, cached
-from files.images import DECODING_ERRORS, NOTES, named, read_picture
+from files.images import named
 from files.listing import file_state, list_images
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, WholeNumber
 
 _VERSION = 2  # raised when decoding changes
-_DECODE_THREADS = 8
 
 
 def image_files(folder: Path, key: str = "data.root") -> list[Path]:
@@ -58,29 +54,20 @@ def image_files(folder: Path, key: str = "data.root") -> list[Path]:
     return [folder / file for file in listing.images]
 
 
-def decode_all(files: list[Path], channels: int, minimum_side: int, short_side: int | None = None) -> Tensors:
+def read_fitted(files: list[Path], channels: int, minimum_side: int, short_side: int | None = None) -> Tensors:
     """Read image files, leaving out those that cannot be decoded.
 
     Returns:
         ``readable``, an (F,) mask of the files, and ``notes``, an (F, K) mask of their ``NOTES``; and of the readable ones
         ``flat``, their pixels end to end, and the (N,) ``heights``, ``widths`` and content ``hashes``.
     """
-    notes = torch.zeros(len(files), len(NOTES), dtype=torch.bool)
-
-    def read(number: int) -> Tensor | None:
-        try:
-            picture = read_picture(files[number])
-        except DECODING_ERRORS:
-            return None
-        notes[number] = torch.tensor(picture.notes)
-        return fitted(picture, channels, minimum_side, short_side)
-
-    with ThreadPoolExecutor(_DECODE_THREADS) as pool:
-        decoded = list(track(pool.map(read, range(len(files))), "Reading images", total=len(files), transient=True))
-    images = [image for image in decoded if image is not None]
+    pixels, notes = zip(
+        *decoded(files, lambda picture: fitted(picture, channels, minimum_side, short_side)), strict=True
+    )
+    images = [image for image in pixels if image is not None]
     return {
-        "readable": torch.tensor([image is not None for image in decoded]),
-        "notes": notes,
+        "readable": torch.tensor([image is not None for image in pixels]),
+        "notes": torch.tensor(notes),
         "flat": torch.cat([image.flatten() for image in images]) if images else torch.empty(0, dtype=torch.uint8),
         "heights": torch.tensor([image.shape[1] for image in images], dtype=torch.int64),
         "widths": torch.tensor([image.shape[2] for image in images], dtype=torch.int64),
@@ -196,7 +183,7 @@ class ImageFolderDataModule(ImageDataModule):
         distinct = sorted({file for split in files.values() for file in split})
         tensors = cached(
             self._cache_path(distinct),
-            lambda: decode_all(distinct, self.channels, self.image_size, self.short_side),
+            lambda: read_fitted(distinct, self.channels, self.image_size, self.short_side),
             memory_map=True,
         )
         readable = tensors["readable"].tolist()

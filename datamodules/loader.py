@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
+from datamodules.sampler import EvaluationSampler, IndexBatch
 from datamodules.splits import Split
 
 
@@ -69,21 +69,19 @@ def fetched(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class TrainingLoader:
-    """The endless training stream.
+class Loader:
+    """Raw batches of index batches: the endless training stream, or one rank's part of an evaluation split.
 
-    Neither this nor ``EvaluationLoader`` is a ``DataLoader``: a batch is one index operation in memory, which worker
-    processes would slow down, or it is decoded in threads, without the global interpreter lock; and Lightning takes any
-    iterable and leaves the sharding of this one alone. (No attribute may be named ``sampler``: Lightning would take the
-    object for a ``DataLoader``.)
+    It is no ``DataLoader``: a batch is one index operation in memory, which worker processes would slow down, or it is decoded
+    in threads, without the global interpreter lock; and Lightning takes any iterable and leaves the sharding of this one alone.
+    (No attribute may be named ``sampler``: Lightning would take the object for a ``DataLoader``.)
 
     Args:
-        index_batches: Yields the index batches.
         prefetch: Batches to fetch ahead.
     """
 
     def __init__(
-        self, index_batches: StepBatchSampler, fetch: Callable[[IndexBatch], RawBatch], prefetch: int = 0
+        self, index_batches: Iterable[IndexBatch], fetch: Callable[[IndexBatch], RawBatch], prefetch: int = 0
     ) -> None:
         self.index_batches = index_batches
         self.fetch = fetch
@@ -93,23 +91,10 @@ class TrainingLoader:
         return fetched(self.index_batches, self.fetch, self.prefetch)
 
 
-class EvaluationLoader:
-    """One rank's part of an evaluation split.
+class EvaluationLoader(Loader):
+    """A loader that ends, and knows after how many batches."""
 
-    Args:
-        index_batches: Yields the index batches.
-        prefetch: Batches to fetch ahead.
-    """
-
-    def __init__(
-        self, index_batches: EvaluationSampler, fetch: Callable[[IndexBatch], RawBatch], prefetch: int = 0
-    ) -> None:
-        self.index_batches = index_batches
-        self.fetch = fetch
-        self.prefetch = prefetch
+    index_batches: EvaluationSampler
 
     def __len__(self) -> int:
         return len(self.index_batches)
-
-    def __iter__(self) -> Iterator[RawBatch]:
-        return fetched(self.index_batches, self.fetch, self.prefetch)

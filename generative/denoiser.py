@@ -17,12 +17,14 @@ from generative.checks import checked
 from generative.schedules.noise import NoiseSchedule
 from generative.types import Condition
 
-OutputKind = Literal["noise", "image", "v"]
+DenoiserOutput = Literal["noise", "image", "v"]
 Network = Callable[[Tensor, Tensor, Condition], tuple[Tensor, ...]]
 Scalar = TypeVar("Scalar", float, Tensor)
 
 
-def conversion(source: OutputKind, target: OutputKind, signal: Scalar, noise_level: Scalar) -> tuple[Scalar, Scalar]:
+def conversion(
+    source: DenoiserOutput, target: DenoiserOutput, signal: Scalar, noise_level: Scalar
+) -> tuple[Scalar, Scalar]:
     """Return the factors (c_z, c_y) of target = c_z z + c_y source.
 
     Args:
@@ -64,7 +66,7 @@ class Prediction:
 
     z: Tensor
     output: Tensor
-    kind: OutputKind
+    kind: DenoiserOutput
     signal: Tensor | float
     noise_level: Tensor | float
 
@@ -83,7 +85,7 @@ class Prediction:
         """(B, C, H, W) estimate of v."""
         return self._as("v")
 
-    def _as(self, target: OutputKind) -> Tensor:
+    def _as(self, target: DenoiserOutput) -> Tensor:
         if self.kind == target:
             return self.output
         c_z, c_y = conversion(self.kind, target, self.signal, self.noise_level)  # type: ignore[type-var]
@@ -104,7 +106,7 @@ class Denoiser:
 
     network: Network
     schedule: NoiseSchedule
-    output: OutputKind = "noise"
+    output: DenoiserOutput = "noise"
 
     def __post_init__(self) -> None:
         if self.output == "noise" and self.schedule.terminal_snr_is_zero:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from generative.checks import checked
 from generative.types import Condition
 
-OutputKind = Literal["image", "velocity"]
+FlowMapOutput = Literal["image", "velocity"]
 MIN_TIME = 0.05  # pixel MeanFlow (arXiv 2601.22158) and JiT (arXiv 2511.13720) divide by clip(t, 0.05, 1)
 
 
@@ -43,7 +43,7 @@ class FlowMap:
     """
 
     network: nn.Module
-    output: OutputKind = "image"
+    output: FlowMapOutput = "image"
 
     def velocities(self, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return average and instantaneous velocity.

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from generative.denoiser import Denoiser, OutputKind
+from generative.denoiser import Denoiser, DenoiserOutput
+from generative.frozen import Frozen
 from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance, LabelDropout
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.networks import ImageNetwork
@@ -57,7 +58,7 @@ class DDPM(GenerativeModule):
         schedule: NoiseSchedule,
         objective: DiffusionObjective,
         sampler: DiffusionSampler,
-        output: OutputKind = "v",
+        output: DenoiserOutput = "v",
         guidance: ClassifierFreeGuidance | None = None,
         label_dropout: LabelDropout | None = None,
         conditional: bool = True,
@@ -123,7 +124,7 @@ class DDPM(GenerativeModule):
         denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.output)
         if self._assistant is None:
             return denoiser
-        classifier: LabelClassifier = self._assistant[0].to(self.device)
+        classifier: LabelClassifier = self._assistant.to(self.device).network
         return ClassifierGuidance(classifier.log_likelihood, self.classifier_guidance, self.data_std).wrap(denoiser)
 
     def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
@@ -151,10 +152,10 @@ class DDPM(GenerativeModule):
         return Condition(labels=batch.labels if self.conditional else None)
 
 
-def _load_assistant(classifier: str | None) -> tuple[LabelClassifier]:
+def _load_assistant(classifier: str | None) -> Frozen[LabelClassifier]:
     if classifier is None:
         raise ValueError(
             "module.classifier_guidance needs a label classifier: train one with python train.py "
             "experiment=label_classifier, or name one with classifier=FILE."
         )
-    return (load_label_classifier(Path(classifier)),)  # in a tuple: a frozen network stays out of the state dict
+    return Frozen(load_label_classifier(Path(classifier)))

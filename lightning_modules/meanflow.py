@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from generative.flow_map import FlowMap, OutputKind
+from generative.flow_map import FlowMap, FlowMapOutput
 from generative.networks import ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
@@ -56,7 +56,7 @@ class MeanFlowRestorer(GenerativeModule):
         network: ImageNetwork,
         objective: FlowMapObjective,
         sampler: FlowSampler,
-        output: OutputKind = "image",
+        output: FlowMapOutput = "image",
         source: Source = "noise",
         conditional: bool = True,
         mean_weight: float = 0.0,

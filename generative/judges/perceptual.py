@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg16
 
 from files.cache import cache_folder
+from generative.frozen import Frozen
 from generative.weight_files import WeightsError, WeightsMissingError, find_weights, load_tensors
 from generative.weights import weights_hash
 
@@ -37,11 +38,8 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPSILON = 1e-8  # LPIPS's, below the root: features of nothing but zeros have a gradient there
 
 
-class PerceptualLoss:
+class PerceptualLoss(Frozen["_VGG16"]):
     """A distance of images that follows what people see as similar.
-
-    It is no ``nn.Module``: as the attribute of a module it stays out of the module's state dict, parameters and device,
-    so move it with ``to``.
 
     Args:
         weights: torchvision's ``vgg16-397923af.pth``, or None for the file in the cache folder, downloaded once.
@@ -72,17 +70,7 @@ class PerceptualLoss:
         path = find_weights("VGG16", WEIGHTS_KEY, weights, VGG_URL, cache_folder(cache_dir) / "vgg16")
         self.has_heads = heads is not None
         layers = _load_layers(path)
-        self.network = _VGG16(layers, _load_heads(Path(heads)) if heads is not None else _equal_heads())
-        self.network.requires_grad_(False).eval()
-
-    def to(self, device: torch.device | str) -> PerceptualLoss:
-        """Move the network.
-
-        Args:
-            device: The device of the images to come.
-        """
-        self.network.to(device)
-        return self
+        super().__init__(_VGG16(layers, _load_heads(Path(heads)) if heads is not None else _equal_heads()))
 
     def __call__(self, image_BCHW: Tensor, reference_BCHW: Tensor) -> Tensor:
         """Return the distance of each image from its reference.

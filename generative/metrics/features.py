@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from generative.frozen import Frozen
 from generative.weights import weights_hash
 
 INCEPTION = "inception"  # the one extractor whose metrics are called ``fid`` and ``kid``
@@ -31,7 +32,7 @@ class Features(NamedTuple):
     logits: Tensor | None = None
 
 
-class FeatureExtractor(ABC):
+class FeatureExtractor(Frozen[nn.Module], ABC):
     """Maps images to features; it sees the images as 8-bit files hold them.
 
     Args:
@@ -46,7 +47,7 @@ class FeatureExtractor(ABC):
 
     def __init__(self, name: str, network: nn.Module, resize: str, library: str) -> None:
         self.name = name
-        self.network = network.requires_grad_(False).eval()
+        super().__init__(network)
         self.resize = resize
         self.library = library
         self.fingerprint = weights_hash(network)
@@ -61,18 +62,6 @@ class FeatureExtractor(ABC):
         Returns:
             Features and, where there are classes, logits, on the images' device.
         """
-
-    def to(self, device: torch.device | str) -> FeatureExtractor:
-        """Move the network.
-
-        Args:
-            device: The device of the images to come.
-
-        Returns:
-            The extractor itself.
-        """
-        self.network.to(device)
-        return self
 
     def definition(self) -> dict[str, str]:
         """Identify the extractor: two with equal definitions give equal features.

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generative.exported import SUFFIX, read_network
+from generative.frozen import Frozen
 from generative.inpainting import receptive_radius
 from generative.networks.autoencoder import Autoencoder
 from generative.networks.bottlenecks import GaussianBottleneck
@@ -39,8 +40,8 @@ PARTS: dict[str, type[nn.Module]] = {
 }
 
 
-class Tokenizer:
-    """A frozen autoencoder with codes; no module, so that it stays out of its owner's state dict.
+class Tokenizer(Frozen[Autoencoder]):
+    """A frozen autoencoder with codes.
 
     Args:
         network: The trained autoencoder.
@@ -63,21 +64,12 @@ class Tokenizer:
             raise ValueError(
                 f"tokenizer={path} is an autoencoder without codes: train one with bottleneck=vq, simvq or fsq."
             )
-        self.network = network.eval().requires_grad_(False)
+        super().__init__(network)
         self.path = str(path)
         self.num_codes = network.num_codes
         self.grid_size = network.grid_size
         self.hash = weights_hash(network)
         self.dilation = receptive_radius(network.encode, network.image_size, network.in_channels, network.grid_size)
-
-    def to(self, device: torch.device | str) -> Tokenizer:
-        """Move the network.
-
-        Args:
-            device: The device of the images to come.
-        """
-        self.network.to(device)
-        return self
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from generative.checks import checked
-from generative.denoiser import Denoiser, OutputKind, conversion
+from generative.denoiser import Denoiser, DenoiserOutput, conversion
 from generative.randomness import Randomness
 from generative.ranges import Positive, Share
 from generative.schedules.noise import NoiseSchedule
@@ -43,7 +43,7 @@ class DiffusionObjective:
             logit-normal one practically never draws it.
     """
 
-    loss_space: OutputKind = "v"
+    loss_space: DenoiserOutput = "v"
     weight: Literal["uniform", "min_snr"] = "uniform"
     gamma: Positive = 5.0
     logit_mean: float | None = None

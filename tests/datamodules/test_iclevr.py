@@ -121,7 +121,7 @@ def test_second_use_reads_the_cache_until_a_file_changes(root, monkeypatch):
     first = data_of(root).record()
     Image.new("RGB", (64, 64), (9, 9, 9)).save(root / "images" / "CLEVR_train_000001_0.png")
     assert data_of(root).record()["fingerprint"] != first["fingerprint"]
-    monkeypatch.setattr(iclevr, "decode_all", lambda *args: pytest.fail("decoded again"))
+    monkeypatch.setattr(iclevr, "read_squeezed", lambda *args: pytest.fail("decoded again"))
     data_of(root).setup()
     with pytest.raises(pytest.fail.Exception):
         data_of(root, image_size=32).setup()
@@ -171,7 +171,7 @@ def colour_major(objects):
     ],
 )
 def test_files_of_another_content_are_named_before_decoding(root, monkeypatch, file, edit, message):
-    monkeypatch.setattr(iclevr, "decode_all", lambda *args: pytest.fail("decoded"))
+    monkeypatch.setattr(iclevr, "read_squeezed", lambda *args: pytest.fail("decoded"))
     change(root / file, edit)
     with pytest.raises(ValueError, match=message) as error:
         data_of(root).setup()

@@ -136,8 +136,8 @@ def test_decoded_once_and_again_when_a_file_changes(root, monkeypatch):
     write_images(root, 6)
     first = folder_data(root).record()
     calls = []
-    real = image_folder.decode_all
-    monkeypatch.setattr(image_folder, "decode_all", lambda *args: calls.append(1) or real(*args))
+    real = image_folder.read_fitted
+    monkeypatch.setattr(image_folder, "read_fitted", lambda *args: calls.append(1) or real(*args))
     assert folder_data(root).record() == first
     assert not calls
     write_images(root, 1, size=(21, 21))
