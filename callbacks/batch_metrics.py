@@ -21,11 +21,7 @@ class Metrics(Protocol):
     num_images: int
 
     def reset(self, device: torch.device | str = "cpu") -> None:
-        """Forget everything.
-
-        Args:
-            device: The device over which the ranks talk.
-        """
+        """Forget everything; the ranks talk over ``device``."""
 
     def compute(self) -> dict[str, float]:
         """Merge over the ranks; every rank must call it and gets the same answer.
@@ -58,29 +54,14 @@ class BatchMetrics(MeasuringCallback, Generic[MetricsT]):
 
     @abstractmethod
     def metrics_of(self, module: LightningModule) -> MetricsT:
-        """Return the metrics of a new epoch.
-
-        Args:
-            module: The module.
-
-        Returns:
-            Metrics; they are reset before the first batch.
-        """
+        """Return the metrics of a new epoch; they are reset before the first batch."""
 
     @abstractmethod
     def take(self, outputs: dict[str, Any]) -> None:
-        """Take in a batch.
-
-        Args:
-            outputs: What the step returned.
-        """
+        """Take in a batch: what the step returned."""
 
     def describe(self) -> dict[str, Any]:
-        """Say what the last metrics are and what they were measured on.
-
-        Returns:
-            Plain values for the record.
-        """
+        """Say what the last metrics are and what they were measured on, in plain values for the record."""
         return {"num_images": self.metrics.num_images, "definitions": self.metrics.definition()}
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
@@ -88,7 +69,6 @@ class BatchMetrics(MeasuringCallback, Generic[MetricsT]):
         return results, {"split": "test", **self.describe()} if results else {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty sums."""
         self.metrics = self.metrics_of(pl_module)
         self.metrics.reset(pl_module.device)
 
@@ -103,13 +83,11 @@ class BatchMetrics(MeasuringCallback, Generic[MetricsT]):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in a batch."""
         self.take(outputs)
 
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the metrics of the validation images."""
         metrics = self.metrics.compute()
         if not trainer.sanity_checking:
             log_metrics(pl_module, "val", metrics)

@@ -40,7 +40,6 @@ class Calibration(MeasuringCallback):
         self._metrics = CalibrationMetrics(num_samples, output)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty sums."""
         self._metrics.reset(pl_module.device)
 
     def on_test_batch_end(
@@ -52,7 +51,6 @@ class Calibration(MeasuringCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the samples of the batch's images that belong to the subset."""
         module: Any = pl_module
         batch, restored = outputs["batch"], outputs["outputs"]
         rows = first_rows(batch, self.num_images)

@@ -20,11 +20,9 @@ class DamagedImages(Callback):
     """
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take over what the run has met before."""
         datamodule_of(trainer).damaged_met.update(checkpoint.get(_KEY, ()))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what all ranks have met."""
         if _counts(data := datamodule_of(trainer)):
             _merge(trainer, data)
             checkpoint[_KEY] = sorted(data.damaged_met)
@@ -32,13 +30,11 @@ class DamagedImages(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log at the trainer's interval."""
         if _counts(data := datamodule_of(trainer)) and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             _merge(trainer, data)
             pl_module.log("data/damaged_images", float(len(data.splits.damaged) + len(data.damaged_met)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have all ranks know the final count."""
         if _counts(data := datamodule_of(trainer)):
             _merge(trainer, data)
 

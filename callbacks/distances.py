@@ -98,10 +98,7 @@ class DistanceCallback(MeasuringCallback):
             self.extractors[LABEL_CLASSIFIER] = NetworkExtractor(LABEL_CLASSIFIER, network, resize)
 
     def check_counts(self, **counts: int | None) -> None:
-        """Check numbers of images.
-
-        Args:
-            **counts: Numbers by their config key; None is no limit.
+        """Check numbers of images, by their config key; None is no limit.
 
         Raises:
             ValueError: If one is below 1.
@@ -111,12 +108,7 @@ class DistanceCallback(MeasuringCallback):
                 raise ValueError(f"{self.key}.{name}={value} must be at least 1.")
 
     def set_up_extractors(self, trainer: Trainer, make_inception: Callable[[Path], FeatureExtractor]) -> None:
-        """Look for Inception's weights and try the extractors before the first step, once; for the hook ``setup``.
-
-        Args:
-            trainer: The trainer.
-            make_inception: Makes Inception's extractor from the file of its weights.
-        """
+        """Look for Inception's weights and try the extractors before the first step, once; for the hook ``setup``."""
         if self._is_set_up:
             return
         self._is_set_up = True
@@ -163,29 +155,12 @@ class DistanceCallback(MeasuringCallback):
             ) from error
 
     def batches_of_rank(self, trainer: Trainer, num_images: int) -> tuple[Tensor, ...]:
-        """Split the indices of this rank's share of images.
-
-        Args:
-            trainer: The trainer.
-            num_images: Images of all ranks.
-
-        Returns:
-            (B,) indices of each batch; without images there is no batch.
-        """
+        """Split the indices of this rank's share of images into batches; without images there is none."""
         indices = torch.arange(trainer.global_rank, num_images, trainer.world_size)
         return indices.split(self.batch_size) if len(indices) else ()
 
     def reference(self, trainer: Trainer, module: LightningModule, extractor: FeatureExtractor) -> ReferenceFeatures:
-        """Load the features of the reference images, or extract them over all ranks and write them.
-
-        Args:
-            trainer: The trainer.
-            module: The module.
-            extractor: What gives the features, on the module's device.
-
-        Returns:
-            The features, equal on all ranks.
-        """
+        """Load the features of the reference images, or extract them over all ranks and write them; equal on all ranks."""
         data = datamodule_of(trainer)
         split = self.reference_split
         num_split = len(getattr(data.splits, split))

@@ -57,13 +57,6 @@ class Generation(DistanceCallback):
         self.num_images = num_images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look for Inception's weights and try the extractors before the first step, once; Lightning's hook.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            stage: ``fit`` or ``test``.
-        """
         self.set_up_extractors(trainer, InceptionExtractor)
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:

@@ -48,11 +48,9 @@ class NonFiniteGuard(Callback):
         self._first_bad_step: Tensor | None = None  # () int64 on the loss's device, -1 while all is well
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with a clean slate."""
         self._first_bad_step = None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at the loss."""
         step = trainer.global_step
         is_finite = loss.detach().isfinite().all()
         if loss.device.type == "cpu":
@@ -67,11 +65,9 @@ class NonFiniteGuard(Callback):
             self._read_note(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the last steps."""
         self._read_note(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep a bad state from replacing a good checkpoint."""
         self._read_note(trainer)
         for name, tensor in checkpoint["state_dict"].items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -132,11 +128,9 @@ class SpikeGuard(Callback):
         self._loss: Tensor | float = 0.0  # sum over accumulated batches: Lightning divides each by their number
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Note the loss."""
         self._loss = self._loss + loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Judge the step."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         values, self._loss = self._read(trainer, self._loss, parameters), 0.0
         if not all(map(math.isfinite, values.values())):
@@ -187,16 +181,13 @@ class SpikeGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log how many steps were left out."""
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             pl_module.log("guard/skipped_steps", float(self.num_skipped), batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the levels and counters: a resumed run decides as the uninterrupted one."""
         return {"levels": self._levels, "num_skipped": self.num_skipped, "num_in_a_row": self._num_in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take those of a checkpoint."""
         self._levels = dict(state_dict["levels"])
         self.num_skipped = state_dict["num_skipped"]
         self._num_in_a_row = state_dict["num_in_a_row"]

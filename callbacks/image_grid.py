@@ -80,23 +80,19 @@ class PeriodicGrid(Callback, ABC):
         """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the first step: the first of several accumulated batches does not end another."""
         self.last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw at the early step and at each interval."""
         step = trainer.global_step
         if step == self.first_step or step % self.every_n_steps == 0:
             self._draw_in_fit(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what the final weights make."""
         self._draw_in_fit(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the first test images."""
         self._draw(trainer, pl_module, "test", self.test_key)
 
     def _draw_in_fit(self, trainer: Trainer, module: LightningModule) -> None:

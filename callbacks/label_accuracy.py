@@ -88,12 +88,7 @@ class LabelAccuracy(MeasuringCallback):
     # Before the first step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the classifier, or say that there is none; Lightning's hook, before step 0.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            stage: Not used.
+        """Load the classifier, or say that there is none.
 
         Raises:
             SetupError: The classifier is missing but required, cannot be read, or is of another kind of images.
@@ -127,7 +122,6 @@ class LabelAccuracy(MeasuringCallback):
     # Validation and test
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw, judge and log."""
         if self._classifier is None or self.validation_seeds == 0 or trainer.sanity_checking:
             return
         results: dict[str, float] = {}
@@ -136,7 +130,6 @@ class LabelAccuracy(MeasuringCallback):
         log_metrics(pl_module, "val", results)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with empty sums."""
         self._real.reset(pl_module.device)
 
     def on_test_batch_end(
@@ -148,7 +141,6 @@ class LabelAccuracy(MeasuringCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Judge the batch's real images that belong to the first ones."""
         rows = first_rows(batch, self.num_real)
         if self._classifier is None or batch.labels is None or len(rows) == 0:
             return

@@ -43,42 +43,23 @@ class MeasuringCallback(Callback, ABC):
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
         """End the measurement of a test; every rank must call it and gets the same answer.
 
-        Args:
-            trainer: The trainer.
-            module: The module.
-
         Returns:
             Values by ``<metric>/<output>``, and plain values that say what they are and what they were measured on.
         """
 
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep and log the metrics of the test."""
         self.results, self.record = self.measure(trainer, pl_module)
         log_metrics(pl_module, "test", self.results)
 
 
 def log_metrics(module: LightningModule, split: str, metrics: dict[str, float]) -> None:
-    """Log metrics that are equal on all ranks.
-
-    Args:
-        module: The module.
-        split: ``val`` or ``test``, which their names begin with.
-        metrics: Values by name.
-    """
+    """Log metrics that are equal on all ranks as ``<split>/<metric>/<output>``."""
     # sync_dist only keeps Lightning from warning.
     module.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, sync_dist=True)
 
 
 def first_rows(batch: Batch, num_images: int | None) -> Tensor:
-    """Find the images of a batch that belong to the first ones of their split.
-
-    Args:
-        batch: The batch.
-        num_images: Images with a smaller index are meant; None for all.
-
-    Returns:
-        (R,) their rows.
-    """
+    """Find the (R,) rows of a batch whose image has an index below ``num_images``; all where that is None."""
     index = batch.index
     return torch.arange(len(index), device=index.device) if num_images is None else (index < num_images).nonzero()[:, 0]

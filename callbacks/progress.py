@@ -21,14 +21,7 @@ LIVE_REFRESH_SECONDS = 0.5  # reading the loss waits for a GPU, so not at every 
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration.
-
-    Args:
-        seconds: Duration in seconds.
-
-    Returns:
-        ``m:ss`` or ``h:mm:ss``.
-    """
+    """Write a duration in seconds as ``m:ss`` or ``h:mm:ss``."""
     minutes, second = divmod(max(0, round(seconds)), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
@@ -75,27 +68,18 @@ class TrainingProgress(ProgressBar):
         return self._enabled
 
     def enable(self) -> None:
-        """Show progress; Lightning's hook."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Show nothing; Lightning's hook, on all ranks but the first."""
         self._enabled = False
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print without breaking the bar.
-
-        Args:
-            *args: What to print.
-            **kwargs: Not used.
-        """
         if self._enabled:
             self.console.print(*args, markup=False, soft_wrap=True)
 
     # Training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, from the checkpoint's step if the run was resumed."""
         self._fit_start = time.monotonic()
         self._first_step = trainer.global_step
         self._last_step = trainer.global_step
@@ -114,7 +98,6 @@ class TrainingProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step; refresh the bar or write a line when it is time."""
         self._images += len(batch.image) * trainer.world_size
         if outputs is not None:
             self._losses.append(outputs["loss"].detach())
@@ -161,13 +144,11 @@ class TrainingProgress(ProgressBar):
         return [_fact(name, float(values[name])) for name in self.metrics if name in values]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it stands."""
         self._stop()
 
     # Validation and test
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
         self._evaluation_start = self._evaluation_line = time.monotonic()
         self._evaluation_images = 0
 
@@ -180,11 +161,9 @@ class TrainingProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show how far the validation is."""
         self._evaluate("validation", trainer, batch, batch_idx, trainer.num_val_batches)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sum the validation up in a line; a bar gives way to the training's."""
         seconds = time.monotonic() - self._evaluation_start
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._window_pause += seconds
@@ -212,11 +191,9 @@ class TrainingProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show how far the test is."""
         self._evaluate("test", trainer, batch, batch_idx, trainer.num_test_batches)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sum the test up in a line, or leave the bar as it stands."""
         if not self.console.is_interactive:
             seconds = time.monotonic() - self._evaluation_start
             self.print(f"test  {self._evaluation_images} images in {format_duration(seconds)}")
@@ -261,11 +238,9 @@ class TrainingProgress(ProgressBar):
         self._tasks.clear()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the terminal back."""
         self._stop()
 
 

@@ -40,7 +40,6 @@ class RankWatch(Callback):
         self._advice = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to watch, once the processes are there."""
         launcher = trainer.strategy.launcher
         processes = getattr(launcher, "procs", None) or []
         self._processes = {trainer.global_rank + 1 + i: process for i, process in enumerate(processes)}
@@ -53,17 +52,14 @@ class RankWatch(Callback):
             threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Watch no more."""
         self._ended.set()
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Note that a batch is done."""
         self._last_batch = time.monotonic()
 
     on_validation_batch_end = on_test_batch_end = on_train_batch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Note with an error which rank was lost before it."""
         self._ended.set()
         if trainer.world_size == 1 or not isinstance(exception, RuntimeError):
             return

@@ -63,17 +63,9 @@ class RestorationDistances(DistanceCallback):
         self._distances: dict[str, RestorationDistanceMetrics] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look for Inception's weights and try the extractors before the first step, once; Lightning's hook.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            stage: ``fit`` or ``test``.
-        """
         self.set_up_extractors(trainer, partial(InceptionExtractor, key=f"{KEY}.inception.weights"))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin without images."""
         self._distances = {
             name: RestorationDistanceMetrics(e.to(pl_module.device)) for name, e in self.extractors.items()
         }
@@ -89,7 +81,6 @@ class RestorationDistances(DistanceCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take in the batch's images that belong to the subset."""
         batch, restored = outputs["batch"], outputs["outputs"]
         rows = first_rows(batch, self.num_images)
         if len(rows) == 0:

@@ -79,14 +79,12 @@ class Throughput(Callback):
         }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
         self._reset()
         self._last_logged = trainer.global_step
         self._cores = CoreWatch(pl_module.device.type)
         self._grids = [callback for callback in trainer.callbacks if isinstance(callback, PeriodicGrid)]  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Close the previous step."""
         now = time.perf_counter()
         interrupted = self._interrupted or any(grid.last_step == trainer.global_step for grid in self._grids)
         if self._step_start is not None and not interrupted:
@@ -103,7 +101,6 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step's end; log at the interval."""
         self._images = len(batch.image) * trainer.world_size
         step = trainer.global_step
         if step % self.every_n_steps == 0 and step != self._last_logged:
@@ -120,9 +117,7 @@ class Throughput(Callback):
         self._step_end = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the running step out."""
         self._interrupted = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leave the running step out."""
         self._interrupted = True

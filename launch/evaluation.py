@@ -78,28 +78,14 @@ def run_test(
 
 
 def sampling_record(module: GenerativeModule) -> dict[str, Any]:
-    """Describe how a module's outputs were made in a test, and what they cost.
-
-    Args:
-        module: The module, its calls timed.
-
-    Returns:
-        Plain values.
-    """
+    """Describe how a module's outputs were made in a test, and what they cost; its calls were timed."""
     calls = {name: n for name, each in module.outputs.items() if (n := each.num_network_calls) is not None}
     times, module.sampling_times = module.sampling_times or [], None
     return {**module.sampling_record(), "num_network_calls": calls, **time_record(times, calls)}
 
 
 def snake_case(name: str) -> str:
-    """Write a class name as a key.
-
-    Args:
-        name: Such as ``LabelAccuracy``.
-
-    Returns:
-        Such as ``label_accuracy``.
-    """
+    """Write a class name such as ``LabelAccuracy`` as a key, ``label_accuracy``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
@@ -107,12 +93,6 @@ LOG_WIDTH = 120  # columns where the output is no terminal
 
 
 def print_result(metrics: dict[str, float], folder: object) -> None:
-    """Print the metrics and where the run lies.
-
-    Args:
-        metrics: Values by ``<metric>/<output>``.
-        folder: Run or evaluation folder.
-    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)

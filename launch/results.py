@@ -88,26 +88,14 @@ class Row(Generic[MeasuredT]):
         return list(by_seed.values())
 
     def mean(self, name: str) -> float | None:
-        """Average over the seeds.
-
-        Args:
-            name: ``<metric>/<output>``.
-
-        Returns:
-            The mean over training seeds of the mean over evaluation seeds, or None where it was not measured.
-        """
+        """Return the mean over training seeds of the mean over evaluation seeds, or None where it was not measured."""
         values = self._values(name)
         return statistics.fmean(map(statistics.fmean, values)) if values else None
 
     def seed_deviation(self, name: str) -> float | None:
-        """Return the spread over the seeds.
+        """Return the sample standard deviation over the training seeds, with one of them over the evaluation seeds.
 
-        Args:
-            name: ``<metric>/<output>``.
-
-        Returns:
-            Sample standard deviation over the training seeds, with one of them over the evaluation seeds; None where there
-            is one value.
+        None where there is one value.
         """
         values = self._values(name)
         several = [statistics.fmean(each) for each in values] if len(values) > 1 else values[0] if values else []
@@ -123,15 +111,7 @@ class Row(Generic[MeasuredT]):
 
 
 def rows_of(results: Iterable[Result], seeds: Sequence[str]) -> list[Row[Result]]:
-    """Sort results into rows.
-
-    Args:
-        results: The evaluations.
-        seeds: Keys whose values are averaged over.
-
-    Returns:
-        A row for each run and combination of everything else, in the order of the results.
-    """
+    """Sort results into rows, one for each run and combination of choices but for the keys in ``seeds``."""
     rows: dict[tuple[Any, ...], Row[Result]] = {}
     for result in results:
         choices = {key: value for key, value in result.choices.items() if key.lstrip("+") not in seeds}
@@ -141,28 +121,16 @@ def rows_of(results: Iterable[Result], seeds: Sequence[str]) -> list[Row[Result]
 
 
 def varying(several: Iterable[Mapping[str, str]]) -> list[str]:
-    """Find the keys that have several values.
-
-    Args:
-        several: Choices by key.
-
-    Returns:
-        The keys in their order.
-    """
+    """Find the keys that have several values, in their order."""
     several = list(several)
     keys = dict.fromkeys(itertools.chain.from_iterable(several))
     return [key for key in keys if len({choices.get(key) for choices in several}) > 1]
 
 
 def known_pixels_note(sampling: Iterable[tuple[str, dict[str, Any]]], names: Iterable[str]) -> str:
-    """Say which results are of images with the known pixels put back and which are not: whole images are compared unfairly.
+    """Say which results are of images with the known pixels put back: whole images are compared unfairly with others.
 
-    Args:
-        sampling: Label and record of the sampling of each result.
-        names: Names of what was measured.
-
-    Returns:
-        A sentence; empty where all results are alike or there are no holes.
+    Each result comes with its label and the record of its sampling; empty where all are alike or there are no holes.
     """
     labels: dict[bool, dict[str, None]] = {True: {}, False: {}}
     for label, record in sampling:
@@ -183,9 +151,7 @@ def known_pixels_note(sampling: Iterable[tuple[str, dict[str, Any]]], names: Ite
 def write_lines(lines: Sequence[tuple[dict[str, Any], Row[Any], str]], path: Path) -> None:
     """Write rows as CSV, whole or not at all: the exact means and, with several seeds, ``<metric>_seed_std``.
 
-    Args:
-        lines: What stands before the metrics, by heading; the row; the output.
-        path: File to write; its folder is created.
+    A line is what stands before the metrics, by heading; the row; the output.
     """
     metrics = [metric.key for metric in ordered((n for _, row, _ in lines for n in row.metrics), has_spreads=True)]
     cells: list[dict[str, Any]] = []
@@ -208,11 +174,6 @@ def write_csv(results: Sequence[Result], seeds: Sequence[str], path: Path) -> No
 
     Columns are the run, its folder, a column for each key with several values, the other overrides, the output, the number
     of seeds, and the metrics.
-
-    Args:
-        results: The evaluations.
-        seeds: Keys whose values are averaged over.
-        path: File to write.
     """
     rows = rows_of(results, seeds)
     keys = varying(row.choices for row in rows)
@@ -226,14 +187,7 @@ def write_csv(results: Sequence[Result], seeds: Sequence[str], path: Path) -> No
 
 
 def print_table(results: Sequence[Result], seeds: Sequence[str], path: Path, title: str = "comparison") -> None:
-    """Print the results and where they are written; a terminal shows as many metrics as it has room for.
-
-    Args:
-        results: The evaluations.
-        seeds: Keys whose values are averaged over.
-        path: Where all of them are written.
-        title: Title of the table.
-    """
+    """Print results and the file that holds them; a terminal shows as many metrics as it has room for."""
     rows = rows_of(results, seeds)
     lines = [(row, output) for row in rows for output in row.outputs]
     columns: list[tuple[str, list[str]]] = []

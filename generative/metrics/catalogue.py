@@ -201,23 +201,13 @@ METRICS = (
 
 
 def definitions(metrics: Iterable[Metric]) -> dict[str, str]:
-    """Say what metrics mean, for the record beside the numbers.
-
-    Args:
-        metrics: The metrics.
-
-    Returns:
-        The definition by key, with the placeholder after it where there is one.
-    """
+    """Return the definition of each metric by its key, with the placeholder after it where there is one."""
     return {value_name(metric.key, metric.placeholder): metric.definition for metric in metrics}
 
 
 @functools.cache
 def listed() -> dict[str, Metric]:
-    """Gather the metrics of all files of this package.
-
-    Returns:
-        The metrics by key, those of a table in the order of their file.
+    """Gather the metrics of all files of this package by key, those of a table in the order of their file.
 
     Raises:
         ValueError: If two files list the same key, or a key is none.
@@ -254,27 +244,13 @@ def metric_of(key: str) -> Metric:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Take a value's name apart.
-
-    Args:
-        name: ``<key>/<output>``; a user's metric may have no output.
-
-    Returns:
-        Key and output, or what stands for one.
-    """
+    """Take ``<key>/<output>`` apart; a user's value may have no output."""
     key, _, output = name.partition("/")
     return key, output
 
 
 def output_order(output: str) -> tuple[float, int, str]:
-    """Return the key by which outputs and cases are sorted: numbers by value, then names, short ones first.
-
-    Args:
-        output: Name of an output, or a number such as a masked share.
-
-    Returns:
-        A key for ``sorted``.
-    """
+    """Return the key by which outputs and cases are sorted: numbers by value, then names, short ones first."""
     try:
         return float(output), 0, output
     except ValueError:
@@ -323,14 +299,7 @@ class Layout:
 
 
 def layouts(values: Mapping[str, float]) -> list[Layout]:
-    """Lay values out with a row for each output and a column for each metric, in the tables of the metrics.
-
-    Args:
-        values: Values by name.
-
-    Returns:
-        Every value in one of the tables; a spread stands behind its mean.
-    """
+    """Lay values out in the tables of their metrics, each in one; a spread stands behind its mean."""
     found = []
     metrics = ordered(values)
     for table in dict.fromkeys(metric.table for metric in metrics):
@@ -345,29 +314,12 @@ def layouts(values: Mapping[str, float]) -> list[Layout]:
 
 
 def cell(values: Mapping[str, float], metric: Metric, output: str) -> str:
-    """Write one value with the spread that was recorded for it.
-
-    Args:
-        values: Values by name.
-        metric: The metric.
-        output: The output.
-
-    Returns:
-        Text; empty where it was not measured.
-    """
+    """Write one of the values with the spread that was recorded for it; empty where it was not measured."""
     return metric.text(
         values.get(value_name(metric.key, output)), values.get(value_name(f"{metric.key}_{STD}", output))
     )
 
 
 def value_name(key: str, output: str) -> str:
-    """Name a value.
-
-    Args:
-        key: Key of the metric.
-        output: The output, or what stands for one; may be empty.
-
-    Returns:
-        ``<key>/<output>``.
-    """
+    """Put key and output together; the output may be empty."""
     return f"{key}/{output}" if output else key

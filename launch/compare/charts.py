@@ -80,16 +80,7 @@ class Chart:
 
 
 def nice_ticks(low: float, high: float, count: int = NUM_TICKS) -> list[float]:
-    """Choose round numbers over a range.
-
-    Args:
-        low: Its lower end.
-        high: Its upper end, above ``low``.
-        count: About how many.
-
-    Returns:
-        Multiples of 1, 2 or 5 times a power of ten, inside the range.
-    """
+    """Choose about ``count`` round numbers over a range: multiples of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
@@ -98,15 +89,10 @@ def nice_ticks(low: float, high: float, count: int = NUM_TICKS) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Choose ticks of a logarithmic axis.
+    """Choose ticks of a logarithmic axis, whose lower end is above 0.
 
-    Args:
-        low: Lower end, above 0.
-        high: Upper end.
-
-    Returns:
-        Round numbers within a decade; powers of two over less than two decades from 1 on; else 1, 2 and 5 times powers
-        of ten, thinned out.
+    Round numbers within a decade; powers of two over less than two decades from 1 on; else 1, 2 and 5 times powers of ten,
+    thinned out.
     """
     if high / low < 10:
         return nice_ticks(low, high)
@@ -118,14 +104,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """Write a number at an axis.
-
-    Args:
-        value: The number.
-
-    Returns:
-        Few characters.
-    """
+    """Write a number at an axis in few characters."""
     if value != 0 and (abs(value) >= 10_000 or abs(value) < 0.001):
         if abs(value) >= 10_000:
             return f"{value / 1000:g}k"
@@ -179,14 +158,7 @@ def _widened(low: float, high: float, share: float) -> tuple[float, float]:
 
 
 def render(chart: Chart) -> str:
-    """Draw a chart.
-
-    Args:
-        chart: What to draw; it has points.
-
-    Returns:
-        An ``svg`` element.
-    """
+    """Draw a chart that has points as an ``svg`` element."""
     axes = _Axes(chart)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">',
@@ -276,14 +248,7 @@ def _mark(x: float, y: float, shape: int, note: str) -> str:
 
 
 def legend(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """Return what explains the lines of several charts.
-
-    Args:
-        lines: The lines of all of them.
-
-    Returns:
-        A small drawing and a label for each kind of line.
-    """
+    """Return what explains the lines of several charts: a small drawing and a label for each kind of line."""
     found: dict[str, str] = {}
     for line in lines:
         dash = f' stroke-dasharray="{DASHES[line.dash % len(DASHES)]}"' if line.dash % len(DASHES) else ""

@@ -35,14 +35,7 @@ RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTE
 
 
 def combinations(arguments: list[str]) -> list[list[str]]:
-    """Write out every combination of the choices on a command line.
-
-    Args:
-        arguments: Arguments, some with several values.
-
-    Returns:
-        Command lines of one value an argument, the last argument's values changing first.
-    """
+    """Write out every combination of the choices on a command line, the last argument's values changing first."""
     return [list(line) for line in dict.fromkeys(itertools.product(*map(_values, arguments)))]
 
 
@@ -163,14 +156,7 @@ def _content(job: Job) -> dict[str, Any] | None:
 
 
 def run_labels(runs: list[RunFolder]) -> dict[Path, str]:
-    """Name runs as shortly as tells them apart.
-
-    Args:
-        runs: The runs; the same one may come several times.
-
-    Returns:
-        By run folder the names of the experiments, else of the folders, else the whole paths.
-    """
+    """Name runs as shortly as tells them apart: by their experiments, else their folders, else their whole paths."""
     distinct = {run.path: run for run in runs}
     for name_of in (lambda run: run.record.get("name", run.path.name), lambda run: run.path.name):
         labels = {path: str(name_of(run)) for path, run in distinct.items()}
@@ -180,11 +166,7 @@ def run_labels(runs: list[RunFolder]) -> dict[Path, str]:
 
 
 def check_comparable(jobs: list[Job]) -> None:
-    """Check that runs that are set side by side see the same images with the same degradations.
-
-    Args:
-        jobs: The evaluations; those of equal overrides are compared.
-    """
+    """Check that runs of equal overrides see the same images with the same degradations."""
     for first, other in _pairs(jobs):
         _check_equal(first, other, _conditions(first), _conditions(other))
 

@@ -24,14 +24,7 @@ DEFAULTS: dict[str, str | None] = {
 
 
 def read_arguments(arguments: Sequence[str], usage: str) -> dict[str, str | None]:
-    """Read the command line.
-
-    Args:
-        arguments: What follows the script's name.
-        usage: What ``--help`` prints.
-
-    Returns:
-        Values by key.
+    """Read the command line into values by key.
 
     Raises:
         UserError: A key is unknown, or no runs are named.
@@ -49,14 +42,7 @@ def read_arguments(arguments: Sequence[str], usage: str) -> dict[str, str | None
 
 
 def compare(arguments: Sequence[str], usage: str) -> Path:
-    """Read runs, and write the page and the CSV file.
-
-    Args:
-        arguments: The command line.
-        usage: What ``--help`` prints.
-
-    Returns:
-        The page; the CSV file lies beside it.
+    """Read runs, write the page and the CSV file beside it, and return the page's path.
 
     Raises:
         UserError: No run matches, none of them has results, or a key or metric is unknown.

@@ -92,15 +92,7 @@ class Job:
 
 
 def read_job(arguments: list[str], usage: str) -> Job:
-    """Read the command line of one evaluation.
-
-    Args:
-        arguments: What follows the script's name.
-        usage: What ``--help`` prints.
-
-    Returns:
-        The evaluation.
-    """
+    """Read the command line of one evaluation."""
     run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
     weights = str(own["weights"])
     data_changed = check_answer(own[DATA_CHANGED])
@@ -114,11 +106,7 @@ def read_job(arguments: list[str], usage: str) -> Job:
 def datamodule_for(config: DictConfig) -> ImageDataModule:
     """Build the data module, or return the last one again where the settings of the data are the same.
 
-    Args:
-        config: The composed config.
-
-    Returns:
-        The data module, set up; reading and checking the data of each job anew may take longer than the job.
+    Reading and checking the data of each job anew may take longer than the job.
     """
     parts = [config.get(group) for group in ("data", "degradation")]
     settings = tuple(OmegaConf.to_yaml(part, resolve=True) if part else "" for part in parts)

@@ -54,17 +54,7 @@ class _Panels:
 
 
 def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], options: dict[str, Any]) -> str:
-    """Write the page.
-
-    Args:
-        found: What was read.
-        tables: What can be compared.
-        left_out: What is in no table.
-        options: ``title``, ``command`` and the chosen ``metrics``.
-
-    Returns:
-        HTML.
-    """
+    """Write the page; ``options`` are ``title``, ``command`` and the chosen ``metrics``."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -186,12 +176,7 @@ def _definitions(measured: Iterable[Measured]) -> dict[str, str]:
 
 
 def write_rows(tables: Sequence[Table], path: Path) -> None:
-    """Write the rows as CSV, whole or not at all: one for each row and output, with means, deviations and costs.
-
-    Args:
-        tables: The tables.
-        path: File to write; its folder is created.
-    """
+    """Write the rows as CSV, whole or not at all: one for each row and output, with means, deviations and costs."""
     keys = list(dict.fromkeys(key for table in tables for row in table.rows for key in row.choices))
     conditions = ("data", "size", "fingerprint", "degradation_name", "images", "weights")
     lines: list[tuple[dict[str, Any], results.Row[Any], str]] = []

@@ -106,26 +106,12 @@ class _Images:
 
 
 def embedded(path: Path) -> str:
-    """Write an image file as an address that holds it.
-
-    Args:
-        path: A PNG file.
-
-    Returns:
-        ``data:image/png;base64,...``.
-    """
+    """Write an image file as an address that holds it: ``data:image/png;base64,...``."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def sheets_of(tables: list[Table]) -> list[Sheet]:
-    """Lay out the images of all rows.
-
-    Args:
-        tables: The tables.
-
-    Returns:
-        A sheet for each data set whose runs kept images.
-    """
+    """Lay out the images of all rows, a sheet for each data set whose runs kept images."""
     data: dict[tuple[Any, Any, Any], list[Table]] = {}
     for table in tables:
         conditions = table.conditions

@@ -136,14 +136,7 @@ def _is_run(path: Path) -> bool:
 
 
 def read_runs(patterns: str) -> Found:
-    """Read everything that matches.
-
-    Args:
-        patterns: See ``run_folders``.
-
-    Returns:
-        Evaluations, and what is left out.
-    """
+    """Read everything that matches ``patterns``; see ``run_folders``."""
     found = Found()
     for path in run_folders(patterns):
         run = RunFolder(path)
@@ -231,39 +224,15 @@ def _max_steps(run: RunFolder) -> int | None:
 
 
 def last_step(folder: Path) -> int | None:
-    """Return the last step that a run logged.
-
-    Args:
-        folder: The run folder.
-
-    Returns:
-        Optimiser steps, or None where nothing was logged.
-    """
     return max((int(row["step"]) for row in read_rows(folder)), default=None)
 
 
 def validation_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """Read a validation metric over the training.
-
-    Args:
-        folder: The run folder.
-        metric: ``<metric>/<output>``.
-
-    Returns:
-        Optimiser steps and values.
-    """
+    """Read a validation metric, ``<metric>/<output>``, as optimiser steps and values over the training."""
     rows = ((row["step"], row.get(f"val/{metric}")) for row in read_rows(folder))
     curve = ((int(step), float(value)) for step, value in rows if value)
     return [(step, value) for step, value in curve if math.isfinite(value)]
 
 
 def newest_first(measured: Sequence[Measured]) -> list[Measured]:
-    """Sort evaluations by their time.
-
-    Args:
-        measured: Evaluations.
-
-    Returns:
-        The newest one first.
-    """
     return sorted(measured, key=lambda each: str(each.record.get("time", "")), reverse=True)

@@ -57,15 +57,7 @@ class Row(results.Row[Measured]):
         return sorted({entry.evaluation_seed for entry in self.entries}, key=str)
 
     def sampling(self, kind: str, output: str) -> float | None:
-        """Return what a sample costs.
-
-        Args:
-            kind: ``num_network_calls`` or ``seconds_per_image``.
-            output: The output.
-
-        Returns:
-            Median over the entries, or None where it was not recorded.
-        """
+        """Return what a sample costs (``num_network_calls`` or ``seconds_per_image``), the median over the entries."""
         found = [e.record.get("sampling", {}).get(kind, {}).get(output) for e in self.entries]
         values = [float(value) for value in found if value is not None]
         return statistics.median(values) if values else None
@@ -97,14 +89,7 @@ class Table:
 
 
 def conditions_of(entry: Measured) -> dict[str, Any]:
-    """Say what an evaluation was made on.
-
-    Args:
-        entry: The evaluation.
-
-    Returns:
-        Data, degradation, number of images and weights.
-    """
+    """Say what an evaluation was made on: data, degradation, number of images and weights."""
     record = entry.record
     data, degradation = record.get("data", {}), record.get("degradation")
     draws = record.get("label_accuracy", {}).get("num_seeds")
@@ -205,15 +190,7 @@ ChoosingT = TypeVar("ChoosingT", bound=Choosing)
 
 
 def joined(lines: Iterable[ChoosingT], is_same: Callable[[ChoosingT, ChoosingT], bool]) -> list[ChoosingT]:
-    """Join lines that show the same: the choices in which they differ do not bear on it.
-
-    Args:
-        lines: The lines.
-        is_same: Whether two of them show the same.
-
-    Returns:
-        The first of each kind, with the choices that all of its kind have.
-    """
+    """Join lines that show the same and keep the choices that all have: the others do not bear on it."""
     kept: list[ChoosingT] = []
     for line in lines:
         first = next((other for other in kept if is_same(line, other)), None)
@@ -225,14 +202,7 @@ def joined(lines: Iterable[ChoosingT], is_same: Callable[[ChoosingT, ChoosingT],
 
 
 def natural(text: str) -> tuple[float, str]:
-    """Return the key by which values are sorted: numbers by size, before words.
-
-    Args:
-        text: A value.
-
-    Returns:
-        A key for ``sorted``.
-    """
+    """Return the key by which values are sorted: numbers by size, before words."""
     try:
         return float(text), ""
     except ValueError:

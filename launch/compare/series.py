@@ -20,30 +20,13 @@ COSTS = {"network calls per image": (0, 1.0), "seconds per image": (1, 0.001)}  
 
 
 def charted(names: Iterable[str], chosen: Sequence[str]) -> list[Metric]:
-    """Choose the metrics to draw.
-
-    Args:
-        names: What was measured, ``<metric>/<output>``.
-        chosen: What the user asked for; empty for the leading ones.
-
-    Returns:
-        Metrics.
-    """
+    """Choose the metrics to draw: those that are asked for, or the leading ones of what was measured."""
     present = ordered(names)
     return [m for m in present if m.key in chosen] if chosen else [m for m in present if m.leading][:NUM_CHARTS]
 
 
 def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> list[Chart]:
-    """Draw quality against what a sample costs.
-
-    Args:
-        grids: The tables, whose lines are the points.
-        metrics: What to draw.
-        cost: One of ``COSTS``.
-
-    Returns:
-        A chart for each metric that has several points of several lines; others are in the table.
-    """
+    """Draw quality against one of ``COSTS``, a point for each line of the tables; single points are in these."""
     charts = []
     dashes: dict[str, int] = {}
     place, unit = COSTS[cost]
@@ -89,15 +72,7 @@ def _line_colors(lines: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]
 
 
 def validation_charts(table: Table, metrics: Sequence[Metric]) -> list[Chart]:
-    """Draw the validation metrics of a table's runs over their training, as means over the seeds.
-
-    Args:
-        table: The rows.
-        metrics: What to draw.
-
-    Returns:
-        A chart for each metric that has points.
-    """
+    """Draw the validation metrics of a table's runs over their training, as means over the seeds."""
     by_color: dict[int, Row] = {}
     for row in table.rows:
         by_color.setdefault(row.color, row)

@@ -91,14 +91,7 @@ class Grid:
 
 
 def seeds_text(row: Row) -> str:
-    """Say over which seeds a row is the mean.
-
-    Args:
-        row: The row.
-
-    Returns:
-        Such as ``2 x 3 eval``.
-    """
+    """Say over which seeds a row is the mean, such as ``2 x 3 eval``."""
     training, evaluation = len(row.training_seeds), len(row.evaluation_seeds)
     if training > 1 and evaluation > 1:
         return f"{training} x {evaluation} eval"
@@ -129,27 +122,12 @@ def _column(metric: Metric, case: str = "") -> Column:
 
 
 def main_grid(table: Table, chosen: Sequence[str]) -> Grid:
-    """Lay out what the paradigms make, and the input.
-
-    Args:
-        table: The rows.
-        chosen: Metrics to show, or none for all but the minor ones.
-
-    Returns:
-        A line for each row and each of its own outputs.
-    """
+    """Lay out the input and what the paradigms make; metrics are the chosen ones, or all but the minor ones."""
     return _grid(table, [m for m in _of_outputs(table) if (m.key in chosen if chosen else not m.minor)], False)
 
 
 def whole_grid(table: Table) -> Grid:
-    """Lay out all metrics of all outputs, also of those that bound the others.
-
-    Args:
-        table: The rows.
-
-    Returns:
-        A line for each row and output.
-    """
+    """Lay out all metrics of all outputs, also of those that bound the others."""
     return _grid(table, _of_outputs(table), True)
 
 
@@ -217,14 +195,7 @@ def _mark_best(entries: list[Entry], columns: list[Column]) -> None:
 
 
 def case_grids(table: Table) -> list[Grid]:
-    """Lay out metrics by case: label accuracy by set of labels, token accuracy by masked share.
-
-    Args:
-        table: The rows.
-
-    Returns:
-        A table for each metric.
-    """
+    """Lay out metrics by case, a table for each: label accuracy by label set, token accuracy by masked share."""
     grids = []
     for metric in ordered(table.names):
         if metric.case:

@@ -16,27 +16,11 @@ COST_HEADINGS = ("parameters", "steps", "images seen", "time", "seeds", "samplin
 
 
 def count(number: int, thing: str) -> str:
-    """Write a number of things.
-
-    Args:
-        number: How many.
-        thing: What, in the singular.
-
-    Returns:
-        Words.
-    """
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def trainings_of(rows: Sequence[Row]) -> dict[int, Row]:
-    """Join the rows of the same weights.
-
-    Args:
-        rows: Rows.
-
-    Returns:
-        By colour one row with the entries of all: what was trained, however it was evaluated.
-    """
+    """Join the rows of the same weights: by colour what was trained, however it was evaluated."""
     found: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: row.color):
         known = found.setdefault(row.color, Row(row.name, {}, [], row.color))
@@ -50,14 +34,7 @@ def _runs(row: Row) -> list[Measured]:
 
 
 def training_text(row: Row) -> str:
-    """Describe a training in a few words.
-
-    Args:
-        row: One of ``trainings_of``.
-
-    Returns:
-        Its size, steps and seeds.
-    """
+    """Describe one of ``trainings_of`` in a few words: size, steps and seeds."""
     runs = _runs(row)
     parameters = runs[0].run_record.get("parameters")
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
@@ -67,42 +44,20 @@ def training_text(row: Row) -> str:
 
 
 def training_choices(row: Row, trainings: dict[int, Row]) -> dict[str, str]:
-    """Return what tells a training from others of its name.
-
-    Args:
-        row: One of ``trainings_of``.
-        trainings: All of them.
-
-    Returns:
-        Values by key.
-    """
+    """Return what tells a training from others of its name."""
     same = [each.entries[0].trained for each in trainings.values() if each.name == row.name]
     return {key: value_at(row.entries[0].trained, key, same) for key in distinguishing(same)}
 
 
 def hardware_text(record: dict[str, Any]) -> str:
-    """Name a machine.
-
-    Args:
-        record: What ``launch.record.hardware`` returned.
-
-    Returns:
-        Its accelerator, else its processor.
-    """
+    """Name the accelerator of ``launch.record.hardware``, else the processor."""
     if record.get("accelerator"):
         return f"{record.get('accelerators', 1)} x {record['accelerator']}"
     return f"{record.get('processor', 'unknown')}, {count(record.get('threads', 1), 'thread')}"
 
 
 def costs_of(row: Row) -> list[str]:
-    """Say what a training took.
-
-    Args:
-        row: One of ``trainings_of``.
-
-    Returns:
-        A cell for each of ``COST_HEADINGS``.
-    """
+    """Say what a training took, a cell for each of ``COST_HEADINGS``."""
     runs = _runs(row)
     first = runs[0]
     steps = first.record.get("step") or 0
@@ -149,15 +104,7 @@ def _revision(revision: str | None) -> str:
 
 
 def settings_table(trainings: Sequence[Row], by_color: dict[int, Row]) -> dict[str, Any]:
-    """Sort settings.
-
-    Args:
-        trainings: What was trained.
-        by_color: The same by colour.
-
-    Returns:
-        Columns; the keys in which the trainings differ, those that one kind of run has alone, and the common ones.
-    """
+    """Sort settings into those in which the trainings differ, those that one kind of run has alone, and the common ones."""
     several = [{_object_key(k): _class_name(k, v) for k, v in row.entries[0].trained.items()} for row in trainings]
     keys = list(dict.fromkeys(key for settings in several for key in settings))
     present = {key: [settings.get(key) for settings in several] for key in keys}
