@@ -110,7 +110,7 @@ class RunFailedError(Exception):
 
 @contextmanager
 def explained(folder: Path, overrides: list[str]) -> Iterator[None]:
-    """Say an unexpected error of a run in one sentence, and keep its traceback in the run's ``error.log``.
+    """Say an unexpected error of a run in one sentence, and keep its traceback: in ``error.log`` of a run that has begun.
 
     Before the first step is made, what was set on the command line is named as the likely cause: a value that no check knows
     to be bad. An untouched experiment that cannot begin has a fault of ours: its traceback is let through.
@@ -144,12 +144,12 @@ def explained(folder: Path, overrides: list[str]) -> Iterator[None]:
 def _keep_traceback(folder: Path, error: BaseException) -> Path:
     text, rank = "".join(traceback.format_exception(error)), os.environ.get("LOCAL_RANK", "0")
     name = LOG_NAME if rank == "0" else f"rank_{rank}.{LOG_NAME}"
-    path = folder / name
-    try:
-        path.write_text(text)
-    except OSError:  # the run folder is not there, or its disk is full
-        path = Path(tempfile.mkdtemp(prefix="triptych-")) / name
-        path.write_text(text)
+    if any(folder.glob("*.json")):  # else nothing is kept of it: see RunFolder.begun
+        with suppress(OSError):  # the disk may be full
+            (folder / name).write_text(text)
+            return folder / name
+    path = Path(tempfile.mkdtemp(prefix="triptych-")) / name
+    path.write_text(text)
     return path
 
 

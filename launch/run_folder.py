@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,29 @@ class RunFolder:
                     "or go on with a copy of the run."
                 ) from error
             yield
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Hold the folder for a new run, and leave it as it was found where the run ends before its first step.
+
+        What was there before stays, as the records of a sweep do; a folder that was made for the run goes.
+
+        Yields:
+            Nothing.
+        """
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        found = set() if made else set(self.path.iterdir())
+        with self.locked():
+            try:
+                yield
+            except BaseException:
+                if is_main_process() and not (self.record_path.exists() or self.checkpoint.exists()):
+                    for path in set(self.path.iterdir()) - found:
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    with suppress(OSError):  # something else lies there by now
+                        for path in made:
+                            path.rmdir()
+                raise
 
     def is_locked(self) -> bool:
         """Say whether a live process writes the folder."""

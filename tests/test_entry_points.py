@@ -6,12 +6,13 @@ import csv
 import re
 import shutil
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import checked_command, finished, read_json, script, train_here
+from helpers import checked_command, finished, read_json, script, tiny, train_here
 from omegaconf import OmegaConf
 from PIL import Image
 from processes import Run
@@ -19,6 +20,7 @@ from user_metric import MeanError
 
 import callbacks
 from launch.commands import evaluate, generate
+from launch.commands import train as training
 from launch.compose import help_text
 from launch.errors import UserError
 from launch.evaluation import takes_part_in_test
@@ -329,19 +331,49 @@ BAD_SETTINGS = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), BAD_SETTINGS)
-def test_bad_settings_stop_before_training(
-    overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_bad_settings_stop_before_training_and_leave_no_folder(
+    overrides: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr("torchvision.datasets.mnist.MNIST.download", offline)
-    with pytest.raises(UserError, match=message) as caught:
-        checked_and_trained(tmp_path / "run", "experiment=meanflow_dit", *overrides)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    outputs = tmp_path / "outputs"
+    start_here(monkeypatch, *tiny("meanflow_dit"), *overrides, f"paths.outputs={outputs}", code=2)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(f"^error: .*{message}", error)
+    assert not outputs.exists()
 
 
-def checked_and_trained(folder: Path, *overrides: str) -> None:
-    checked_command(*overrides)
-    train_here(folder, *overrides)
+def test_a_refused_run_leaves_a_folder_of_ones_own_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    empty, job = tmp_path / "empty", tmp_path / "job"
+    empty.mkdir()
+    job.mkdir()
+    (job / "job.json").write_text("{}")
+    for folder in (empty, job, tmp_path / "new"):
+        before = sorted(tmp_path.rglob("*"))
+        start_here(monkeypatch, "network.patch_size=5", f"hydra.run.dir={folder}", code=2)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def fail(*_: object) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(training, "train", fail)
+    start_here(monkeypatch, "seed=1", f"hydra.run.dir={tmp_path / 'new'}", code=2)
+    log = Path(re.findall(r"the traceback is in (.*)\.$", capsys.readouterr().err.strip())[0])
+    assert "a fault of ours" in log.read_text()
+    assert not (tmp_path / "new").exists()
+
+
+def start_here(monkeypatch: pytest.MonkeyPatch, *overrides: str, code: int) -> None:
+    """Run ``train.py`` in this process until it exits."""
+    monkeypatch.setattr(sys, "argv", ["train.py", "experiment=meanflow_dit", *overrides])
+    with pytest.raises(SystemExit) as caught:
+        training.start()
+    assert caught.value.code == code
 
 
 def offline(*_: object) -> None:

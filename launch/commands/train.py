@@ -122,7 +122,7 @@ def main(config: DictConfig) -> float | None:
     end_with_parent()
     with reported():
         run, config, overrides, in_force = current_run(config)
-        with run.locked():
+        with run.locked() if config.resume else run.begun():
             if not config.resume:
                 keep_config(run, config, overrides)
             with explained(run.path, overrides):
