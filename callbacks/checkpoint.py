@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from files.held import FolderGoneError, check_held
 from files.whole import WriteError, whole_file
 from generative.ranges import Count
+from generative.weights import read_checkpoint
 
 FILE_NAME = "last.ckpt"
 PREVIOUS_NAME = "previous.ckpt"
@@ -45,7 +46,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     The order is: write ``.last.ckpt.tmp``, ``last.ckpt`` becomes ``previous.ckpt``, the temporary file becomes
     ``last.ckpt``. A kill or a loss of power at any moment leaves one of the two whole, and a full disk leaves both.
+
+    Args:
+        loaded: File and content of a checkpoint that was read and checked already: what a training goes on from.
     """
+
+    def __init__(self, loaded: tuple[Path, dict[str, Any]] | None = None) -> None:
+        super().__init__()
+        self._loaded = loaded
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save a checkpoint.
@@ -61,17 +69,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a checkpoint that holds plain containers and tensors; nothing else is ever unpickled.
+        """Return a checkpoint that holds plain containers and tensors, on the CPU; nothing else is ever unpickled.
 
         Args:
-            path: File to read.
-            map_location: Where the tensors go; the CPU by default.
+            path: File to read, unless its content was handed in.
+            map_location: Not used.
             weights_only: Not used: always true.
 
         Returns:
             The checkpoint.
         """
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        loaded, self._loaded = self._loaded, None
+        return loaded[1] if loaded and loaded[0] == Path(path) else read_checkpoint(path)
 
 
 def num_bytes(content: Any) -> int:

@@ -14,6 +14,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from generative.weights import AVERAGES
 from lightning_modules.sharding import gathered, local, part_of, release_weights
 
 
@@ -40,6 +41,11 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self._last_step = 0
         self._swapped = False
+
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's state in a checkpoint."""
+        return AVERAGES[0]
 
     @staticmethod
     def _parameters(module: LightningModule) -> dict[str, Tensor]:
@@ -128,9 +134,9 @@ class EMA(Callback):
         """Return the averages; a checkpoint is never written while they are swapped in."""
         if self._swapped:
             raise RuntimeError("A checkpoint must not be written while the EMA weights are swapped in.")
-        return {"num_updates": self.num_updates, "average": gathered(self.average)}
+        return {"num_updates": self.num_updates, AVERAGES[1]: gathered(self.average)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the averages of a checkpoint."""
         self.num_updates = state_dict["num_updates"]
-        self.average = dict(state_dict["average"])
+        self.average = dict(state_dict[AVERAGES[1]])

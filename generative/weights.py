@@ -11,11 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
+AVERAGES = ("EMA", "average")  # a checkpoint keeps the averaged weights in this entry of that callback's state
 ZIP_START = b"PK\x03\x04"
 CODE_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "EXT1", "EXT2", "EXT4"}
 
@@ -85,18 +86,24 @@ def read_checkpoint(path: str | Path) -> Any:
         LoadMemoryError: It is larger than the memory that is left.
     """
     with Path(path).open("rb") as file:  # a file that is not there, or not for us to read, is the caller's matter
-        start = file.read(len(ZIP_START))
-    if start == ZIP_START and (fault := _zip_fault(path)):
+        return _read(file, path)
+
+
+def _read(file: BinaryIO, path: str | Path) -> Any:
+    """Check and load an open file, so that what is loaded is what was checked, even if another one takes its name."""
+    start = file.read(len(ZIP_START))
+    if start == ZIP_START and (fault := _zip_fault(file)):
         raise DamagedFileError(f"{fault}, so it does not load as tensors and plain containers")
+    file.seek(0)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no common error for damaged files and refused pickles
         if is_out_of_memory(error):
             raise LoadMemoryError(
                 f"{path} of {Path(path).stat().st_size / 1e6:,.0f} MB does not fit into the memory that is left: close other "
                 "programs, or use a machine with more."
             ) from error
-        if isinstance(error, pickle.UnpicklingError) and (start == ZIP_START or _names_code(path)):
+        if isinstance(error, pickle.UnpicklingError) and (start == ZIP_START or _names_code(file)):
             raise NotLoadedError(
                 "it does not load as tensors and plain containers and could run code if it were loaded otherwise"
             ) from error
@@ -152,10 +159,10 @@ def checkpoint_fault(content: Any) -> str | None:
         return f"its global_step={str(content['global_step'])[:20]} is no number of steps"
     if not _are_tensors(content["state_dict"]):
         return "its state_dict is no dict of tensors"
-    callbacks = content.get("callbacks", {})
-    if not isinstance(callbacks, dict) or not isinstance(ema := callbacks.get("EMA", {}), dict):
+    callbacks, (owner, entry) = content.get("callbacks", {}), AVERAGES
+    if not isinstance(callbacks, dict) or not isinstance(ema := callbacks.get(owner, {}), dict):
         return "its callbacks are no dict of their states"
-    if not _is_count(ema.get("num_updates", 0)) or not _are_tensors(ema.get("average", {})):
+    if not _is_count(ema.get("num_updates", 0)) or not _are_tensors(ema.get(entry, {})):
         return "its averages (EMA) are not what a run saves"
     return None
 
@@ -168,24 +175,38 @@ def _are_tensors(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
-def _zip_fault(path: str | Path) -> str | None:
+def _zip_fault(file: BinaryIO) -> str | None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             part = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError):
         return "it is cut off or overwritten"
     return f"its part {part} has other bytes than its checksum says" if part else None
 
 
-def _names_code(path: str | Path) -> bool:
+def _names_code(file: BinaryIO) -> bool:
     """Say whether a file that is no zip archive begins with a pickle that names a function or class; nothing is run."""
-    with Path(path).open("rb") as file:
-        try:
-            while True:  # the older layout of torch.save is several pickles, one after the other
-                if any(code.name in CODE_OPCODES for code, _, _ in pickletools.genops(file)):
-                    return True
-        except Exception:  # not a pickle from here on; pickletools has no common error for that
-            return False
+    file.seek(0)
+    try:
+        while True:  # the older layout of torch.save is several pickles, one after the other
+            if any(code.name in CODE_OPCODES for code, _, _ in pickletools.genops(file)):
+                return True
+    except Exception:  # not a pickle from here on; pickletools has no common error for that
+        return False
+
+
+def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
+    """Return the averages of a run's trainable weights.
+
+    Args:
+        checkpoint: A checkpoint of a run.
+
+    Returns:
+        Tensors by the network's own names; None where the run keeps none.
+    """
+    owner, entry = AVERAGES
+    state = checkpoint.get("callbacks", {}).get(owner)
+    return None if state is None else state.get(entry, {})
 
 
 def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -199,7 +220,7 @@ def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """
     prefix = "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return state | checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
+    return state | (averaged_weights(checkpoint) or {})
 
 
 def first_not_finite(checkpoint: dict[str, Any]) -> str | None:
@@ -211,7 +232,7 @@ def first_not_finite(checkpoint: dict[str, Any]) -> str | None:
     Returns:
         Name of the first tensor that holds NaN or infinity, or None.
     """
-    average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average", {})
+    average = averaged_weights(checkpoint) or {}
     for name, value in (
         *checkpoint["state_dict"].items(),
         *((f"EMA {name}", value) for name, value in average.items()),

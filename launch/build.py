@@ -16,7 +16,7 @@ from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
 from generative.randomness import generator_for
-from generative.weights import differing_names
+from generative.weights import averaged_weights, differing_names
 from launch.checking import check_kinds
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
@@ -128,7 +128,13 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
     return callbacks
 
 
-def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], loggers: list[Logger] | bool) -> Trainer:
+def build_trainer(
+    config: DictConfig,
+    folder: Path,
+    callbacks: list[Callback],
+    loggers: list[Logger] | bool,
+    loaded: tuple[Path, dict[str, Any]] | None = None,
+) -> Trainer:
     """Build the trainer.
 
     Args:
@@ -136,6 +142,7 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], l
         folder: Where it writes.
         callbacks: Callbacks.
         loggers: Loggers.
+        loaded: File and content of the checkpoint that a training goes on from.
 
     Returns:
         The trainer.
@@ -154,7 +161,7 @@ def build_trainer(config: DictConfig, folder: Path, callbacks: list[Callback], l
             config.trainer,
             callbacks=callbacks,
             logger=loggers,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(loaded)],
             _convert_="object",
             _partial_=True,
         )
@@ -177,7 +184,7 @@ def load_weights(module: TrainingModule, run: RunFolder, checkpoint: dict[str, A
         raise UserError(f"weights={weights} is unknown: choose ema or raw.")
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
-        average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average")
+        average = averaged_weights(checkpoint)
         if not average:
             raise UserError(f"{run.checkpoint} holds no averaged weights: use weights=raw.")
         state.update({f"network.{name}": value for name, value in average.items()})

@@ -8,6 +8,7 @@ import torch
 from lightning import Trainer
 from torch.optim import Optimizer
 
+from generative.weights import averaged_weights
 from launch.errors import UserError
 from launch.run_folder import RunFolder
 from lightning_modules import TrainingModule
@@ -30,7 +31,7 @@ def check_restorable(module: TrainingModule, trainer: Trainer, run: RunFolder, c
     fault = (
         _loop_fault(trainer, checkpoint)
         or _optimizer_fault(module, checkpoint)
-        or _average_fault(module, checkpoint.get("callbacks", {}).get("EMA"))
+        or _average_fault(module, averaged_weights(checkpoint))
     )
     if fault:
         raise UserError(
@@ -98,11 +99,11 @@ def _only_dict(value: Any) -> dict[Any, Any] | None:
     return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) else None
 
 
-def _average_fault(module: TrainingModule, ema: Any) -> str | None:
-    if ema is None:
+def _average_fault(module: TrainingModule, average: dict[str, torch.Tensor] | None) -> str | None:
+    if average is None:
         return None
     own = {name: p.shape for name, p in module.network.named_parameters() if p.requires_grad}
-    other = {name: value.shape for name, value in ema.get("average", {}).items()}
+    other = {name: value.shape for name, value in average.items()}
     differing = sorted(own.keys() ^ other.keys()) or sorted(name for name in own if own[name] != other[name])
     return (
         f"its averages (EMA) differ from the network in {len(differing)} tensors, such as {differing[0]}"

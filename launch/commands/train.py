@@ -57,6 +57,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         run.path,
         [*build.build_callbacks(config), history],
         build_loggers(config, run, step if resumed else None),
+        resumed,
     )
     build.check_ranks(config, trainer)
     tell_choices(config)

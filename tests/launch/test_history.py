@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -132,7 +133,10 @@ def test_every_override_of_a_resume_is_used_recorded_and_kept(
     assert measured.trained["optimizer.lr"] == "0.0001"
     assert "optimizer.lr=0.001" in measured.trained[BEFORE]
     assert "until step 3" in measured.trained[BEFORE]
-    resume_here(run, "trainer.max_steps=7")
+    with patch("torch.load", wraps=torch.load) as load:
+        resume_here(run, "trainer.max_steps=7")
+    files = [str(getattr(call.args[0], "name", call.args[0])) for call in load.call_args_list]
+    assert files.count(str(run.checkpoint)) == 1  # what was checked is what the trainer goes on from
     assert [entry["step"] for entry in run.record["history"]] == [0, 3, 6]
     assert run.record["history"][2]["changes"] == {"trainer.max_steps": {"from": 6, "to": 7}}
     assert (probe.module.sampler.num_steps, probe.batches[-1], probe.module.seed) == (4, 4, 11)

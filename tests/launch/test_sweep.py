@@ -23,6 +23,7 @@ from launch.compose import compose_config
 from launch.errors import JobFailedError, UserError
 from launch.names import SWEPT_VARIABLE, job_folder
 from launch.run_folder import RunFolder, write_json
+from launch.start import keep_config
 from launch.sweep import gpus
 from launch.sweep import jobs as sweep
 from launch.sweep.arguments import checked_sweep
@@ -337,8 +338,6 @@ def test_names_of_jobs_begin_with_what_is_their_own(swept: None) -> None:
 
 
 def test_a_run_is_not_written_over(tmp_path: Path) -> None:
-    from launch.command_line import keep_config
-
     run = RunFolder(tmp_path)
     keep_config(run, DictConfig({"a": 1}), ["a=1"])
     keep_config(run, DictConfig({"a": 2}), ["a=2"])  # ended before its first checkpoint
