@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from generative.checks import checked
 from generative.denoiser import Denoiser, DenoiserOutput
 from generative.frozen import Frozen
 from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance, LabelDropout
@@ -24,6 +25,7 @@ from lightning_modules.contract import Card, Output, Task
 from lightning_modules.generative_module import GenerativeModule
 
 
+@checked("module")
 class DDPM(GenerativeModule):
     """Learns to denoise and samples by walking from noise to an image.
 

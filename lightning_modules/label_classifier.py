@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generative.checks import checked
 from generative.judges.label_classifier import LabelClassifier
 from generative.randomness import Randomness
+from generative.ranges import WholeNumber
 from generative.types import Batch, LossOutput
 from lightning_modules.base import TrainingModule
 from lightning_modules.contract import Card, Task
 
 
+@checked("module")
 class LabelClassifierModule(TrainingModule):
     """Learns to tell the labels of an image, each by itself; it makes no images.
 
@@ -26,9 +29,6 @@ class LabelClassifierModule(TrainingModule):
         network: The classifier.
         max_shift: In training each image is shifted by up to so many pixels in both directions, its border repeated.
         **kwargs: Arguments of ``TrainingModule``.
-
-    Raises:
-        ValueError: If ``max_shift`` is negative.
     """
 
     network: LabelClassifier
@@ -40,10 +40,8 @@ class LabelClassifierModule(TrainingModule):
     )
     not_shardable: ClassVar[str | None] = "its loss calls a part of the network alone, and the network is small"
 
-    def __init__(self, network: LabelClassifier, max_shift: int = 0, **kwargs: Any) -> None:
+    def __init__(self, network: LabelClassifier, max_shift: WholeNumber = 0, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
-        if max_shift < 0:
-            raise ValueError(f"module.max_shift={max_shift} must be at least 0.")
         self.max_shift = max_shift
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generative.checks import checked
 from generative.inpainting import composite, gray_patches, token_mask
 from generative.metrics.means import NamedMeans
 from generative.networks.token_transformer import TokenTransformer
@@ -16,6 +17,7 @@ from generative.networks.tokenizer import Tokenizer, load_tokenizer, read_tokeni
 from generative.objectives.masked_tokens import MaskedTokenObjective, token_accuracy
 from generative.patch_evidence import patch_evidence
 from generative.randomness import Randomness
+from generative.ranges import Positive, WholeNumber
 from generative.samplers.masked import MaskedTokenSampler
 from generative.types import Batch, Condition, LossOutput, State
 from lightning_modules.base import ImageData
@@ -26,6 +28,7 @@ ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which 
 NUM_CHECKED = 32  # validation images whose known pixels are looked at before the first step
 
 
+@checked("module")
 class MaskGIT(GenerativeModule):
     """Learns to guess masked tokens and fills holes by guessing a few at a time.
 
@@ -48,7 +51,7 @@ class MaskGIT(GenerativeModule):
         **kwargs: Arguments of ``GenerativeModule``.
 
     Raises:
-        ValueError: If there is no tokenizer or a setting is out of its range.
+        ValueError: If there is no tokenizer.
 
     Attributes:
         mean_network_calls: Network calls behind a ``sample``, mean over the images of the last test; None before it.
@@ -73,9 +76,9 @@ class MaskGIT(GenerativeModule):
         objective: MaskedTokenObjective,
         sampler: MaskedTokenSampler,
         conditional: bool = False,
-        dilation: int | None = None,
-        pixel_std: float | None = None,
-        feather: int = 0,
+        dilation: WholeNumber | None = None,
+        pixel_std: Positive | None = None,
+        feather: WholeNumber = 0,
         reimpose_known: bool = True,
         cache_dir: str | None = None,
         **kwargs: Any,
@@ -85,16 +88,10 @@ class MaskGIT(GenerativeModule):
                 "no finished tokenizer of this data was found: train one first, as with python train.py "
                 "experiment=vqgan_scenes (or vqgan_cats), or name one with tokenizer=RUN_DIR."
             )
-        if dilation is not None and dilation < 0:
-            raise ValueError(f"module.dilation={dilation} must be at least 0, or null for the tokenizer's own.")
-        if pixel_std is not None and pixel_std <= 0:
-            raise ValueError(f"module.pixel_std={pixel_std} must be above 0, or null to leave known pixels unused.")
-        if feather < 0:
-            raise ValueError(f"module.feather={feather} must be at least 0 pixels.")
         loaded = load_tokenizer(tokenizer)
         transformer = network(**_settings(loaded))
         super().__init__(transformer, **kwargs)
-        self._tokenizer = (loaded,)  # in a tuple: a frozen network stays out of the state dict
+        self._tokenizer = loaded
         self.objective = objective
         self.sampler = sampler
         self.conditional = conditional
@@ -109,7 +106,7 @@ class MaskGIT(GenerativeModule):
     @property
     def tokenizer(self) -> Tokenizer:
         """The frozen tokenizer, on the module's device."""
-        return self._tokenizer[0].to(self.device)
+        return self._tokenizer.to(self.device)
 
     @property
     def outputs(self) -> dict[str, Output]:
@@ -133,11 +130,11 @@ class MaskGIT(GenerativeModule):
             )
 
     def parts_record(self) -> dict[str, Any]:
-        return {"tokenizer": self._tokenizer[0].record()}
+        return {"tokenizer": self._tokenizer.record()}
 
     def parts(self) -> dict[str, Part]:
-        settings, _ = read_tokenizer(self._tokenizer[0].path)
-        return {"tokenizer": Part(self._tokenizer[0].network, settings, _tokenizer_card(self._tokenizer[0]))}
+        settings, _ = read_tokenizer(self._tokenizer.path)
+        return {"tokenizer": Part(self._tokenizer.network, settings, _tokenizer_card(self._tokenizer))}
 
     @classmethod
     def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +144,7 @@ class MaskGIT(GenerativeModule):
         """Tokenize the training images; Lightning's hook."""
         if stage == "fit":
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            data.use_tokenizer(self._tokenizer[0], self.cache_dir)
+            data.use_tokenizer(self._tokenizer, self.cache_dir)
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """See ``GenerativeModule.loss``; the tokens come with the batch, the tokenizer does not run."""
@@ -253,7 +250,7 @@ class MaskGIT(GenerativeModule):
         return {
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
-            "tokenizer": self._tokenizer[0].record(),
+            "tokenizer": self._tokenizer.record(),
             "dilation": self.dilation,
             "pixel_std": self.pixel_std,
             "feather": self.feather,
@@ -262,7 +259,7 @@ class MaskGIT(GenerativeModule):
 
     @torch.no_grad()
     def _unknown(self, validity_B1HW: Tensor) -> Tensor:
-        return token_mask(validity_B1HW, self._tokenizer[0].grid_size, self.dilation)
+        return token_mask(validity_B1HW, self._tokenizer.grid_size, self.dilation)
 
     def _condition(self, batch: Batch) -> Condition:
         return Condition(labels=batch.labels if self.conditional else None)

@@ -12,10 +12,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from generative.checks import checked
 from generative.flow_map import FlowMap, FlowMapOutput
 from generative.networks import ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
+from generative.ranges import Share
 from generative.samplers import FlowSampler
 from generative.types import Batch, Condition, LossOutput, State, restoration_condition
 from lightning_modules.contract import Card, Output, Task
@@ -24,6 +26,7 @@ from lightning_modules.generative_module import GenerativeModule
 Source = Literal["noise", "degraded"]
 
 
+@checked("module")
 class MeanFlowRestorer(GenerativeModule):
     """Restores degraded images with a flow map.
 
@@ -37,9 +40,6 @@ class MeanFlowRestorer(GenerativeModule):
         mean_weight: Slider in [0, 1]: ``sample`` becomes (1 - w) sample + w mean.
         reimpose_known: Put exactly known pixels back into the outputs.
         **kwargs: Arguments of ``GenerativeModule``.
-
-    Raises:
-        ValueError: If a setting is out of its range.
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"restore", "inpaint"})
@@ -59,15 +59,11 @@ class MeanFlowRestorer(GenerativeModule):
         output: FlowMapOutput = "image",
         source: Source = "noise",
         conditional: bool = True,
-        mean_weight: float = 0.0,
+        mean_weight: Share = 0.0,
         reimpose_known: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        if source not in ("noise", "degraded"):
-            raise ValueError(f"module.source={source} is unknown: choose noise or degraded.")
-        if not 0 <= mean_weight <= 1:
-            raise ValueError(f"module.mean_weight={mean_weight} must lie in [0, 1].")
         self.objective = objective
         self.sampler = sampler
         self.flow_map = FlowMap(network, output)

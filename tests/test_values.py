@@ -238,7 +238,7 @@ def test_a_module_chooses_its_parts_and_refuses_those_of_another(module: str) ->
 
 def test_what_conf_names_checks_its_options_and_ranges_whoever_builds_it() -> None:
     for target in own().arguments:
-        if target.startswith(("generative.", "datamodules.")) and any(
+        if target.startswith(("generative.", "datamodules.", "lightning_modules.")) and any(
             map(restricts, hints_of(get_object(target)).values())
         ):
             assert hasattr(get_object(target).__init__, "__wrapped__"), f"{target} is not marked as checked"
