@@ -8,10 +8,12 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.measuring import MeasuringCallback, first_rows
+from generative.checks import checked
 from generative.metrics import CalibrationMetrics
 from generative.ranges import Count
 
 
+@checked("callbacks.calibration")
 class Calibration(MeasuringCallback):
     """Measures mean-of-K PSNR and spread of a stochastic output in test; see ``generative.metrics.calibration``.
 
@@ -23,7 +25,7 @@ class Calibration(MeasuringCallback):
         output: Name of the output that is a sample.
 
     Raises:
-        ValueError: If there is no image or there are fewer than 2 samples.
+        ValueError: If there are fewer than 2 samples.
 
     Attributes:
         results: Metrics of the last test; empty without the output.
@@ -31,8 +33,6 @@ class Calibration(MeasuringCallback):
     """
 
     def __init__(self, num_images: Count = 256, num_samples: Count = 16, output: str = "sample") -> None:
-        if num_images < 1:
-            raise ValueError(f"callbacks.calibration.num_images={num_images} must be at least 1.")
         super().__init__()
         self.num_images = num_images
         self.num_samples = num_samples

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from files.held import FolderGoneError, check_held
 from files.whole import WriteError, whole_file
+from generative.checks import checked
 from generative.ranges import Count
 from generative.weights import read_checkpoint
 
@@ -115,6 +116,7 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
+@checked("callbacks.checkpoint")
 class LastCheckpoint(Checkpoint):
     """Saves the whole state every n optimiser steps, at the end, and when a signal asks the run to stop.
 
@@ -131,14 +133,9 @@ class LastCheckpoint(Checkpoint):
     Args:
         every_n_steps: Interval in optimiser steps.
         signal_check_every_n_steps: With several ranks the signal is agreed upon by a collective, at this interval.
-
-    Raises:
-        ValueError: If the interval is not positive.
     """
 
     def __init__(self, every_n_steps: Count = 500, signal_check_every_n_steps: Count = 10) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"callbacks.checkpoint.every_n_steps={every_n_steps} must be at least 1.")
         self.every_n_steps = every_n_steps
         self.run_config: dict[str, Any] = {}
         self.run: dict[str, Any] = {}

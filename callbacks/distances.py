@@ -80,7 +80,6 @@ class DistanceCallback(MeasuringCallback):
     ) -> None:
         super().__init__()
         self.key = key
-        self.check_counts(num_reference=num_reference, batch_size=batch_size)
         self.reference_split = reference_split
         self.num_reference = num_reference
         self.batch_size = batch_size
@@ -96,16 +95,6 @@ class DistanceCallback(MeasuringCallback):
             network = load_label_classifier(label_classifier)
             resize = f"bilinear with antialiasing to {network.input_size} pixels, where they have another size"
             self.extractors[LABEL_CLASSIFIER] = NetworkExtractor(LABEL_CLASSIFIER, network, resize)
-
-    def check_counts(self, **counts: int | None) -> None:
-        """Check numbers of images, by their config key; None is no limit.
-
-        Raises:
-            ValueError: If one is below 1.
-        """
-        for name, value in counts.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{self.key}.{name}={value} must be at least 1.")
 
     def set_up_extractors(self, trainer: Trainer, make_inception: Callable[[Path], FeatureExtractor]) -> None:
         """Look for Inception's weights and try the extractors before the first step, once; for the hook ``setup``."""

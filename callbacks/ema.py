@@ -14,10 +14,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from generative.checks import checked
+from generative.ranges import BelowOne
 from generative.weights import AVERAGES
 from lightning_modules.sharding import gathered, local, part_of, release_weights
 
 
+@checked("callbacks.ema")
 class EMA(Callback):
     """Keeps ema <- decay * ema + (1 - decay) * weight after each optimiser step and evaluates with it.
 
@@ -28,14 +31,9 @@ class EMA(Callback):
 
     Args:
         decay: Final decay in [0, 1).
-
-    Raises:
-        ValueError: If the decay is out of its range.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"callbacks.ema.decay={decay} must lie in [0, 1).")
+    def __init__(self, decay: BelowOne = 0.999) -> None:
         self.decay = decay
         self.num_updates = 0
         self.average: dict[str, Tensor] = {}

@@ -12,14 +12,17 @@ from lightning import LightningModule, Trainer
 from callbacks.distances import DistanceCallback
 from datamodules.base import datamodule_of
 from datamodules.splits import Split
+from generative.checks import checked
 from generative.metrics.generation import GenerationMetrics
 from generative.metrics.inception import InceptionExtractor
 from generative.randomness import generator_for
+from generative.ranges import Count
 from generative.types import Batch
 
 KEY = "callbacks.generation"
 
 
+@checked("callbacks.generation")
 class Generation(DistanceCallback):
     """Measures generated images in test with ``GenerationMetrics``; see ``generative.metrics.generation``.
 
@@ -42,10 +45,10 @@ class Generation(DistanceCallback):
 
     def __init__(
         self,
-        num_images: int = 10_000,
+        num_images: Count = 10_000,
         reference_split: Split = "train",
-        num_reference: int | None = None,
-        batch_size: int = 250,
+        num_reference: Count | None = None,
+        batch_size: Count = 250,
         inception: Mapping[str, Any] | None = None,
         label_classifier: str | Path | None = None,
         cache_dir: str | Path | None = None,
@@ -53,7 +56,6 @@ class Generation(DistanceCallback):
         super().__init__(
             KEY, "generates nothing", reference_split, num_reference, batch_size, inception, label_classifier, cache_dir
         )
-        self.check_counts(num_images=num_images)
         self.num_images = num_images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacks.checkpoint import PREVIOUS_NAME, LastCheckpoint
+from generative.checks import checked
+from generative.ranges import AtLeastOne, Count
 from generative.weights import NotLoadedError, first_not_finite, read_checkpoint
 from lightning_modules.sharding import local
 
@@ -24,6 +26,7 @@ class NonFiniteLossError(RuntimeError):
     """The loss or the weights became NaN or infinite."""
 
 
+@checked("callbacks.guards")
 class NonFiniteGuard(Callback):
     """Stops a run whose loss or weights are not finite, naming the step and the last good checkpoint.
 
@@ -36,14 +39,9 @@ class NonFiniteGuard(Callback):
 
     Args:
         every_n_steps: Interval of reading the note on a GPU, in optimiser steps.
-
-    Raises:
-        ValueError: If the interval is below 1.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"callbacks.guards.every_n_steps={every_n_steps} must be at least 1.")
+    def __init__(self, every_n_steps: Count = 50) -> None:
         self.every_n_steps = every_n_steps
         self._first_bad_step: Tensor | None = None  # () int64 on the loss's device, -1 while all is well
 
@@ -82,6 +80,7 @@ class SpikeError(RuntimeError):
     """The loss or the gradient jumped far above its level."""
 
 
+@checked("callbacks.spikes")
 class SpikeGuard(Callback):
     """Leaves out steps whose loss or gradient norm is a spike, or stops at the first; before optimiser and EMA see them.
 
@@ -103,21 +102,15 @@ class SpikeGuard(Callback):
         factor: How many spreads above the median are a spike.
         window: How many steps make the level; none is judged before.
         patience: How many steps in a row are left out at most.
-
-    Raises:
-        ValueError: If a value is out of its range.
     """
 
     def __init__(
-        self, action: Literal["skip", "stop"] = "skip", factor: float = 30.0, window: int = 100, patience: int = 10
+        self,
+        action: Literal["skip", "stop"] = "skip",
+        factor: AtLeastOne = 30.0,
+        window: Count = 100,
+        patience: Count = 10,
     ) -> None:
-        if action not in ("skip", "stop"):
-            raise ValueError(
-                f"callbacks.spikes.action={action} must be skip or stop; callbacks.spikes=null leaves it out."
-            )
-        for name, value in (("factor", factor), ("window", window), ("patience", patience)):
-            if value < 1:
-                raise ValueError(f"callbacks.spikes.{name}={value} must be at least 1.")
         self.action = action
         self.factor = factor
         self.window = window

@@ -18,7 +18,9 @@ from datamodules.base import datamodule_of
 from datamodules.splits import Split
 from files.grids import render_grid, write_png
 from files.single_images import write_single_images
+from generative.checks import checked
 from generative.metrics.restoration import psnr
+from generative.ranges import Count
 from generative.types import Batch
 from lightning_modules.contract import ANSWERING
 from lightning_modules.sharding import is_sharded
@@ -39,9 +41,6 @@ class PeriodicGrid(Callback, ABC):
         key: Folder of the files and name in the loggers.
         test_key: The same for the grid at the end of the test.
 
-    Raises:
-        ValueError: If there is no image or no interval.
-
     Attributes:
         config_key: Key of the callback in the config, for messages.
         last_step: Step of the last grid of the fit; before, the step that it began at.
@@ -52,8 +51,6 @@ class PeriodicGrid(Callback, ABC):
     def __init__(
         self, num_images: int, every_n_steps: int, first_step: int, split: Split, key: str, test_key: str = "test"
     ) -> None:
-        if min(num_images, every_n_steps) < 1:
-            raise ValueError(f"callbacks.{self.config_key}.num_images and every_n_steps must be at least 1.")
         self.num_images = num_images
         self.every_n_steps = every_n_steps
         self.first_step = first_step
@@ -115,6 +112,7 @@ class PeriodicGrid(Callback, ABC):
             keep_image(trainer, key, image, step)
 
 
+@checked("callbacks.image_grid")
 class ImageGrid(PeriodicGrid):
     """Rows of clean, degraded and restored images or of images and their reconstructions, with PSNR; or of data and drawings.
 
@@ -130,8 +128,8 @@ class ImageGrid(PeriodicGrid):
 
     def __init__(
         self,
-        num_images: int = 8,
-        every_n_steps: int = 500,
+        num_images: Count = 8,
+        every_n_steps: Count = 500,
         first_step: int = 20,
         split: Split = "val",
         key: str = "restoration",

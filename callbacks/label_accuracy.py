@@ -18,6 +18,7 @@ from callbacks.image_grid import keep_image, trained_steps
 from callbacks.measuring import MeasuringCallback, first_rows, log_metrics
 from datamodules.base import datamodule_of
 from files.grids import picture_grid
+from generative.checks import checked
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.metrics.catalogue import STD, Metric
 from generative.metrics.label_accuracy import (
@@ -29,6 +30,7 @@ from generative.metrics.label_accuracy import (
     recognised_labels,
 )
 from generative.randomness import IndexRandomness, generator_for
+from generative.ranges import Count, WholeNumber
 from generative.types import Batch
 from generative.weights import weights_hash
 
@@ -37,6 +39,7 @@ GRID_ROWS = 4
 MISSED = "✗ "
 
 
+@checked("callbacks.label_accuracy")
 class LabelAccuracy(MeasuringCallback):
     """Measures in validation and test how many labels of the data's label sets a classifier sees in generated images.
 
@@ -52,9 +55,6 @@ class LabelAccuracy(MeasuringCallback):
         batch_size: Images drawn at a time and rank; results do not depend on it.
         num_real: Real test images with a smaller index are judged.
 
-    Raises:
-        ValueError: If a number is out of its range.
-
     Attributes:
         results: Metrics of the last test, ``label_accuracy/<set>`` and so on; see ``record`` for their definitions.
         record: Definitions, numbers of seeds, sets and images, values of the seeds, and the classifier.
@@ -64,16 +64,11 @@ class LabelAccuracy(MeasuringCallback):
         self,
         classifier: str | None = None,
         required: bool = False,
-        num_seeds: int = 16,
-        validation_seeds: int = 1,
-        batch_size: int = 64,
-        num_real: int = 1000,
+        num_seeds: Count = 16,
+        validation_seeds: WholeNumber = 1,
+        batch_size: Count = 64,
+        num_real: WholeNumber = 1000,
     ) -> None:
-        if min(num_seeds, batch_size) < 1 or min(validation_seeds, num_real) < 0:
-            raise ValueError(
-                "callbacks.label_accuracy.num_seeds and batch_size must be at least 1, validation_seeds and num_real at "
-                "least 0."
-            )
         super().__init__()
         self.classifier_path = classifier
         self.required = required

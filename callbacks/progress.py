@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from generative.checks import checked
 from generative.metrics.catalogue import metric_of, split_name
 from generative.ranges import NonNegative, Positive
 
@@ -27,6 +28,7 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+@checked("callbacks.progress")
 class TrainingProgress(ProgressBar):
     """Shows step, loss, speed, remaining time and the last validation metrics.
 
@@ -38,9 +40,6 @@ class TrainingProgress(ProgressBar):
         metrics: Logged validation metrics to show.
         every_percent: A line is written each time this share of the steps is done ...
         every_seconds: ... and when this long has passed since the last line.
-
-    Raises:
-        ValueError: If ``every_percent`` is not above 0.
     """
 
     def __init__(
@@ -50,8 +49,6 @@ class TrainingProgress(ProgressBar):
         every_seconds: NonNegative = 30.0,
     ) -> None:
         super().__init__()
-        if every_percent <= 0:
-            raise ValueError(f"callbacks.progress.every_percent={every_percent} must be above 0.")
         self.metrics = list(metrics)
         self.every_percent = every_percent
         self.every_seconds = every_seconds

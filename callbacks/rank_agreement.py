@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from generative.checks import checked
+from generative.ranges import WholeNumber
+
 INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 POSITION_PERIOD = 65_521  # prime, so that no regular shape repeats with it
 MIN_DISTINCT_IMAGES = 4  # a few images may come in the same order on two ranks by chance
@@ -21,6 +24,7 @@ class RankDisagreementError(RuntimeError):
     """The ranks do not train one network on different draws; the message says in one sentence where they differ."""
 
 
+@checked("callbacks.rank_agreement")
 class RankAgreement(Callback):
     """Stops a run on several ranks whose ranks drift apart, or do the same work twice, while it still costs seconds.
 
@@ -34,14 +38,9 @@ class RankAgreement(Callback):
 
     Args:
         num_steps: Optimiser steps that are checked after each start; 0 checks the weights alone.
-
-    Raises:
-        ValueError: If the number is negative.
     """
 
-    def __init__(self, num_steps: int = 3) -> None:
-        if num_steps < 0:
-            raise ValueError(f"callbacks.rank_agreement.num_steps={num_steps} must be at least 0.")
+    def __init__(self, num_steps: WholeNumber = 3) -> None:
         self.num_steps = num_steps
         self._steps_left = 0
         self._same_images = True

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from generative.checks import checked
 from generative.ranges import Positive
 
 POLL_SECONDS = 0.5
@@ -20,6 +21,7 @@ SECONDS_TO_END = 10.0  # between the end of a rank and that of this process: a c
 FAILED = 3
 
 
+@checked("callbacks.rank_watch")
 class RankWatch(Callback):
     """Watches, in the first rank of a machine, over the processes of the others.
 

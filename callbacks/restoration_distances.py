@@ -12,13 +12,16 @@ from lightning import LightningModule, Trainer
 from callbacks.distances import DistanceCallback
 from callbacks.measuring import first_rows
 from datamodules.splits import Split
+from generative.checks import checked
 from generative.metrics.inception import InceptionExtractor
 from generative.metrics.restoration_distances import RestorationDistanceMetrics
+from generative.ranges import Count
 
 KEY = "callbacks.restoration_distances"
 BATCH_SIZE = 250  # reference images at a time on each rank; results do not depend on it
 
 
+@checked("callbacks.restoration_distances")
 class RestorationDistances(DistanceCallback):
     """Measures the outputs of ``test_step`` as sets; see ``generative.metrics.restoration_distances``.
 
@@ -41,9 +44,9 @@ class RestorationDistances(DistanceCallback):
 
     def __init__(
         self,
-        num_images: int | None = None,
+        num_images: Count | None = None,
         reference_split: Split = "train",
-        num_reference: int | None = None,
+        num_reference: Count | None = None,
         inception: Mapping[str, Any] | None = None,
         label_classifier: str | Path | None = None,
         cache_dir: str | Path | None = None,
@@ -58,7 +61,6 @@ class RestorationDistances(DistanceCallback):
             label_classifier,
             cache_dir,
         )
-        self.check_counts(num_images=num_images)
         self.num_images = num_images
         self._distances: dict[str, RestorationDistanceMetrics] = {}
 

@@ -13,9 +13,12 @@ from torch import Tensor
 from callbacks.image_grid import PeriodicGrid, evaluating
 from datamodules.splits import Split
 from files.grids import render_grid
+from generative.checks import checked
+from generative.ranges import Count
 from generative.types import Batch
 
 
+@checked("callbacks.steps_grid")
 class StepsGrid(PeriodicGrid):
     """The images over the sampler's steps: under each state the estimate of the image that the step went by.
 
@@ -29,25 +32,20 @@ class StepsGrid(PeriodicGrid):
         first_step: See ``PeriodicGrid``.
         split: See ``PeriodicGrid``.
         key: See ``PeriodicGrid``.
-
-    Raises:
-        ValueError: If there is no column.
     """
 
     config_key = "steps_grid"
 
     def __init__(
         self,
-        num_images: int = 3,
-        num_columns: int = 10,
-        every_n_steps: int = 500,
+        num_images: Count = 3,
+        num_columns: Count = 10,
+        every_n_steps: Count = 500,
         first_step: int = 20,
         split: Split = "val",
         key: str = "steps",
     ) -> None:
         super().__init__(num_images, every_n_steps, first_step, split, key, f"{key}_test")
-        if num_columns < 1:
-            raise ValueError(f"callbacks.{self.config_key}.num_columns={num_columns} must be at least 1.")
         self.num_columns = num_columns
 
     def grid(

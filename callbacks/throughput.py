@@ -11,6 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.cores import CoreWatch
 from callbacks.image_grid import PeriodicGrid
+from generative.checks import checked
+from generative.ranges import Count
 
 WARM_UP_STEPS = 3  # the first steps of a process allocate memory and compile
 
@@ -27,6 +29,7 @@ class _Tally:
         self.wait_seconds += wait_seconds
 
 
+@checked("callbacks.throughput")
 class Throughput(Callback):
     """Logs ``throughput/images_per_second`` (of all ranks) and ``throughput/data_wait_share``.
 
@@ -41,14 +44,9 @@ class Throughput(Callback):
 
     Args:
         every_n_steps: Interval of logging in optimiser steps.
-
-    Raises:
-        ValueError: If the interval is below 1.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"callbacks.throughput.every_n_steps={every_n_steps} must be at least 1.")
+    def __init__(self, every_n_steps: Count = 50) -> None:
         self.every_n_steps = every_n_steps
         self._grids: list[PeriodicGrid] = []
         self._cores: CoreWatch | None = None

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 Count = Annotated[int, Ge(1)]
 AtLeastTwo = Annotated[int, Ge(2)]
 WholeNumber = Annotated[int, Ge(0)]
+AtLeastOne = Annotated[float, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]

@@ -29,6 +29,7 @@ from launch.run_folder import RunFolder
 
 VALUES = (0, -1, math.nan, 2.5, "word")
 SAMPLE = 40
+OWN_ROOMS = ("generative", "datamodules", "lightning_modules", "callbacks")
 PARTS = 8
 SAMPLED = ("meanflow_dit", "ddpm_scenes", "vqgan_scenes", "maskgit_scenes")
 OTHER_DATA = {
@@ -238,7 +239,5 @@ def test_a_module_chooses_its_parts_and_refuses_those_of_another(module: str) ->
 
 def test_what_conf_names_checks_its_options_and_ranges_whoever_builds_it() -> None:
     for target in own().arguments:
-        if target.startswith(("generative.", "datamodules.", "lightning_modules.")) and any(
-            map(restricts, hints_of(get_object(target)).values())
-        ):
+        if target.partition(".")[0] in OWN_ROOMS and any(map(restricts, hints_of(get_object(target)).values())):
             assert hasattr(get_object(target).__init__, "__wrapped__"), f"{target} is not marked as checked"

@@ -248,7 +248,7 @@ def test_an_extractor_of_other_images_stops_the_run_before_its_first_step(make, 
 
 def test_bad_settings_name_the_key() -> None:
     for key in ("num_images", "num_reference", "batch_size"):
-        with pytest.raises(ValueError, match=rf"callbacks\.generation\.{key}=0 must be at least 1"):
+        with pytest.raises(ValueError, match=rf"callbacks\.generation\.{key}=0 must be greater than or equal to 1"):
             Generation(**{key: 0})
     with pytest.raises(TypeError, match="weight"):
         Generation(inception={"weight": "file.pth"})

@@ -212,7 +212,9 @@ def test_an_extractor_of_other_images_stops_the_run_before_its_first_step(
 
 def test_bad_settings_name_the_key() -> None:
     for key in ("num_images", "num_reference"):
-        with pytest.raises(ValueError, match=rf"callbacks\.restoration_distances\.{key}=0 must be at least 1"):
+        with pytest.raises(
+            ValueError, match=rf"callbacks\.restoration_distances\.{key}=0 must be greater than or equal to 1"
+        ):
             RestorationDistances(**{key: 0})
     with pytest.raises(TypeError, match="weight"):
         RestorationDistances(inception={"weight": "file.pth"})
