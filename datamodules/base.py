@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
 from datamodules.splits import Split, Splits, digest_of
 from datamodules.token_cache import TokenCache, tokenized
+from files.cache import cache_folder
 from files.images import NUM_NAMED
 from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
@@ -59,6 +61,7 @@ class ImageDataModule(LightningDataModule, ABC):
         evaluation_seed: Seed of the degradations in validation and test; the same for all runs that are compared.
         damaged: ``stop`` or ``skip``: what becomes of image files that cannot be decoded; None for a data set that
             reads no files of its user.
+        cache_dir: Cache folder, or None for the user's.
 
     Raises:
         ValueError: If the label factors do not multiply to ``num_classes``.
@@ -84,6 +87,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
         evaluation_seed: int = 0,
         damaged: Policy | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -107,6 +111,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.evaluation_seed = evaluation_seed
         self.damaged = damaged
+        self.cache_dir = cache_folder(cache_dir)
         self.damaged_met: set[int] = set()
         self.start_step = 0
         self._tokens: TokenCache | None = None

@@ -26,7 +26,7 @@ from datamodules.labels import (
 )
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash
-from files.cache import Tensors, cache_folder, cached
+from files.cache import Tensors, cached
 from files.images import NOTES, Picture
 from files.listing import file_state
 from generative.checks import checked
@@ -134,7 +134,6 @@ class ICLEVRDataModule(ImageDataModule):
         test_json: File of the label sets ``test``, where it is not in the root.
         new_test_json: File of the label sets ``new_test``, where it is not in the root.
         allow_missing: Go on without pictures that ``train.json`` names but that are not there.
-        cache_dir: Cache folder, or None for the user's.
         damaged: What becomes of pictures that cannot be decoded: ``stop`` or ``skip``.
         **settings: See ``ImageDataModule``.
     """
@@ -152,7 +151,6 @@ class ICLEVRDataModule(ImageDataModule):
         test_json: str | Path | None = None,
         new_test_json: str | Path | None = None,
         allow_missing: bool = False,
-        cache_dir: str | Path | None = None,
         damaged: Policy = "stop",
         **settings: Any,
     ) -> None:
@@ -161,7 +159,6 @@ class ICLEVRDataModule(ImageDataModule):
         self.images = images
         self.files = dict(zip(_FILES, (objects_json, train_json, test_json, new_test_json), strict=True))
         self.allow_missing = allow_missing
-        self.cache_dir = cache_folder(cache_dir)
 
     def _read_json(self, file: str) -> Any:
         return read_json(self._path(file), _remedy(file))

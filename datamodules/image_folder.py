@@ -17,7 +17,7 @@ from datamodules.damage import Policy, left_out
 from datamodules.decoding import decoded, fitted, tell_notes
 from datamodules.splits import Split, Splits, check_fractions
 from datamodules.store import ImageStore, content_hash
-from files.cache import Tensors, cache_folder, cached
+from files.cache import Tensors, cached
 from files.images import named
 from files.listing import file_state, list_images
 from generative.checks import checked
@@ -112,7 +112,6 @@ class ImageFolderDataModule(ImageDataModule):
         val_fraction: Share of the training files for validation where they have no folder.
         test_fraction: Share of the training files for test where they have no folder.
         short_side: Resize every image to this short side before cropping, or None to keep sizes.
-        cache_dir: Cache folder, or None for the user's.
         damaged: What becomes of files that cannot be decoded: ``stop`` or ``skip``.
         **settings: See ``ImageDataModule``.
     """
@@ -130,7 +129,6 @@ class ImageFolderDataModule(ImageDataModule):
         val_fraction: BelowOne = 0.05,
         test_fraction: BelowOne = 0.05,
         short_side: Count | None = None,
-        cache_dir: str | Path | None = None,
         damaged: Policy = "stop",
         **settings: Any,
     ) -> None:
@@ -139,7 +137,6 @@ class ImageFolderDataModule(ImageDataModule):
         self.roots: dict[Split, str | Path | None] = {"train": train_root, "val": val_root, "test": test_root}
         self.fractions: dict[Split, float] = {"val": val_fraction, "test": test_fraction}
         self.short_side = short_side
-        self.cache_dir = cache_folder(cache_dir)
 
     def _folder(self, split: Split) -> Path | None:
         if (own := self.roots[split]) is not None:

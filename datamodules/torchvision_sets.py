@@ -16,7 +16,6 @@ from torchvision.datasets.utils import check_integrity
 from datamodules.base import ImageDataModule
 from datamodules.splits import Splits
 from datamodules.store import ImageStore, pad_to
-from files.cache import cache_folder
 from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
@@ -75,7 +74,6 @@ class TorchvisionDataModule(ImageDataModule):
         num_classes: 10.
         root: A torchvision root, used as it is where it holds the data, else downloaded into; None for one in the
             cache folder.
-        cache_dir: Cache folder, or None for the user's.
         val_from: Part that the validation images are held out of: ``train``, or ``test`` to train on all training images.
         **settings: See ``ImageDataModule``.
     """
@@ -88,14 +86,13 @@ class TorchvisionDataModule(ImageDataModule):
         channels: Channels,
         num_classes: WholeNumber = NUM_CLASSES,
         root: str | Path | None = None,
-        cache_dir: str | Path | None = None,
         val_from: Literal["train", "test"] = "train",
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, **settings)
         self.dataset = dataset
         self.val_from = val_from
-        self.root = Path(root) if root else cache_folder(cache_dir) / "torchvision"
+        self.root = Path(root) if root else self.cache_dir / "torchvision"
 
     def _read(self, part: str) -> ImagesAndClasses:
         return _READERS[self.dataset](self.root, part)

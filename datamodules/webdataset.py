@@ -19,7 +19,6 @@ from datamodules.shards.files import ShardFiles, is_url
 from datamodules.shards.index import SampleKeys, ShardIndex, index_shards
 from datamodules.shards.store import ShardStore
 from datamodules.splits import Split, Splits, check_fractions
-from files.cache import cache_folder
 from files.images import SUFFIXES
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, Positive, WholeNumber
@@ -57,7 +56,6 @@ class WebDatasetDataModule(ImageDataModule):
         prefetch: Batches that are fetched ahead.
         cache_gigabytes: Size of the folder of downloaded shards, or None for any.
         damaged: What becomes of images that cannot be decoded: ``stop`` or ``skip``.
-        cache_dir: Cache folder, or None for the user's.
         **settings: See ``ImageDataModule``.
 
     Raises:
@@ -84,7 +82,6 @@ class WebDatasetDataModule(ImageDataModule):
         prefetch: Count = 2,
         cache_gigabytes: Positive | None = None,
         damaged: Policy = "stop",
-        cache_dir: str | Path | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, damaged=damaged, **settings)
@@ -105,7 +102,7 @@ class WebDatasetDataModule(ImageDataModule):
         self.mixed_shards = mixed_shards
         self.prefetch = prefetch
         self.max_bytes = None if cache_gigabytes is None else round(cache_gigabytes * 1e9)
-        self.cache_dir = cache_folder(cache_dir) / "webdataset"
+        self.cache_dir /= "webdataset"
         self.pool = ThreadPoolExecutor(num_threads, "decode")
 
     def load_splits(self) -> Splits:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from datamodules.base import ImageDataModule
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore, content_hash, pad_to
-from files.cache import Tensors, cache_folder, cached
+from files.cache import Tensors, cached
 from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
@@ -210,7 +210,6 @@ class DigitsDataModule(ImageDataModule):
         image_size: Side of the images; digits of 32 pixels are padded with black to more.
         channels: 1.
         num_classes: 10.
-        cache_dir: Cache folder, or None for the user's.
         style: What the digits look like, or None for the default.
         **settings: See ``ImageDataModule``.
     """
@@ -221,13 +220,12 @@ class DigitsDataModule(ImageDataModule):
         image_size: Count = 32,
         channels: Channels = 1,
         num_classes: WholeNumber = NUM_DIGITS,
-        cache_dir: str | Path | None = None,
         style: DigitStyle | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, **settings)
         self.style = style or DigitStyle()
-        self.path = cache_folder(cache_dir) / f"digits-{self.style.key()}-{_VERSION}.pt"
+        self.path = self.cache_dir / f"digits-{self.style.key()}-{_VERSION}.pt"
 
     def load_splits(self) -> Splits:
         tensors = cached(self.path, lambda: generate_digits(self.style))

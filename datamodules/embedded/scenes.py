@@ -30,7 +30,7 @@ from datamodules.embedded.raycaster import (
 from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, read_label_sets
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore
-from files.cache import Tensors, cache_folder, cached
+from files.cache import Tensors, cached
 from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, Positive, WholeNumber
@@ -223,7 +223,6 @@ class ScenesDataModule(ImageDataModule):
         camera_distance: Distance of the camera; i-CLEVR's is 11.26, less shows larger objects.
         test_json: File of the label sets ``test``, in i-CLEVR's format, or None for drawn ones.
         new_test_json: File of the label sets ``new_test``, or None for drawn ones.
-        cache_dir: Cache folder, or None for the user's.
         **settings: See ``ImageDataModule``; the limits ``num_train``, ``num_val`` and ``num_test`` spare generation.
     """
 
@@ -236,13 +235,11 @@ class ScenesDataModule(ImageDataModule):
         camera_distance: Positive = 7.0,
         test_json: str | Path | None = None,
         new_test_json: str | Path | None = None,
-        cache_dir: str | Path | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, **settings)
         self.style = SceneStyle(image_size=image_size, camera_distance=camera_distance)
         self.set_files = {"test": test_json, "new_test": new_test_json}
-        self.cache_dir = cache_folder(cache_dir)
 
     @property
     def label_names(self) -> tuple[str, ...]:

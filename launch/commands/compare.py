@@ -22,7 +22,7 @@ Results of different test images, degradations or kinds of weights come into tab
 
   python compare.py runs='outputs/**'
   python compare.py runs='outputs/sweeps/lr/*' by=optimizer.lr metrics=psnr_hole
-  python compare.py runs=MEANFLOW_RUN,MASKGIT_RUN,DDPM_RUN name=three_paradigms"""
+  python compare.py runs=ONE_RUN,ANOTHER_RUN name=side_by_side"""
 
 
 def start() -> None:

@@ -32,7 +32,7 @@ row for each combination and output; over values of module.evaluation_seed or ev
 deviation.
 
   python evaluate.py -m run=DIR sampler.num_steps=4,8 module.evaluation_seed=0,1,2
-  python evaluate.py -m run=MEANFLOW_DIR,MASKGIT_DIR degradation=block_mask name=block"""
+  python evaluate.py -m run=DIR,ANOTHER_DIR degradation=block_mask name=block"""
 
 
 def evaluate(job: Job) -> dict[str, Any]:
