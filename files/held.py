@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import lock_descriptor
+
+from files.locks import is_locked
 
 LOCK_NAME = ".lock"
 
@@ -81,7 +84,7 @@ def held(folder: Path, alone: bool = True) -> Iterator[None]:
         if alone:
             descriptors.append(os.open(folder / LOCK_NAME, os.O_WRONLY | os.O_CREAT, 0o666))
             for descriptor in descriptors:
-                _lock(descriptor, fcntl.LOCK_EX)
+                _lock(descriptor)
         _held.append(entry)
         yield
     finally:
@@ -106,21 +109,17 @@ def is_held(folder: Path) -> bool:
         except OSError:  # it is not there, or not for us to read
             continue
         try:
-            _lock(descriptor, fcntl.LOCK_SH)
-        except InUseError:
-            return True
+            if is_locked(descriptor):
+                return True
         finally:
             os.close(descriptor)
     return False
 
 
-def _lock(descriptor: int, kind: int) -> None:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InUseError from error
-    except OSError:  # the file system locks no folders, or none that is open for reading: the other lock holds
-        return
+def _lock(descriptor: int) -> None:
+    with suppress(OSError):  # the file system locks no folders, or none that is open for reading: the other lock holds
+        if not lock_descriptor(descriptor, blocking=False):
+            raise InUseError
 
 
 def check_held(path: Path) -> None:

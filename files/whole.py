@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import lock_descriptor
 
 from files.held import check_held
 
@@ -93,8 +94,8 @@ def _own(temporary: Path) -> tuple[Path, int]:
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), temporary.stat()):  # else it was moved into place meanwhile
+            alone = lock_descriptor(descriptor, blocking=False)
+            if alone and os.path.samestat(os.fstat(descriptor), temporary.stat()):  # else it was moved into place
                 os.truncate(descriptor, 0)
                 return temporary, descriptor
         except OSError:

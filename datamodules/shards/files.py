@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -14,10 +13,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
+
+from files.locks import locked
+from files.whole import WriteError, whole_file
 
 _TIMEOUT = 30.0  # seconds without an answer
 _PAUSES = (1.0, 4.0)  # seconds before each further try of a download
@@ -42,7 +44,7 @@ def is_url(location: str) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path) -> Iterator[None]:
     """Do something in one process of this machine at a time; the lock goes with the process.
 
     Where the folder cannot be written, nothing is locked: what is done there says so itself.
@@ -53,8 +55,7 @@ def locked(path: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.with_name(f".{path.name}.lock").open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
         yield
 
 
@@ -124,12 +125,18 @@ class ShardFiles:
                 return path.open("rb")
             except OSError as error:
                 raise ShardError(f"the shard {path} cannot be opened ({error.strerror}): check its path") from error
-        with locked(path):
+        with one_at_a_time(path):
             if not path.exists():
                 try:
                     self._download(location, path)
-                except (OSError, HTTPException, ValueError) as error:  # ValueError: an address of an unknown kind
-                    reason = error if isinstance(error, HTTPError) else getattr(error, "reason", None) or error
+                except (
+                    OSError,
+                    WriteError,
+                    HTTPException,
+                    ValueError,
+                ) as error:  # ValueError: an unknown kind of address
+                    cause = error.__cause__ if isinstance(error, WriteError) else error
+                    reason = cause if isinstance(cause, HTTPError) else getattr(cause, "reason", None) or cause
                     raise ShardError(
                         f"the shard {location} cannot be downloaded to {path.parent} ({reason}): check the address, the "
                         "network and the space on the disk, or set paths.cache_dir to another folder"
@@ -139,24 +146,20 @@ class ShardFiles:
 
     def _download(self, url: str, path: Path) -> None:
         """Write a shard whole or not at all; an interrupted HTTP transfer goes on where it stopped."""
-        part = path.with_name(f".{path.name}.part")
-        try:
+        with whole_file(path) as file:
             if url.startswith(("http://", "https://")):
-                _Transfer(url, part).run()
+                _Transfer(url, file).run()
             else:
                 from webdataset.gopen import gopen
 
-                with gopen(url) as stream, part.open("wb") as file:
+                with gopen(url) as stream:
                     shutil.copyfileobj(stream, file, _CHUNK)
-            self._make_room(part.stat().st_size)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+            self._make_room(file.tell())
 
     def _make_room(self, size: int) -> None:
         if self.max_bytes is None:
             return
-        with locked(self.folder / "room"):
+        with one_at_a_time(self.folder / "room"):
             files = sorted((f.stat().st_mtime_ns, f) for f in self.folder.iterdir() if not f.name.startswith("."))
             total = size + sum(file.stat().st_size for _, file in files)
             for _, file in files:
@@ -169,13 +172,12 @@ class ShardFiles:
 class _Transfer:
     """A download by HTTP that goes on where it stopped, in further tries at what may be over soon."""
 
-    def __init__(self, url: str, part: Path) -> None:
+    def __init__(self, url: str, file: IO[bytes]) -> None:
         self.url = url
-        self.part = part
-        self.tag: str | None = None  # of the version that the part is of
+        self.file = file
+        self.tag: str | None = None  # of the version that the file holds the beginning of
 
     def run(self) -> None:
-        self.part.unlink(missing_ok=True)
         for pause in (*_PAUSES, None):
             try:
                 self._go_on()
@@ -187,7 +189,7 @@ class _Transfer:
             time.sleep(pause)
 
     def _go_on(self) -> None:
-        start = self.part.stat().st_size if self.tag and self.part.exists() else 0
+        start = self.file.tell() if self.tag else 0
         # If-Range: a file that has changed on the server meanwhile is sent from its beginning.
         headers = {"Range": f"bytes={start}-", "If-Range": self.tag} if self.tag and start else {}
         with urlopen(Request(self.url, headers=headers), timeout=_TIMEOUT) as answer:
@@ -195,8 +197,9 @@ class _Transfer:
                 start = 0
             self.tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
             length = answer.headers.get("Content-Length")
-            with self.part.open("ab" if start else "wb") as file:
-                shutil.copyfileobj(answer, file, _CHUNK)
-        size = self.part.stat().st_size
+            self.file.seek(start)
+            self.file.truncate()
+            shutil.copyfileobj(answer, self.file, _CHUNK)
+        size = self.file.tell()
         if length is not None and size != start + int(length):
             raise OSError(f"it ended after {size} of {start + int(length)} bytes")

@@ -22,7 +22,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules.shards.files import ShardError, ShardFiles, is_url, locked
+from datamodules.shards.files import ShardError, ShardFiles, is_url, one_at_a_time
 from files.cache import Tensors, cached
 
 _VERSION = 1  # raised when the index changes
@@ -99,7 +99,7 @@ def index_shards(files: ShardFiles, keys: SampleKeys, cache_dir: Path) -> ShardI
             identity = (str(files.path(shard).absolute()), state.st_size, state.st_mtime_ns)
         key = hashlib.blake2b(repr((_VERSION, keys, identity)).encode(), digest_size=8).hexdigest()
         path = cache_dir / f"{key}.pt"
-        with locked(path):  # one rank of a machine reads the shard, the others its index
+        with one_at_a_time(path):  # one rank of a machine reads the shard, the others its index
             return cached(path, lambda: _index(files, shard, keys))
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import torch
 from omegaconf import DictConfig
+
+from files.locks import locked
 
 WAIT_SECONDS = 1.0
 
@@ -45,22 +45,11 @@ def one_free_gpu(trainer: DictConfig) -> Iterator[dict[str, str]]:
     if len(gpus) < 2:
         yield {}
         return
-    with ExitStack() as stack:
-        while True:
-            for gpu in gpus:
-                path = Path(tempfile.gettempdir()) / f"triptych-gpu-{gpu}-{os.getuid()}.lock"
-                file = path.open("w")
-                if _locks(file):
-                    stack.enter_context(file)
+    while True:
+        for gpu in gpus:
+            path = Path(tempfile.gettempdir()) / f"triptych-gpu-{gpu}-{os.getuid()}.lock"
+            with locked(path, wait=False) as is_free:
+                if is_free:
                     yield {"CUDA_VISIBLE_DEVICES": gpu}
                     return
-                file.close()
-            time.sleep(WAIT_SECONDS)
-
-
-def _locks(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        time.sleep(WAIT_SECONDS)

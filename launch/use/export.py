@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
+from files.locks import locked
 from files.whole import whole_file
 from generative.exported import network_bytes
 from launch import build
@@ -118,7 +117,7 @@ def _aside(output: Path) -> Iterator[Path]:
             _remove_left(left, output)
         with (
             tempfile.TemporaryDirectory(dir=output.parent, prefix=start, suffix=ASIDE) as temporary,
-            _locked(Path(temporary)),
+            locked(Path(temporary), wait=False),
         ):
             yield Path(temporary)
     except OSError as error:
@@ -130,24 +129,12 @@ def _aside(output: Path) -> Iterator[Path]:
 def _remove_left(left: Path, output: Path) -> None:
     if left.is_symlink() or not left.is_dir():
         return
-    with _locked(left) as is_free:
+    with locked(left, wait=False) as is_free:
         if not is_free:
             return  # another process exports to the same place
         if (left / EARLIER).is_dir() and not output.exists():  # killed while the new export took the place of this one
             (left / EARLIER).rename(output)
         shutil.rmtree(left)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
 
 
 def _move(folder: Path, output: Path, aside: Path) -> None:
