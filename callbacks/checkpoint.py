@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ``last.ckpt``. A kill or a loss of power at any moment leaves one of the two whole, and a full disk leaves both.
 
     Args:
-        loaded: File and content of a checkpoint that was read and checked already: what a training goes on from.
+        loaded: File and content of a checkpoint that was read and checked already: what a training continues from.
     """
 
     def __init__(self, loaded: tuple[Path, dict[str, Any]] | None = None) -> None:
@@ -128,7 +128,7 @@ class LastCheckpoint(Checkpoint):
     Attributes:
         run_config: Resolved config of the run as plain containers; it is stored in the file.
         run: What the run folder says beside it: config with its interpolations, overrides, record; stored in the file too,
-            so that a checkpoint alone suffices to go on.
+            so that a checkpoint alone suffices to continue.
 
     Args:
         every_n_steps: Interval in optimiser steps.
@@ -252,7 +252,7 @@ class LastCheckpoint(Checkpoint):
         self._previous_handlers = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back, and note with an error where the run stood and where it can go on."""
+        """Give the signals back, and note with an error where the run stood and where it can continue."""
         self._restore_handlers()
         path, step = self.path(trainer), self._last_saved
         is_saved = path.exists() and step >= 0
@@ -260,17 +260,17 @@ class LastCheckpoint(Checkpoint):
             f"the last good checkpoint is {path} of step {step}: " if is_saved else "no checkpoint is there yet: "
         )
         how = (
-            f"go on with python train.py {shlex.quote(f'resume={trainer.default_root_dir}')}"
+            f"continue with python train.py {shlex.quote(f'resume={trainer.default_root_dir}')}"
             if is_saved
             else "start again"
         )
         if isinstance(exception, FolderGoneError):
             now = exception.now
             if now and (now / "checkpoints" / FILE_NAME).exists():
-                exception.advice = f"; go on from step {step} with python train.py " + shlex.quote(f"resume={now}")
+                exception.advice = f"; continue from step {step} with python train.py " + shlex.quote(f"resume={now}")
             return
         if isinstance(exception, WriteError):
-            exception.advice = f"{where}make room or mend the disk, then {how}"
+            exception.advice = f"{where}make room or repair the disk, then {how}"
         elif trainer.global_step > self._first_step:
             exception.add_note(where + how)
 

@@ -1,4 +1,4 @@
-"""Counts the image files that cannot be decoded and that a run goes on without."""
+"""Counts the image files that cannot be decoded and that a run continues without."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEY = "damaged_images"
 class DamagedImages(Callback):
     """Logs ``data/damaged_images`` where ``data.damaged=skip``: images left out or replaced so far, each counted once.
 
-    The replaced ones are those that all ranks have drawn; the checkpoint keeps them, so that a resumed run goes on
+    The replaced ones are those that all ranks have drawn; the checkpoint keeps them, so that a resumed run continues
     counting. At the end ``run.json`` has the number and the first names.
     """
 

@@ -36,7 +36,7 @@ class InceptionSettings:
 
     Attributes:
         weights: torch-fidelity's file, or None for the one in the cache folder, downloaded once.
-        required: Whether a run stops before its first step without the weights, instead of going on without Inception.
+        required: Whether a run stops before its first step without the weights, instead of continuing without Inception.
     """
 
     weights: str | Path | None = None
@@ -122,7 +122,7 @@ class DistanceCallback(MeasuringCallback):
             raise found
         self.missing[INCEPTION] = str(found)
         others = ", ".join(self.extractors) or f"no extractor, so it {self._without_extractor} in test"
-        rank_zero_warn(f"FID, KID and Inception Score are left out and the run goes on with {others}: {found}")
+        rank_zero_warn(f"FID, KID and Inception Score are left out and the run continues with {others}: {found}")
 
     def _find_weights(self, download: bool) -> Path | WeightsMissingError:
         assert self.inception is not None

@@ -51,7 +51,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start from the initial weights, or go on from the checkpoint's averages."""
+        """Start from the initial weights, or continue from the checkpoint's averages."""
         parameters = self._parameters(pl_module)
         if self.num_updates:
             self.average = {name: part_of(self.average[name].to(p.device), p) for name, p in parameters.items()}

@@ -87,7 +87,7 @@ class SpikeGuard(Callback):
     A value is a spike where it exceeds the median of the last ``window`` steps by more than ``factor`` times their spread:
     1.48 times the median absolute deviation (the standard deviation, were they normal), but at least a tenth of the
     median. A step left out has no gradient: weights, the optimiser's moments and the EMA stay as they are, while the step
-    counts and the learning rate goes on. What a forward pass itself changes, such as the statistics of batch norm and
+    counts and the learning rate continues. What a forward pass itself changes, such as the statistics of batch norm and
     codes that are moving averages, is not undone. A level that stays high for more than ``patience`` steps is no spike,
     but a new level (a discriminator that begins, say): the window begins anew.
 
@@ -191,7 +191,7 @@ def _message(trainer: Trainer, what: str, step: int) -> str:
 
 
 def good_checkpoint(trainer: Trainer) -> str:
-    """Say from which checkpoint a run can go on: the newest one that is whole and whose weights are finite.
+    """Say from which checkpoint a run can continue: the newest one that is whole and whose weights are finite.
 
     Args:
         trainer: The trainer of the run.

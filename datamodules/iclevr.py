@@ -133,7 +133,7 @@ class ICLEVRDataModule(ImageDataModule):
         train_json: File of the pictures' labels by file name, where it is not in the root.
         test_json: File of the label sets ``test``, where it is not in the root.
         new_test_json: File of the label sets ``new_test``, where it is not in the root.
-        allow_missing: Go on without pictures that ``train.json`` names but that are not there.
+        allow_missing: Continue without pictures that ``train.json`` names but that are not there.
         damaged: What becomes of pictures that cannot be decoded: ``stop`` or ``skip``.
         **settings: See ``ImageDataModule``.
     """
@@ -234,7 +234,7 @@ class ICLEVRDataModule(ImageDataModule):
             if not self.allow_missing or not there[best]:
                 raise FileNotFoundError(
                     f"{message}: set data.images=FOLDER to the folder that holds them"
-                    + (", or data.allow_missing=true to go on without them" if there[best] else "")
+                    + (", or data.allow_missing=true to continue without them" if there[best] else "")
                 )
             rank_zero_warn(f"{message}; they are left out")
         return folders[best], there[best]

@@ -26,7 +26,7 @@ class FolderGoneError(RuntimeError):
         now: Where the folder is now, or None where it was removed or that cannot be found out.
 
     Attributes:
-        advice: How to go on, where the one who caught it knows.
+        advice: How to continue, where the one who caught it knows.
     """
 
     def __init__(self, folder: Path, now: Path | None) -> None:

@@ -26,7 +26,7 @@ class WriteError(RuntimeError):
         message: Which file and why.
 
     Attributes:
-        advice: How to go on, where the one who caught it knows.
+        advice: How to continue, where the one who caught it knows.
     """
 
     def __init__(self, message: str) -> None:

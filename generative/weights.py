@@ -224,7 +224,7 @@ def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def first_not_finite(checkpoint: dict[str, Any]) -> str | None:
-    """Find a value among the weights and averages of a checkpoint that is no number to go on with.
+    """Find a value among the weights and averages of a checkpoint that is NaN or infinite.
 
     Args:
         checkpoint: A checkpoint of a run.

@@ -142,7 +142,7 @@ def build_trainer(
         folder: Where it writes.
         callbacks: Callbacks.
         loggers: Loggers.
-        loaded: File and content of the checkpoint that a training goes on from.
+        loaded: File and content of the checkpoint that a training continues from.
 
     Returns:
         The trainer.

@@ -1,4 +1,4 @@
-"""The data of a run: that they are the same when it goes on or is evaluated, and what its record says where they are not."""
+"""The data of a run: that they are the same when it continues or is evaluated, and what its record says where they are not."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def check_unchanged(
         return {}
     if answer == STOP:
         raise UserError(
-            f"the data of {run.path} have changed since they were recorded: {differences} ({where}); put them back, or go on "
-            f"all the same with {KEY}={ACCEPT}, which is recorded."
+            f"the data of {run.path} have changed since they were recorded: {differences} ({where}); put them back, or "
+            f"continue all the same with {KEY}={ACCEPT}, which is recorded."
         )
     return changed
 
@@ -119,7 +119,7 @@ def data_record(run: RunFolder, config: DictConfig, datamodule: ImageDataModule,
         run: The run.
         config: Its config.
         datamodule: The data.
-        step: The step from which the run goes on; None for a new run.
+        step: The step from which the run continues; None for a new run.
 
     Returns:
         ``data`` of ``run.json``: the data module's record; ``settings``, a hash of what says which data are meant; and

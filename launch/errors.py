@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear sentence on standard error and a non-zero exit, no traceback."""
+"""Errors that a user can fix: one clear sentence on standard error and a non-zero exit, no traceback."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class UserError(Exception):
 
 
 class JobFailedError(Exception):
-    """A job of a sweep ended with an error; the others go on."""
+    """A job of a sweep ended with an error; the others continue."""
 
 
 def near_matches(word: str, options: Iterable[str]) -> str:
@@ -85,7 +85,7 @@ def as_user_error() -> Iterator[None]:
 
     Raises:
         UserError: With the message of the innermost cause.
-        InstantiationException: If the cause is none that a user can mend.
+        InstantiationException: If the cause is none that a user can fix.
     """
     try:
         yield
@@ -105,7 +105,7 @@ def as_user_error() -> Iterator[None]:
 
 
 class RunFailedError(Exception):
-    """A run ended with an error after steps were made; the message names the checkpoint to go on from."""
+    """A run ended with an error after steps were made; the message names the checkpoint to continue from."""
 
 
 @contextmanager

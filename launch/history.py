@@ -89,7 +89,7 @@ def _follows(raw: Any, key: str, old: dict[str, Any]) -> bool:
 
 
 def check_changes(run: RunFolder, changes: Changes) -> None:
-    """Check that a run can go on with changed settings.
+    """Check that a run can continue with changed settings.
 
     Args:
         run: The run.
@@ -123,11 +123,11 @@ def check_steps_left(run: RunFolder, step: int, max_steps: int) -> None:
             f"trainer.max_steps={max_steps} lies before step {step}, which resume={run.path} has reached: set a larger one."
         )
     if run.record.get("finished"):
-        raise UserError(f"resume={run.path} has finished at step {step}: set a larger trainer.max_steps to go on.")
+        raise UserError(f"resume={run.path} has finished at step {step}: set a larger trainer.max_steps to continue.")
 
 
 def check_optimizer_state(module: TrainingModule, run: RunFolder, checkpoint: dict[str, Any]) -> None:
-    """Check that the composed optimiser can go on with the state of a checkpoint.
+    """Check that the composed optimiser can continue with the state of a checkpoint.
 
     Args:
         module: The module.
@@ -146,8 +146,8 @@ def check_optimizer_state(module: TrainingModule, run: RunFolder, checkpoint: di
         if own != set(state):
             differing = ", ".join(sorted(own ^ set(state)))
             raise UserError(
-                f"the optimiser of the composed config cannot go on with the state in resume={run.path}, from which it differs "
-                f"in {differing}: leave out the changed optimizer= settings, or start a new run."
+                f"the optimiser of the composed config cannot continue with the state in resume={run.path}, from which it "
+                f"differs in {differing}: leave out the changed optimizer= settings, or start a new run."
             )
 
 
@@ -182,7 +182,7 @@ class History(Callback):
         config: The config that all is built from.
         in_force: The same as it is recorded: its interpolations not resolved, nothing filled in.
         overrides: What it was composed from.
-        checkpoint: File and content of what the run goes on from; None for a new run.
+        checkpoint: File and content of what the run continues from; None for a new run.
 
     Attributes:
         record: The content of ``run.json``; ``train.py`` fills it.
@@ -268,8 +268,8 @@ class History(Callback):
         ]
         if differing:
             rank_zero_warn(
-                "from here on the run is not bit for bit what it would have been without the stop, for it goes on under other "
-                f"conditions: {'; '.join(differing)}"
+                "from here on the run is not bit for bit what it would have been without the stop, for it continues under "
+                f"other conditions: {'; '.join(differing)}"
             )
 
     def end(self, trainer: Trainer) -> None:
@@ -284,7 +284,7 @@ class History(Callback):
             command = as_typed("python train.py")
             print(  # noqa: T201
                 f"stopped at step {trainer.global_step} of {self.config.trainer.max_steps}: {reason}; "
-                f"{command} {shlex.quote(f'resume={self.run.path}')} goes on",
+                f"{command} {shlex.quote(f'resume={self.run.path}')} continues",
                 flush=True,
             )
 

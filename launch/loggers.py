@@ -36,7 +36,7 @@ ID_BYTES = 6
 class WandbRun(WandbLogger):
     """A run of Weights & Biases that is one with its run folder.
 
-    Its id is drawn once and kept in the folder's ``wandb.json``, so that a resumed run goes on as the same one, also in a
+    Its id is drawn once and kept in the folder's ``wandb.json``, so that a resumed run continues as the same one, also in a
     folder that was moved. Begun at the first use, on rank 0 only. What is null is taken from the folder and the config:
     see ``conf/logger/wandb.yaml``.
 
@@ -222,12 +222,12 @@ def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -
     Args:
         config: The composed config.
         run: The run folder.
-        resume_step: Step of the checkpoint that the run goes on from, or None.
+        resume_step: Step of the checkpoint that the run continues from, or None.
 
     Returns:
         Loggers, the CSV record first.
     """
-    with as_user_error():  # the record of a run that goes on may be damaged
+    with as_user_error():  # the record of a run that continues may be damaged
         loggers: list[Logger] = [MetricsCSV(str(run.path), resume_step)]
         if config.get("logger"):
             loggers.append(_build(config.logger))

@@ -117,7 +117,7 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
         return _parsed(path)
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise DamagedCSVError(
-            f"{path} is damaged ({type(error).__name__}: {error}): put back a copy of it, or remove it to go on without "
+            f"{path} is damaged ({type(error).__name__}: {error}): put back a copy of it, or remove it to continue without "
             "its rows."
         ) from error
 

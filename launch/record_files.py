@@ -39,10 +39,10 @@ RUN_SHAPE: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 MAX_SHOWN = 40  # characters of a wrong value
 REMEDIES = {
-    "run.json": "put back a copy of it, or remove it to go on without what it says",
+    "run.json": "put back a copy of it, or remove it to continue without what it says",
     "job.json": "put back a copy of it, or remove it: the job is then counted from its next start",
     "metrics.json": "evaluate the run again",
-    "wandb.json": "remove it, and name the run to go on with by +logger.id=ID, the end of the names in wandb/",
+    "wandb.json": "remove it, and name the run to continue by +logger.id=ID, the end of the names in wandb/",
 }
 _CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
@@ -187,7 +187,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def passed_over(what: str, error: UserError) -> None:
-    """Say that a record of one run is damaged, where a search goes on without it.
+    """Say that a record of one run is damaged, where a search continues without it.
 
     Args:
         what: The run.

@@ -1,4 +1,4 @@
-"""Checks that a checkpoint has all that a training goes on from, before Lightning restores it piece by piece."""
+"""Checks that a checkpoint has all that a training continues from, before Lightning restores it piece by piece."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_restorable(module: TrainingModule, trainer: Trainer, run: RunFolder, c
     )
     if fault:
         raise UserError(
-            f"resume={run.path} cannot go on from {run.checkpoint}: {fault}; put back a copy of the file, or start the run "
+            f"resume={run.path} cannot continue from {run.checkpoint}: {fault}; put back a copy of the file, or start the run "
             "again."
         )
 

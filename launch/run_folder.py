@@ -206,7 +206,7 @@ class RunFolder:
         """Keep a damaged ``last.ckpt`` from becoming the one before at the next save: rename it to ``last.ckpt.damaged``.
 
         Args:
-            used: The checkpoint that the run goes on from.
+            used: The checkpoint that the run continues from.
         """
         last, previous = self._checkpoints
         if used == previous and last.exists():
@@ -233,7 +233,7 @@ class RunFolder:
             except OSError as error:
                 raise UserError(
                     f"{self.path} cannot be written ({error.strerror}): choose a folder that is yours with hydra.run.dir=DIR, "
-                    "or go on with a copy of the run."
+                    "or continue with a copy of the run."
                 ) from error
             yield
 
@@ -315,7 +315,7 @@ def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:
 
 
 def readable_record(run: RunFolder) -> dict[str, Any] | None:
-    """Read ``run.json`` in a search over runs, which goes on where that of one is damaged.
+    """Read ``run.json`` in a search over runs, which continues where that of one is damaged.
 
     Args:
         run: The run.

@@ -38,7 +38,7 @@ def composed_start(overrides: list[str]) -> DictConfig:
         The config with its ``hydra`` node.
 
     Raises:
-        UserError: A setting is wrong, or there is nothing to go on with where ``resume=`` names it.
+        UserError: A setting is wrong, or there is nothing to resume where ``resume=`` names it.
     """
     if is_further_rank():  # started by rank 0 with arguments that are ready
         return compose_config(overrides, with_hydra=True)
@@ -52,7 +52,7 @@ def composed_start(overrides: list[str]) -> DictConfig:
     if resume == "auto":
         found = _unfinished(config, overrides)
         if is_main_process():
-            what = found.path if found else "there is no run to go on with; a new one begins"
+            what = found.path if found else "there is no run to continue; a new one begins"
             print(f"resume=auto: {what}", flush=True)  # noqa: T201
         if found:
             this_time = [o for o in overrides if o.startswith(f"{DATA_CHANGED}=")]
@@ -122,7 +122,7 @@ def _resume_overrides(folder: str, overrides: list[str]) -> list[str]:
     if "experiment" in keys:
         raise UserError("resume= takes its experiment from the run: leave out experiment=.")
     if "hydra.run.dir" in keys:
-        raise UserError("resume= goes on in the run's own folder: leave out hydra.run.dir=.")
+        raise UserError("resume= continues in the run's own folder: leave out hydra.run.dir=.")
     own = [o for o in run.overrides() if parse(o)[0] not in (*THIS_TIME, "hydra.run.dir")]
     return [*merged(own, overrides), f"resume={quoted(run.path)}", f"hydra.run.dir={quoted(run.path)}"]
 
@@ -157,7 +157,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
 def resumed_config(
     run: RunFolder, overrides: list[str], fresh: DictConfig | None = None, data_changed: str | None = None
 ) -> tuple[DictConfig, list[str], DictConfig]:
-    """Put overrides on top of the config in force of a run that is to go on.
+    """Put overrides on top of the config in force of a run that is to continue.
 
     Args:
         run: The run.
@@ -195,7 +195,7 @@ def keep_config(run: RunFolder, config: DictConfig, overrides: list[str]) -> Non
         return
     if run.checkpoint.exists():
         raise UserError(
-            f"{run.path} holds a run already: go on with it with {shlex.quote(f'resume={run.path}')}, or choose another "
+            f"{run.path} holds a run already: continue it with {shlex.quote(f'resume={run.path}')}, or choose another "
             "folder with hydra.run.dir=DIR."
         )
     run.write_config(config, overrides)

@@ -1,6 +1,6 @@
 """Optimiser and learning rate as the config says, also where a checkpoint was trained with others.
 
-PyTorch's own ``load_state_dict`` restores settings along with the state: a resumed run would go on with the settings of its
+PyTorch's own ``load_state_dict`` restores settings along with the state: a resumed run would continue with the settings of its
 first start, whatever its config says by now.
 """
 
@@ -30,7 +30,7 @@ class ComposedSchedule(LambdaLR):
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a step; call it after the optimiser has loaded its state.
+        """Continue from a step; call it after the optimiser has loaded its state.
 
         Args:
             state_dict: What ``state_dict`` returned, or that of a ``LambdaLR``.

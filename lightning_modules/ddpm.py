@@ -50,7 +50,7 @@ class DDPM(GenerativeModule):
     card: ClassVar[Card] = Card(
         "Denoising diffusion model (arXiv 2006.11239)",
         "Drawing images like those of its training set, of the labels where it was trained with labels.",
-        "It knows its training set's motifs and labels only; what is drawn may miss or add objects, see the label accuracy.",
+        "It knows its training set's subjects and labels only; what is drawn may miss or add objects, see the label accuracy.",
     )
     training_only: ClassVar[Mapping[str, Any]] = {"classifier": None, "classifier_guidance": 0.0}
 

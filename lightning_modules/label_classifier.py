@@ -1,4 +1,4 @@
-"""The label classifier in training: the judge of conditional generation, of the runs' own data.
+"""The label classifier in training: the evaluator of conditional generation, of the runs' own data.
 
 Shape suffixes: B batch, C channels, H height, W width.
 """

@@ -48,7 +48,7 @@ class MeanFlowRestorer(GenerativeModule):
         "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error, "
         "`sample` one plausible image.",
         "A sample is an invention where the input says nothing. Other degradations than those of training, other image "
-        "sizes and other motifs are outside of what was learned.",
+        "sizes and other subjects are outside of what was learned.",
     )
 
     def __init__(

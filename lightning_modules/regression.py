@@ -1,4 +1,4 @@
-"""Regression: the network trained for squared error, the yardstick of PSNR."""
+"""Regression: the network trained for squared error, the baseline for PSNR."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RegressionRestorer(GenerativeModule):
     card: ClassVar[Card] = Card(
         "Regression: a DiT trained for squared error, the baseline of restoration",
         "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error.",
-        "The answer is blurred where the input leaves several possibilities. Other degradations, sizes and motifs than "
+        "The answer is blurred where the input leaves several possibilities. Other degradations, sizes and subjects than "
         "those of training are outside of what was learned.",
     )
 

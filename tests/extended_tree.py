@@ -29,7 +29,7 @@ def images(folder: Path) -> list[str]:
 
 
 def resumed(run: RunFolder, to: Path) -> RunFolder:
-    """Go on from the checkpoint in the middle, as after a kill."""
+    """Continue from the checkpoint in the middle, as after a kill."""
     again = RunFolder(
         shutil.copytree(run.path, to, ignore=shutil.ignore_patterns("metrics.*", "evaluations", "export"))
     )

@@ -90,7 +90,7 @@ def train_here(folder: Path, *overrides: str) -> RunFolder:
 
 
 def resume_here(run: RunFolder, *overrides: str) -> None:
-    """Go on with a run in this process, as ``train.py resume=`` does."""
+    """Continue with a run in this process, as ``train.py resume=`` does."""
     from launch.commands.train import train
 
     config = checked_command(f"resume={run.path}", *overrides)

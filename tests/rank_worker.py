@@ -21,7 +21,7 @@ RANKS = 2
 def run_on_two_ranks(jobs: list[dict[str, Any]], folder: Path) -> None:
     """Run jobs on a pair of processes.
 
-    A job is {"folder": FOLDER, "arguments": [...]}, and "resume": true to go on in the folder.
+    A job is {"folder": FOLDER, "arguments": [...]}, and "resume": true to continue in the folder.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

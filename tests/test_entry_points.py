@@ -95,8 +95,8 @@ def test_evaluation_keeps_callbacks_by_what_they_are() -> None:
 
 
 @pytest.fixture(scope="module")
-def yardstick(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return train_here(tmp_path_factory.mktemp("yardstick") / "a=1,b", "experiment=regression_dit")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train_here(tmp_path_factory.mktemp("baseline") / "a=1,b", "experiment=regression_dit")
 
 
 def comparison(run: RunFolder, name: str) -> list[dict[str, str]]:
@@ -138,8 +138,8 @@ def test_comparison_is_every_combination_with_seeds_averaged(
     assert comparison(run, "again") == rows
 
 
-def test_comparison_of_two_runs(run: RunFolder, yardstick: RunFolder, here: Path) -> None:
-    both = f"run={run.path},'{yardstick.path}'"
+def test_comparison_of_two_runs(run: RunFolder, baseline: RunFolder, here: Path) -> None:
+    both = f"run={run.path},'{baseline.path}'"
     evaluate.main(["--multirun", both, "degradation=block_mask", "name=both", "callbacks.calibration=null"])
     rows = {(r["run"], r["output"]): r for r in comparison(run, "both")}
     assert rows.keys() == {
@@ -155,16 +155,14 @@ def test_comparison_of_two_runs(run: RunFolder, yardstick: RunFolder, here: Path
         evaluate.main(["-m", both, "sampler.num_stepz=1,2"])
 
 
-def test_runs_on_other_images_are_not_compared(
-    run: RunFolder, yardstick: RunFolder, tmp_path: Path, here: Path
-) -> None:
-    other = copied(yardstick, tmp_path / "other")
+def test_runs_on_other_images_are_not_compared(run: RunFolder, baseline: RunFolder, tmp_path: Path, here: Path) -> None:
+    other = copied(baseline, tmp_path / "other")
     record = read_json(other.record_path)
     record["data"]["fingerprint"] = "0123"
     write_json(other.record_path, record)
-    config = yardstick.config()
+    config = baseline.config()
     config.degradation.steps.block.num_blocks = 2
-    third = copied(yardstick, tmp_path / "third")
+    third = copied(baseline, tmp_path / "third")
     OmegaConf.save(config, third.path / ".hydra" / "config.yaml")
     for runs, message in (
         ((run, other), r"their data.fingerprint differs \(\w+ and 0123\): give the same data= override"),

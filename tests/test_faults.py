@@ -1,4 +1,4 @@
-"""What may befall a run: killed at any moment it goes on and ends with the same bits."""
+"""What may befall a run: killed at any moment it continues and ends with the same bits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def kill_at_random(run: Run, folder: Path, moment: str, start_seconds: float, dr
 
 
 def killed_again_and_again(folder: Path, trainer: str, moments: list[str]) -> list[str]:
-    """Kill a run at each of the moments, going on with ``resume=auto``; compare its end with a run left alone.
+    """Kill a run at each of the moments, continuing with ``resume=auto``; compare its end with a run left alone.
 
     Returns:
         What was found after each kill.

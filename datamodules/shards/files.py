@@ -145,7 +145,7 @@ class ShardFiles:
             return path.open("rb")
 
     def _download(self, url: str, path: Path) -> None:
-        """Write a shard whole or not at all; an interrupted HTTP transfer goes on where it stopped."""
+        """Write a shard whole or not at all; an interrupted HTTP transfer continues where it stopped."""
         with whole_file(path) as file:
             if url.startswith(("http://", "https://")):
                 _Transfer(url, file).run()
@@ -170,7 +170,7 @@ class ShardFiles:
 
 
 class _Transfer:
-    """A download by HTTP that goes on where it stopped, in further tries at what may be over soon."""
+    """A download by HTTP that continues where it stopped, in further tries at what may be over soon."""
 
     def __init__(self, url: str, file: IO[bytes]) -> None:
         self.url = url

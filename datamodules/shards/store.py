@@ -172,7 +172,7 @@ class ShardStore(ImageSource):
                 if self.damaged == "stop":
                     raise DamagedImageError(
                         f"the image {self.name_of(shown)} cannot be decoded ({reason(error)}): replace it, or set "
-                        "data.damaged=skip to go on without such images and count them, from the last checkpoint with "
+                        "data.damaged=skip to continue without such images and count them, from the last checkpoint with "
                         "resume=RUN"
                     ) from error
                 continue

@@ -133,7 +133,7 @@ class Metric:
         return found
 
     def _parsed(self, rest: Sequence[str]) -> Metric | None:
-        """Return the variant whose key goes on with these words, or None where there is none."""
+        """Return the variant whose key continues with these words, or None where there is none."""
         words, suffixes = list(rest), list[str]()
         known = {STD, *(variant.suffix for variant in self.variants)}
         while words and words[-1] in known:

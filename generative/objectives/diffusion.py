@@ -39,7 +39,7 @@ class DiffusionObjective:
         logit_mean: Timesteps t with t/T = sigmoid(N(mean, std)) (arXiv 2403.03206, section 3.1), so that a short training
             spends its steps where the content of an image is decided; None draws them uniformly, as DDPM does.
         logit_std: Standard deviation of that normal.
-        terminal_share: Probability that a row stands at the last timestep, where sampling starts, whatever the rest: the
+        terminal_share: Probability that a row stands at the last timestep, where sampling starts, whatever logit_mean is: the
             logit-normal one practically never draws it.
     """
 

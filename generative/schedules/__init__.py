@@ -1,4 +1,4 @@
-"""Laws of time: noise at each timestep, times a loss is taken at, tokens still masked, learning rate over the steps."""
+"""Functions of time: noise at each timestep, times a loss is taken at, tokens still masked, learning rate over the steps."""
 
 from generative.schedules.learning_rate import WarmupCosine
 from generative.schedules.masking import MaskSchedule

@@ -1,4 +1,4 @@
-"""Use a trained run: restore a folder of images, or draw images of typed labels; ``python generate.py --help``."""
+"""Use a trained run: restore a folder of images, or draw images of given labels; ``python generate.py --help``."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def label_names(run: RunFolder, config: DictConfig) -> list[str]:
 
 
 def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
-    """Draw images of typed labels.
+    """Draw images of given labels.
 
     Args:
         run: The run.

@@ -159,7 +159,7 @@ def read_runs(patterns: str) -> Found:
                 continue
             found.measured.append(measured)
             if not measured.metrics:
-                reason = "it measured nothing, for want of a label classifier or Inception; only its images are shown"
+                reason = "it measured nothing, without a label classifier or Inception; only its images are shown"
                 found.left_out.append(LeftOut(folder, measured.name, "no metrics", None, None, reason))
     return found
 
@@ -202,7 +202,7 @@ def _unfinished(run: RunFolder, record: dict[str, Any]) -> LeftOut:
     else:
         state = "unfinished"
         go_on = (
-            f"python train.py {shlex.quote(f'resume={run.path}')} goes on"
+            f"python train.py {shlex.quote(f'resume={run.path}')} continues"
             if run.checkpoint.exists()
             else "it has no checkpoint"
         )

@@ -1,4 +1,4 @@
-"""Optuna searches that go on where they were interrupted; Hydra's sweeper runs them."""
+"""Optuna searches that continue where they were interrupted; Hydra's sweeper runs them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def continued(sweeper: DictConfig, sweep: Path) -> list[str]:
         best = ", ".join(f"{key}={value}" for key, value in study.best_params.items())
         raise UserError(
             f"the search in {sweep} has its {sweeper.n_trials} trials (best {study.best_value:.4g}: {best}): set a larger "
-            "hydra.sweeper.n_trials to go on."
+            "hydra.sweeper.n_trials to continue."
         )
     return [f"hydra.sweeper.n_trials={left}"]

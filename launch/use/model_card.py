@@ -174,7 +174,7 @@ def _source(data: dict[str, Any]) -> str:
 
 
 def _earlier_data(data: dict[str, Any]) -> dict[str, str]:
-    """Say what the training went on with before its data were others."""
+    """Say what the training continued with before its data were others."""
     parts = [
         f"until step {one['until_step']:,} fingerprint {one.get('fingerprint')}" for one in data.get("earlier", [])
     ]

@@ -242,5 +242,5 @@ def test_a_run_stops_at_the_save_behind_a_rename(restorer, data, make_trainer, t
         trainer.fit(restorer, data)
     assert trainer.global_step == 6
     assert f"{folder} was renamed to {other}" in str(error.value)
-    assert f"go on from step 3 with python train.py resume={other}" in str(error.value)
+    assert f"continue from step 3 with python train.py resume={other}" in str(error.value)
     assert not folder.exists()

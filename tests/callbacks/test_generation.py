@@ -200,7 +200,7 @@ def test_reference_features_are_extracted_once(make, make_trainer, classifier, t
 def test_without_the_weights_a_run_says_so_and_goes_on_with_the_others(make, make_trainer, tmp_path) -> None:
     place = re.escape(str(tmp_path / "inception" / INCEPTION_FILE))
     generation = make(inception={"weights": None, "required": False})
-    with pytest.warns(UserWarning, match=f"goes on with label_classifier: .*not at {place}") as warnings:
+    with pytest.warns(UserWarning, match=f"continues with label_classifier: .*not at {place}") as warnings:
         _test(make_trainer, generation)
     assert sum("Inception" in str(warning.message) for warning in warnings) == 1
     assert "fd_label_classifier/sample" in generation.results

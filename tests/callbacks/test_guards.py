@@ -1,4 +1,4 @@
-"""A diverged run stops before the EMA and the checkpoint take it in, and says where it can go on."""
+"""A diverged run stops before the EMA and the checkpoint take it in, and says where it can continue."""
 
 from __future__ import annotations
 

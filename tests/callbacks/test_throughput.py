@@ -111,7 +111,7 @@ def test_nothing_counted_yet() -> None:
 
 
 class _Counters:
-    """Counters of two threads on two cores that are moved by hand, second by second of a training that goes on."""
+    """Counters of two threads on two cores that are moved by hand, second by second of a training that continues."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.computed, self.waited = 0.0, 0.0, {"1": 0.0, "2": 0.0}

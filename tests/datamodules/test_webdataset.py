@@ -322,7 +322,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Breaking(BaseHTTPRequestHandler):
-    """Ends each transfer after 15,000 bytes, and goes on from where it is asked to."""
+    """Ends each transfer after 15,000 bytes, and continues from where it is asked to."""
 
     folder: Path
     asked: list[str | None]

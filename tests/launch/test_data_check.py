@@ -1,4 +1,4 @@
-"""The data of a run are those of its record, wherever and whenever it goes on."""
+"""The data of a run are those of its record, wherever and whenever it continues."""
 
 from __future__ import annotations
 

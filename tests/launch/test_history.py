@@ -136,7 +136,7 @@ def test_every_override_of_a_resume_is_used_recorded_and_kept(
     with patch("torch.load", wraps=torch.load) as load:
         resume_here(run, "trainer.max_steps=7")
     files = [str(getattr(call.args[0], "name", call.args[0])) for call in load.call_args_list]
-    assert files.count(str(run.checkpoint)) == 1  # what was checked is what the trainer goes on from
+    assert files.count(str(run.checkpoint)) == 1  # what was checked is what the trainer continues from
     assert [entry["step"] for entry in run.record["history"]] == [0, 3, 6]
     assert run.record["history"][2]["changes"] == {"trainer.max_steps": {"from": 6, "to": 7}}
     assert (probe.module.sampler.num_steps, probe.batches[-1], probe.module.seed) == (4, 4, 11)
@@ -152,7 +152,7 @@ def test_every_override_of_a_resume_is_used_recorded_and_kept(
             ["optimizer._target_=torch.optim.Adam"],
             r"optimizer\._target_=torch\.optim\.Adam cannot .*torch\.optim\.AdamW",
         ),
-        (["+optimizer.amsgrad=true"], "cannot go on with the state .*max_exp_avg_sq"),
+        (["+optimizer.amsgrad=true"], "cannot continue with the state .*max_exp_avg_sq"),
         (["trainer.max_steps=2"], r"trainer\.max_steps=2 lies before step 3"),
         (["trainer.max_steps=3"], "has finished at step 3"),
         (["hydra.run.dir=elsewhere"], "leave out hydra.run.dir="),

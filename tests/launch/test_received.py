@@ -361,7 +361,7 @@ def test_a_damaged_record_stops_no_other_run(content: bytes, run: RunFolder, tmp
         assert newest_unfinished(tmp_path, OVERRIDES) == run
     with pytest.warns(UserWarning, match=r"other is passed over: .*run\.json is damaged"):
         assert trained_classifier("auto", str(tmp_path), "digits", 32) is None
-    with pytest.raises(UserError, match=r"run\.json is damaged .*remove it to go on"):
+    with pytest.raises(UserError, match=r"run\.json is damaged .*remove it to continue"):
         read_job([f"run={other}"], "usage")
 
 

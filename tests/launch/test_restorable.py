@@ -1,4 +1,4 @@
-"""A checkpoint that a training cannot go on from is said to be so, in one sentence and before anything is restored."""
+"""A checkpoint that a training cannot continue from is said to be so, in one sentence and before anything is restored."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_what_a_training_cannot_go_on_from_is_one_sentence(
 ) -> None:
     content = copy.deepcopy(whole)
     change(content)
-    with pytest.raises(UserError, match=r"^resume=.* cannot go on from .*last\.ckpt: [^\n]+ start the run again\.$"):
+    with pytest.raises(UserError, match=r"^resume=.* cannot continue from .*last\.ckpt: [^\n]+ start the run again\.$"):
         check_restorable(module, trainer, run, content)
 
 

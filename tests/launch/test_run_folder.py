@@ -40,7 +40,7 @@ def test_auto_means_the_newest_unfinished_run_of_the_same_overrides(tmp_path: Pa
     early.checkpoint.unlink()
     same_command = ["seed=1", "experiment=meanflow_dit", "resume=auto", "hydra.job.name=x"]
     assert newest_unfinished(tmp_path, same_command) == new
-    with new.locked():  # a run that is still going on is not touched
+    with new.locked():  # a run that is still running is not touched
         assert newest_unfinished(tmp_path, OVERRIDES) == RunFolder(tmp_path / "old")
     assert newest_unfinished(tmp_path, ["experiment=meanflow_dit"]) is None
 

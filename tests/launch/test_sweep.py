@@ -345,6 +345,6 @@ def test_a_run_is_not_written_over(tmp_path: Path) -> None:
     run.checkpoint.parent.mkdir()
     run.checkpoint.write_bytes(b"")
     write_json(run.record_path, {})
-    with pytest.raises(UserError, match=r"holds a run already: go on with it with resume="):
+    with pytest.raises(UserError, match=r"holds a run already: continue it with resume="):
         keep_config(run, DictConfig({"a": 3}), ["a=3"])
     assert run.config().a == 2

@@ -77,7 +77,7 @@ def fail_at(step: int, error: Exception | None, patch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A sweep's job that failed at step 5 and went on from step 4 in a folder that was moved meanwhile."""
+    """A sweep's job that failed at step 5 and continued from step 4 in a folder that was moved meanwhile."""
     overrides = [*OFFLINE, *LONGER]
     folder = tmp_path_factory.mktemp("first") / "sweeps" / "rates" / "3_seed=1"
     with pytest.MonkeyPatch.context() as patch:
