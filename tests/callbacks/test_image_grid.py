@@ -203,7 +203,7 @@ def test_reconstructions_get_their_psnr_without_a_degradation(
     [
         (lambda: StepsGrid(num_images=0), r"callbacks\.steps_grid\.num_images"),
         (lambda: StepsGrid(num_columns=0), r"callbacks\.steps_grid\.num_columns=0"),
-        (lambda: ImageGrid(every_n_steps=0), r"callbacks\.image_grid\.num_images and every_n_steps"),
+        (lambda: ImageGrid(every_n_steps=0), r"callbacks\.image_grid\.every_n_steps=0"),
     ],
 )
 def test_bad_settings_name_their_key(make: Callable[[], Any], message: str) -> None:
