@@ -10,6 +10,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from callbacks import EMA
@@ -59,7 +60,7 @@ def run_test(
     measured: dict[str, Any] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Measurement):
-            metrics.update(callback.results)
+            metrics.update({name: float(value) for name, value in callback.results.items()})
             measured[snake_case(type(callback).__name__)] = callback.record
     record = {
         **measured,
@@ -99,8 +100,8 @@ def print_result(metrics: dict[str, float], folder: object) -> None:
     for layout in layouts(metrics):
         table = Table(title=layout.title)
         for number, heading in enumerate(layout.headings):
-            table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+            table.add_column(escape(heading), justify="right" if number else "left", no_wrap=True)
         for row in layout.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
     console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)

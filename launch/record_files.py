@@ -25,7 +25,7 @@ EVALUATION_SHAPE: dict[str, type | tuple[type, ...]] = {
     "weights": str, "time": str, "step": int, "seed": int, "evaluation_seed": int, "overrides": list, "degradation": dict,
     "degradation.steps": dict, "hardware": dict, "hardware.threads": int, "data": dict, "data.name": str,
     "data.image_size": int, "data.evaluation_seed": int, "data.fingerprint": str, "data.images": dict, "data.images.*": int,
-    "sampling": dict, "sampling.num_network_calls": dict, "sampling.num_network_calls.*": int,
+    "sampling": dict, "sampling.num_network_calls": dict, "sampling.num_network_calls.*": NUMBER,
     "sampling.seconds_per_image": dict, "sampling.seconds_per_image.*": NUMBER, "evaluation": dict,
     "evaluation.num_images": int, "classification": dict, "classification.num_images": int, "generation": dict,
     "generation.num_images": int, "label_accuracy": dict, "label_accuracy.num_seeds": int,
@@ -101,8 +101,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
     for name, value in content["metrics"].items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DamagedRecordError(path, f"{name} is {_shown(value)}, which is no number")
-        if not name.partition("/")[2]:
-            raise DamagedRecordError(path, f"{name} names no output")
+        if not all(name.split("/", 1)):  # a user's metric may have no output, and then no slash
+            raise DamagedRecordError(path, f"{name!r} names no metric and output")
     content["metrics"] = {name: float(value) for name, value in content["metrics"].items()}
     return content
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from files.whole import whole_file
@@ -211,9 +212,9 @@ def print_table(results: Sequence[Result], seeds: Sequence[str], path: Path, tit
     hidden = len(columns[shown:])
     table = Table(title=title, caption=f"{hidden} more metrics in the file" if hidden else None)
     for number, (name, _) in enumerate(columns[:shown]):
-        table.add_column(name, justify="left" if number < num_labels else "right", no_wrap=True)
+        table.add_column(escape(name), justify="left" if number < num_labels else "right", no_wrap=True)
     for cells in zip(*(cells for _, cells in columns[:shown]), strict=True):
-        table.add_row(*cells)
+        table.add_row(*map(escape, cells))
     console.print(table)
     console.print(f"{title}: {path}", soft_wrap=True, highlight=False)
 

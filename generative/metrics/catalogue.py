@@ -187,10 +187,11 @@ class Metric:
         Returns:
             Text, such as ``± 0.05``, or ``± <0.01`` where it is small beside the last decimal.
         """
-        decimals = len(self.text(value).partition(".")[2].partition("e")[0])
-        least = 10.0**-decimals
+        if self.digits is None:
+            return f"± {spread:.2g}"
+        least = 10.0**-self.digits
         is_told = not spread < least / 2 or spread < EQUAL * abs(value)
-        return f"± {spread:.{decimals}f}" if is_told else f"± <{least:g}"
+        return f"± {spread:.{self.digits}f}" if is_told else f"± <{least:g}"
 
 
 METRICS = (
@@ -247,6 +248,12 @@ def split_name(name: str) -> tuple[str, str]:
     """Take ``<key>/<output>`` apart; a user's value may have no output."""
     key, _, output = name.partition("/")
     return key, output
+
+
+def spoken(name: str) -> str:
+    """Write a value's name in words, such as ``PSNR, dB of mean``."""
+    key, output = split_name(name)
+    return f"{metric_of(key).name} of {output}" if output else metric_of(key).name
 
 
 def output_order(output: str) -> tuple[float, int, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from generative.metrics.catalogue import layouts
+from generative.metrics.catalogue import layouts, spoken
 from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
@@ -114,7 +114,7 @@ def _head(name: str, hub_task: str, config: dict[str, Any], result: dict[str, An
         "tags": ["triptych", config["module"]["_target_"].rpartition(".")[2].lower(), config["data"]["name"]],
     }
     if result and result["metrics"]:
-        metrics = [{"type": key, "name": key, "value": float(value)} for key, value in result["metrics"].items()]
+        metrics = [{"type": n, "name": spoken(n), "value": float(value)} for n, value in result["metrics"].items()]
         dataset = {"name": f"{config['data']['name']}, test images", "type": config["data"]["name"]}
         results = [{"task": {"type": hub_task}, "dataset": dataset, "metrics": metrics}]
         head["model-index"] = [{"name": name, "results": results}]

@@ -125,6 +125,28 @@ def test_rows_are_means_over_training_seeds(tmp_path: Path) -> None:
     assert page.row("meanflow_dit", "3", "4", "0.500")[-1].split() == ["0.500", "±", "0.000"]
 
 
+def test_a_metric_that_nobody_listed_is_shown_plainly(tmp_path: Path) -> None:
+    for seed, value in enumerate((2.0, 4.0)):
+        folder = fake_run(tmp_path / "runs" / str(seed), psnr=11.0, config={"network": {"dim": 8 + seed}})
+        content = read_json(folder / "metrics.json")
+        content["metrics"] |= {
+            "edge_error/sample": value,
+            "edge_error_std/sample": 0.5,
+            "alone": 7.0,
+            "psnr/sample": 11 + seed,
+        }
+        (folder / "metrics.json").write_text(json.dumps(content))
+    page, rows = page_of(tmp_path, f"runs={tmp_path}/runs/**")
+    headings = next(table[0] for table in page.tables if any("PSNR" in cell for cell in table[0]))
+    shown = dict(zip(headings, page.row("meanflow_dit network.dim=9", "sample"), strict=True))
+    assert shown["Edge error"].split() == ["4", "±", "0.5"]  # without a direction: no arrow, no best
+    assert shown["PSNR, dB ↑"] == "12.00"
+    assert [row["edge_error_std"] for row in rows if row["output"] == "sample"] == ["0.5", "0.5"]
+    assert [row["alone"] for row in rows if row["output"] == ""] == ["7.0", "7.0"]
+    _, rows = page_of(tmp_path, f"runs={tmp_path}/runs/**", "metrics=edge_error")
+    assert (tmp_path / "pages" / "page.html").read_text().count("<figcaption>Edge error</figcaption>") == 1
+
+
 def test_rows_differ_in_settings_and_the_best_is_marked(tmp_path: Path) -> None:
     fake_run(tmp_path / "runs" / "a", psnr=20.0)
     fake_run(tmp_path / "runs" / "b", psnr=23.0, config={"network": {"dim": 16}})
