@@ -32,7 +32,7 @@ class Metrics(Protocol):
         ...
 
     def definition(self) -> dict[str, Any]:
-        """Say what each metric means, for the record beside the numbers."""
+        """Say what each metric means, for the record next to the numbers."""
         ...
 
 

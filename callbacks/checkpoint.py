@@ -43,7 +43,7 @@ def ask_to_stop() -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file, syncs it to disk and renames it; the checkpoint before is kept beside it.
+    """Writes to a temporary file, syncs it to disk and renames it; the checkpoint before is kept next to it.
 
     The order is: write ``.last.ckpt.tmp``, ``last.ckpt`` becomes ``previous.ckpt``, the temporary file becomes
     ``last.ckpt``. A kill or a loss of power at any moment leaves one of the two whole, and a full disk leaves both.
@@ -127,7 +127,7 @@ class LastCheckpoint(Checkpoint):
 
     Attributes:
         run_config: Resolved config of the run as plain containers; it is stored in the file.
-        run: What the run folder says beside it: config with its interpolations, overrides, record; stored in the file too,
+        run: What the run folder says besides it: config with its interpolations, overrides, record; stored in the file too,
             so that a checkpoint alone suffices to continue.
 
     Args:

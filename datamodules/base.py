@@ -313,7 +313,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return IndexRandomness.for_images(self.evaluation_seed, f"{purpose}/{raw.split}", raw.index, device)
 
     def record(self) -> dict[str, Any]:
-        """Describe the data, for the record of a run and beside its metrics.
+        """Describe the data, for the record of a run and next to its metrics.
 
         Returns:
             Plain values.

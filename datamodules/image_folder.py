@@ -97,7 +97,7 @@ def held_out(names: list[str], fractions: dict[Split, float]) -> dict[Split, lis
 class ImageFolderDataModule(ImageDataModule):
     """Images of a folder tree: random crops in training, centred crops in evaluation.
 
-    ``root`` may have a subfolder ``train``, and beside it ``val`` and ``test``; each can also be named on its own. A
+    ``root`` may have a subfolder ``train``, and next to it ``val`` and ``test``; each can also be named on its own. A
     validation or test split without a folder is drawn from the training files.
 
     Args:

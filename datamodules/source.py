@@ -1,4 +1,4 @@
-"""What the images of a split are to the loaders, wherever they lie.
+"""The interface of the images of a split: what the loaders ask of them, whether they lie in memory or in tar shards.
 
 Shape suffixes: N images of the split, M of a part of it, B batch, C channels, S side of the square crop, L labels.
 """

@@ -23,7 +23,7 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".pbm", ".pgm", ".pnm", ".ppm", ".tif",
     ".tiff",
 )  # fmt: skip
-# Pictures that people have beside them and that are not read.
+# Pictures that people have next to them and that are not read.
 UNREAD_SUFFIXES = (
     ".arw", ".avif", ".cr2", ".cr3", ".dds", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef",
     ".pfm", ".psd", ".qoi", ".svg", ".tga", ".xcf",

@@ -46,7 +46,7 @@ def whole_file(
     before: Path | None = None,
     replace: bool = True,
 ) -> Iterator[IO[Any]]:
-    """Open a temporary file beside a path and move it into place once it is complete.
+    """Open a temporary file next to a path and move it into place once it is complete.
 
     Several processes or threads may write the same path at once: each writes a file of its own, the last one stays. In a
     folder that this process holds and that is not there any more, nothing is written (``files.held.FolderGoneError``).

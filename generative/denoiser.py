@@ -28,7 +28,7 @@ def conversion(
     """Return the factors (c_z, c_y) of target = c_z z + c_y source.
 
     Args:
-        source: What is known beside z.
+        source: What is known besides z.
         target: What is wanted, another kind than the source.
         signal: sqrt(abar), a float or a tensor; must not be 0 for the source ``noise``.
         noise_level: sqrt(1 - abar), likewise; must not be 0 for the source ``image``.

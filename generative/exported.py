@@ -22,7 +22,7 @@ def network_bytes(network: nn.Module, metadata: dict[str, str]) -> bytes:
     """Return the file of a network's weights and buffers; loading needs the network built alike.
 
     Args:
-        metadata: Texts to keep beside them.
+        metadata: Texts to keep with them.
 
     Returns:
         Its content, in the format of safetensors.

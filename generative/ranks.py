@@ -1,4 +1,4 @@
-"""What the ranks of a training agree on."""
+"""Means over the ranks of a distributed training."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Degraded:
 
 @dataclass(frozen=True)
 class Condition:
-    """What a network is told beside its noisy input.
+    """What a network is told besides its noisy input.
 
     Attributes:
         image: (B, K, H, W) maps concatenated to the network's input (degraded image and validity), or None.
@@ -126,7 +126,7 @@ def restoration_condition(degraded_BCHW: Tensor, validity_B1HW: Tensor) -> Condi
 
 @dataclass
 class LossOutput:
-    """The scalar to minimise and what to log beside it.
+    """The scalar to minimise and what to log with it.
 
     Attributes:
         loss: () differentiable loss.

@@ -210,7 +210,7 @@ def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
 
 
 def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a run's network: the averaged ones where the checkpoint has them, its buffers beside them.
+    """Return the weights of a run's network: the averaged ones where the checkpoint has them, with its buffers.
 
     Args:
         checkpoint: A checkpoint of a run.

@@ -191,7 +191,7 @@ def run_arguments(
 
     Args:
         arguments: What follows the script's name.
-        defaults: The script's own keys with their defaults, beside ``run``.
+        defaults: The script's own keys with their defaults, besides ``run``.
         usage: What ``--help`` prints.
 
     Returns:

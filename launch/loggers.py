@@ -1,4 +1,4 @@
-"""Where a run is logged beside its own files: Weights & Biases or TensorBoard, begun and ended with the run."""
+"""Where a run is logged besides its own files: Weights & Biases or TensorBoard, begun and ended with the run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars; of a validation metric the summary keeps the best value beside the last."""
+        """Log scalars; of a validation metric the summary keeps the best value next to the last."""
         for name in metrics.keys() - self._defined:
             self._defined.add(name)
             split, _, value = name.partition("/")

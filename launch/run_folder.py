@@ -195,7 +195,7 @@ class RunFolder:
             checkpoint = _read(previous)
         except (DamagedFileError, FileNotFoundError) as error:
             raise UserError(
-                f"{last} is refused: {fault}; no whole {PREVIOUS_NAME} is beside it, so start the run again."
+                f"{last} is refused: {fault}; no whole {PREVIOUS_NAME} is next to it, so start the run again."
             ) from error
         rank_zero_warn(
             f"{last} is passed over: {fault}; {previous} of step {checkpoint['global_step']} is used instead"

@@ -109,7 +109,7 @@ class TrainingModule(LightningModule, ABC):
             randomness: Source of all draws.
 
         Returns:
-            The loss and what to log beside it.
+            The loss and what to log with it.
         """
 
     def parts_record(self) -> dict[str, Any]:

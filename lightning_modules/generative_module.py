@@ -67,7 +67,7 @@ class GenerativeModule(TrainingModule):
         return iter(())
 
     def sampling_record(self) -> dict[str, Any]:
-        """Describe how ``sample`` makes its outputs, for the record beside the metrics.
+        """Describe how ``sample`` makes its outputs, for the record next to the metrics.
 
         Returns:
             Plain values; the network calls are known from ``outputs``.

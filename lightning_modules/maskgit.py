@@ -41,7 +41,7 @@ class MaskGIT(GenerativeModule):
         sampler: How the tokens of a hole are drawn.
         conditional: Whether the network is told the labels of the data set.
         dilation: Tokens by which a hole is widened, so that none that saw its fill counts as known; None is the
-            tokenizer's receptive radius, 0 trusts tokens beside the hole.
+            tokenizer's receptive radius, 0 trusts tokens next to the hole.
         pixel_std: Standard deviation of pixels around the patch of their code, by which the known pixels of partly covered
             patches inform the guess of their token (``generative.patch_evidence``); None leaves them unused.
         feather: Width in pixels of a ramp outside the hole over which ``sample`` goes from the decoded to the known pixels;

@@ -43,7 +43,7 @@ class VQGAN(GenerativeModule):
     )
     training_only: ClassVar[Mapping[str, Any]] = {"discriminator": None, "perceptual": None}
     not_shardable: ClassVar[str | None] = (
-        "its adaptive weight needs the gradient of a whole layer, and its discriminator is trained beside the network"
+        "its adaptive weight needs the gradient of a whole layer, and its discriminator is trained along with the network"
     )
 
     def __init__(

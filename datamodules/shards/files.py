@@ -50,7 +50,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     Where the folder cannot be written, nothing is locked: what is done there says so itself.
 
     Args:
-        path: What is worked on; the lock lies beside it.
+        path: What is worked on; the lock lies next to it.
     """
     with ExitStack() as stack:
         with suppress(OSError):

@@ -126,7 +126,7 @@ class CalibrationMetrics(MeanMetrics):
         return metrics
 
     def definition(self) -> dict[str, object]:  # type: ignore[override]
-        """Say what each metric means, for the record beside the numbers.
+        """Say what each metric means, for the record next to the numbers.
 
         Returns:
             A sentence per metric, and the gaps that theory asks for.

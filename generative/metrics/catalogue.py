@@ -1,4 +1,4 @@
-"""What a metric is: each file beside this one lists its own as ``METRICS``, and whoever shows or compares numbers asks here.
+"""What a metric is: each file next to this one lists its own as ``METRICS``, and whoever shows or compares numbers asks here.
 
 A value is named ``<key>/<output>``. The key is that of a listed metric, or of a variant of one: what it is measured with and
 what it is of follow the metric's own key, as in ``fd_label_classifier_paired`` or ``label_accuracy_assisted_std``. Nobody
@@ -185,7 +185,7 @@ class Metric:
             spread: The standard deviation.
 
         Returns:
-            Text, such as ``± 0.05``, or ``± <0.01`` where it is small beside the last decimal.
+            Text, such as ``± 0.05``, or ``± <0.01`` where it is smaller than the last decimal shows.
         """
         if self.digits is None:
             return f"± {spread:.2g}"

@@ -117,7 +117,7 @@ class CodebookMetrics:
 
     @staticmethod
     def definition() -> dict[str, str]:
-        """Say what each metric means, for the record beside the numbers.
+        """Say what each metric means, for the record next to the numbers.
 
         Returns:
             A sentence per metric.

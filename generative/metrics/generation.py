@@ -192,7 +192,7 @@ class GenerationMetrics:
         return values
 
     def definition(self) -> dict[str, Any]:
-        """Say what the metrics of the last ``compute`` mean, for the record beside the numbers.
+        """Say what the metrics of the last ``compute`` mean, for the record next to the numbers.
 
         Returns:
             Plain values: a sentence per metric, numbers of images, reference set, extractor, what was skipped and why.

@@ -144,7 +144,7 @@ class MeanMetrics(ABC):
 
     @classmethod
     def definition(cls) -> dict[str, Any]:
-        """Say what each metric means, for the record beside the numbers.
+        """Say what each metric means, for the record next to the numbers.
 
         Returns:
             A sentence per metric.

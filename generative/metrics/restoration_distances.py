@@ -95,7 +95,7 @@ class RestorationDistanceMetrics:
         return results
 
     def definition(self) -> dict[str, Any]:
-        """Say what the metrics of the last ``compute`` mean, for the record beside the numbers.
+        """Say what the metrics of the last ``compute`` mean, for the record next to the numbers.
 
         Returns:
             By output, the definitions of ``paired`` and ``unpaired`` metrics.

@@ -127,7 +127,7 @@ def make_attention(
 
 
 class SpatialAttention(nn.Module):
-    """A kind of attention over the pixels of a feature map, behind group norm and beside a residual connection."""
+    """A kind of attention over the pixels of a feature map, behind group norm, with a residual connection."""
 
     def __init__(
         self, kind: AttentionKind, channels: int, num_heads: int, token_dim: int, num_groups: int, plain: bool = False

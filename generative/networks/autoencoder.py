@@ -43,7 +43,7 @@ class PixelNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut; the second one begins as zero."""
+    """Two convolutions with a shortcut; the second one begins as zero."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What stands between encoder and decoder: a quantiser (``generative.networks.quantizers``), which makes tokens, or a Gaussian.
+"""The bottleneck of an autoencoder: a quantiser (``generative.networks.quantizers``), which makes tokens, or a Gaussian.
 
 All meet one contract: ``bottleneck(z_BDHW, randomness) -> Latent``.
 

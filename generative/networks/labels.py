@@ -1,4 +1,4 @@
-"""Labels as a set of objects: one token per label, a null token beside them, and their pooled vector.
+"""Labels as a set of objects: one token per label, a null token, and their pooled vector.
 
 A label such as "red cube" is the sum of one embedding per factor (shape, colour), so that a rare combination shares what
 is known of its parts. A multi-hot row says which tokens are in the set; nothing depends on an order of the objects.

@@ -176,7 +176,7 @@ class TokenTransformer(nn.Module):
             self.positions.copy_(
                 2 * INIT_STD * sincos_positions(self.grid_size, self.grid_size, self.positions.shape[1])
             )
-        if self.from_code is not None:  # twice the size of what is learnt beside it
+        if self.from_code is not None:  # twice the size of what is learnt and added to it
             nn.init.normal_(self.from_code.weight, std=2 * INIT_STD * self.from_code.in_features**-0.5)
         if self.labels is not None:  # pooled labels of unit size would drown the embeddings
             nn.init.zeros_(self.labels.pool.weight)

@@ -76,7 +76,7 @@ class AutoencoderObjective:
             randomness: Source of the bottleneck's draws.
 
         Returns:
-            The loss; each of its parts, unweighted, beside it.
+            The loss; each of its parts, unweighted, as logs.
         """
         output = network(image_BCHW, randomness)
         l1, l2 = F.l1_loss(output.image, image_BCHW), F.mse_loss(output.image, image_BCHW)

@@ -41,7 +41,7 @@ def neighbours_error(error_B: Tensor, time_B: Tensor) -> Tensor:
         time_B: (B,) times; of equal ones those next to it in the batch count.
 
     Returns:
-        (B,) means without gradient; ones where a row has no other beside it.
+        (B,) means without gradient; ones where a row is alone.
     """
     size = len(error_B)
     if size == 1:

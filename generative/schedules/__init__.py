@@ -1,4 +1,4 @@
-"""Functions of time: noise at each timestep, times a loss is taken at, tokens still masked, learning rate over the steps."""
+"""Schedules: noise at each timestep, times that a loss is computed at, share of masked tokens, learning rate by step."""
 
 from generative.schedules.learning_rate import WarmupCosine
 from generative.schedules.masking import MaskSchedule

@@ -1,4 +1,4 @@
-"""Which pairs of times (r, t) a flow-map loss is taken at.
+"""The distribution of the pairs of times (r, t), end and start, at which a flow-map loss is computed.
 
 MeanFlow (arXiv 2505.13447, section 4.3) draws two times from a logit-normal distribution, orders them and sets r = t for a
 share of the batch. For restoration a share stands exactly at r = t = 1, where the velocity head gives the MMSE answer, and a

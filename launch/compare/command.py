@@ -42,7 +42,7 @@ def read_arguments(arguments: Sequence[str], usage: str) -> dict[str, str | None
 
 
 def compare(arguments: Sequence[str], usage: str) -> Path:
-    """Read runs, write the page and the CSV file beside it, and return the page's path.
+    """Read runs, write the page and the CSV file next to it, and return the page's path.
 
     Raises:
         UserError: No run matches, none of them has results, or a key or metric is unknown.

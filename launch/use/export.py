@@ -109,7 +109,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def _aside(output: Path) -> Iterator[Path]:
-    """Make a locked, hidden folder beside an export that goes at the end, and remove those of exports that were killed."""
+    """Make a locked, hidden folder next to an export that goes at the end, and remove those of exports that were killed."""
     start = f".{output.name}."
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

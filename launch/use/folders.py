@@ -94,7 +94,7 @@ def _check_folders(source: Path, target: Path, masks: Path | None) -> None:
 
 
 def result_names(files: Sequence[Path], lossless: bool) -> dict[Path, Path]:
-    """Name the results after their images, no two alike: ``a.jpg`` may become ``a.png``, or ``a.jpg.png`` beside ``a.png``.
+    """Name the results after their images, no two alike: ``a.jpg`` may become ``a.png``, or ``a.jpg.png`` next to ``a.png``.
 
     Args:
         files: The images, relative to their folder.

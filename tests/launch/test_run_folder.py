@@ -152,7 +152,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(fault: str, tmp_
 def test_without_one_before_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
     run = with_checkpoints(tmp_path, 5)
     os.truncate(run.checkpoint, 100)
-    with pytest.raises(UserError, match=r"last\.ckpt is refused: it is cut off.* no whole previous\.ckpt is beside it"):
+    with pytest.raises(
+        UserError, match=r"last\.ckpt is refused: it is cut off.* no whole previous\.ckpt is next to it"
+    ):
         run.load_checkpoint()
 
 
@@ -204,7 +206,7 @@ def test_the_one_before_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [torch.save, old_layout, plain_pickle])
 @pytest.mark.parametrize("load", [load_tokenizer, load_label_classifier])
 def test_no_key_that_names_a_file_runs_what_is_in_it(load: Callable, write: Callable, tmp_path: Path) -> None:
-    """tokenizer=FILE and classifier=FILE; perceptual and Inception weights are tested beside their networks."""
+    """tokenizer=FILE and classifier=FILE; perceptual and Inception weights are tested next to their networks."""
     file, marker = tmp_path / "bad.ckpt", tmp_path / "ran"
     write({"state_dict": {}, "model": Attack(marker)}, file)
     with pytest.raises(ValueError, match=r"bad\.ckpt is no .*: .* could run code"):
