@@ -123,9 +123,7 @@ class ICLEVRDataModule(ImageDataModule):
     """i-CLEVR: pictures of one to three objects, each object one of the labels of ``objects.json``.
 
     Args:
-        name: Name of the data set, for the record.
         image_size: Side of the pictures, which are resized to it.
-        channels: 3.
         num_classes: Number of labels in ``objects.json``.
         root: Folder with the JSON files, and the pictures in ``images/``, in ``iclevr/`` or in itself.
         images: Folder of the pictures, where it is another.

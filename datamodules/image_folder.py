@@ -101,10 +101,7 @@ class ImageFolderDataModule(ImageDataModule):
     validation or test split without a folder is drawn from the training files.
 
     Args:
-        name: Name of the data set, for the record.
         image_size: Side of the crops; smaller images are enlarged until they fit.
-        channels: 1 for grey, 3 for RGB.
-        num_classes: 0.
         root: Folder of images.
         train_root: Folder of the training images; by default ``root/train`` where it exists, else ``root``.
         val_root: Folder of the validation images; by default ``root/val`` where it and ``root/train`` exist.

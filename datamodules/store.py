@@ -98,28 +98,20 @@ class ImageStore(ImageSource):
 
     @property
     def shortest_side(self) -> int:
-        """Length in pixels of the shortest side of any image."""
         return int(torch.minimum(self.heights, self.widths).min())
 
     @property
     def longest_side(self) -> int:
-        """Length in pixels of the longest side of any image."""
         return int(torch.maximum(self.heights, self.widths).max())
 
     @property
     def num_classes(self) -> int:
-        """Length L of the labels; 0 without labels."""
         return 0 if self.labels is None else self.labels.shape[1]
 
     def labels_of(self, indices_B: Tensor) -> Tensor | None:
         return None if self.labels is None else self.labels[indices_B.to(self.labels.device)]
 
     def to(self, device: torch.device | str) -> ImageStore:
-        """Return the store with its images on a device.
-
-        Returns:
-            A store whose batches are cut on ``device``.
-        """
         return replace(
             self,
             flat=self.flat.to(device),
@@ -130,14 +122,6 @@ class ImageStore(ImageSource):
         )
 
     def select(self, rows: Tensor) -> ImageStore:
-        """Return a store of some of the images; the buffer is shared, not copied.
-
-        Args:
-            rows: (M,) int64 indices, or an (N,) mask.
-
-        Returns:
-            A store of M images.
-        """
         return replace(
             self,
             offsets=self.offsets[rows],
@@ -161,11 +145,6 @@ class ImageStore(ImageSource):
         return self.flat[offset : offset + self.channels * height * width].view(self.channels, height, width)
 
     def content_hashes(self) -> Tensor:
-        """Return a hash of each image's size and pixels, for finding identical images.
-
-        Returns:
-            (N,) int64 hashes.
-        """
         if self.hashes is not None:
             return self.hashes
         return torch.tensor([content_hash(self.image(i)) for i in range(len(self))], dtype=torch.int64)
@@ -177,16 +156,7 @@ class ImageStore(ImageSource):
         return replace(self, hashes=self.content_hashes())
 
     def gather(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> Tensor:
-        """Cut a square from each of some images, by one index operation over the whole batch.
-
-        Args:
-            indices_B: (B,) int64 indices of the images.
-            size: Side S of the square in pixels; at most ``shortest_side``.
-            randomness: Source of the crops' places, or None for centred crops.
-
-        Returns:
-            (B, C, S, S) uint8 images on the store's device.
-        """
+        """Cut a square from each of some images, by one index operation over the whole batch."""
         rows = indices_B.to(self.device)
         offsets, heights, widths = self.offsets[rows], self.heights[rows], self.widths[rows]
         if randomness is None:

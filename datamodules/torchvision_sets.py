@@ -68,10 +68,7 @@ class TorchvisionDataModule(ImageDataModule):
     """A data set of torchvision, held in memory.
 
     Args:
-        name: Name of the data set, for the record.
         image_size: Side of the images; those of the data set are padded with black to more, cropped to less.
-        channels: Channels of the data set.
-        num_classes: 10.
         root: A torchvision root, used as it is where it holds the data, else downloaded into; None for one in the
             cache folder.
         val_from: Part that the validation images are held out of: ``train``, or ``test`` to train on all training images.

@@ -38,9 +38,7 @@ class WebDatasetDataModule(ImageDataModule):
     Validation and test images are decoded once before the start. Training images are met when they are drawn.
 
     Args:
-        name: Name of the data set, for the record.
         image_size: Side of the crops; smaller images are enlarged until they fit.
-        channels: 1 for grey, 3 for RGB.
         num_classes: Number of classes, or 0 for no labels.
         train: Training shards: a path or URL, a folder, a pattern with braces or ``*``, or a list of them.
         val: Validation shards; without them, images are held out of training by the hash of their files.

@@ -206,10 +206,8 @@ class DigitsDataModule(ImageDataModule):
     """Typeset digits, generated on first use and kept in the cache folder.
 
     Args:
-        name: Name of the data set, for the record.
         image_size: Side of the images; digits of 32 pixels are padded with black to more.
         channels: 1.
-        num_classes: 10.
         style: What the digits look like, or None for the default.
         **settings: See ``ImageDataModule``.
     """

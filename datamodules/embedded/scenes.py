@@ -216,9 +216,7 @@ class ScenesDataModule(ImageDataModule):
     """Scenes of one to three of 24 objects, generated on first use and kept in the cache folder.
 
     Args:
-        name: Name of the data set, for the record.
         image_size: Side of the pictures.
-        channels: 3.
         num_classes: 24.
         camera_distance: Distance of the camera; i-CLEVR's is 11.26, less shows larger objects.
         test_json: File of the label sets ``test``, in i-CLEVR's format, or None for drawn ones.

@@ -87,7 +87,6 @@ class ShardStore(ImageSource):
 
     @property
     def num_classes(self) -> int:
-        """Length L of the labels; 0 without labels."""
         return self.classes
 
     def labels_of(self, indices_B: Tensor) -> Tensor | None:

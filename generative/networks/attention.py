@@ -35,14 +35,6 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, objects: ObjectTokens | None = None) -> Tensor:
-        """Mix the tokens.
-
-        Args:
-            x_BND: (B, N, D) tokens.
-
-        Returns:
-            (B, N, D) tokens.
-        """
         q, k, v = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         return self.out(rearrange(x, "b h n d -> b n (h d)"))
@@ -58,14 +50,6 @@ class LinearAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, objects: ObjectTokens | None = None) -> Tensor:
-        """Mix the tokens.
-
-        Args:
-            x_BND: (B, N, D) tokens.
-
-        Returns:
-            (B, N, D) tokens.
-        """
         q, k, v = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         context = k.softmax(dim=-2).mT @ v
         return self.out(rearrange(q.softmax(dim=-1) @ context, "b h n d -> b n (h d)"))
@@ -84,15 +68,6 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, objects: ObjectTokens | None = None) -> Tensor:
-        """Read from the objects.
-
-        Args:
-            x_BND: (B, N, D) tokens.
-            objects: Object tokens of the batch.
-
-        Returns:
-            (B, N, D) tokens.
-        """
         assert objects is not None, "a network with cross-attention embeds labels"
         q = rearrange(self.q(x_BND), "b n (h d) -> b h n d", h=self.num_heads)
         k, v = rearrange(self.kv(objects.tokens), "m (two h d) -> two 1 h m d", two=2, h=self.num_heads)
