@@ -76,9 +76,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             path: File to read, unless its content was handed in.
             map_location: Not used.
             weights_only: Not used: always true.
-
-        Returns:
-            The checkpoint.
         """
         loaded, self._loaded = self._loaded, None
         return loaded[1] if loaded and loaded[0] == Path(path) else read_checkpoint(path)

@@ -101,9 +101,6 @@ class EMA(Callback):
 
         Args:
             module: The module whose network is averaged.
-
-        Yields:
-            Nothing.
         """
         outermost = not self._swapped
         self._swap_in(module)

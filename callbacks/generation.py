@@ -62,7 +62,7 @@ class Generation(DistanceCallback):
         self.set_up_extractors(trainer, InceptionExtractor)
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
-        """Draw the images and compare them; see ``MeasuringCallback.measure``."""
+        """Draw the images and compare them."""
         results: dict[str, float] = {}
         if not self.extractors:
             return results, {"num_images": 0, "missing": dict(self.missing)}

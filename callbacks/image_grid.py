@@ -66,8 +66,6 @@ class PeriodicGrid(Callback, ABC):
         """Draw the grid.
 
         Args:
-            trainer: The trainer.
-            module: The module.
             batch: The images.
             split: Where they come from.
             step: Optimiser steps behind the weights.
@@ -120,10 +118,6 @@ class ImageGrid(PeriodicGrid):
 
     Args:
         num_images: Columns.
-        every_n_steps: See ``PeriodicGrid``.
-        first_step: See ``PeriodicGrid``.
-        split: See ``PeriodicGrid``.
-        key: See ``PeriodicGrid``.
     """
 
     def __init__(
@@ -137,7 +131,6 @@ class ImageGrid(PeriodicGrid):
         super().__init__(num_images, every_n_steps, first_step, split, key)
 
     def grid(self, trainer: Trainer, module: LightningModule, batch: Batch, split: Split, step: int) -> Image.Image:
-        """See ``PeriodicGrid.grid``."""
         paradigm: Any = module
         with evaluating(trainer, module):
             outputs = dict(paradigm.images_of(batch, paradigm.evaluation_randomness(batch)))
@@ -165,7 +158,6 @@ def trained_steps(trainer: Trainer, module: LightningModule) -> int:
 
     Args:
         trainer: The trainer; one that only tests has no step of its own.
-        module: The module.
 
     Returns:
         Number of steps.
@@ -179,10 +171,6 @@ def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
 
     Args:
         trainer: The trainer, whose callbacks hold the EMA.
-        module: The module.
-
-    Yields:
-        Nothing.
     """
     ema = next((callback for callback in trainer.callbacks if hasattr(callback, "swapped")), None)  # type: ignore[attr-defined]
     # Each sub-module's own mode is kept: a frozen one inside a training module stays in evaluation mode.
@@ -206,7 +194,6 @@ def keep_image(trainer: Trainer, key: str, image: Image.Image, step: int) -> Non
     Args:
         trainer: The trainer of the run.
         key: Folder of the file and name in the loggers.
-        image: The image.
         step: Optimiser steps behind it.
     """
     write_png(image, Path(trainer.default_root_dir) / "images" / key / f"step={step:08d}.png")

@@ -142,7 +142,7 @@ class LabelAccuracy(MeasuringCallback):
         self._real.update(self._judge(batch.image[rows]), batch.labels[rows])
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
-        """Draw and judge; see ``MeasuringCallback.measure``."""
+        """Draw and judge."""
         if self._classifier is None:
             return {}, {}
         data = datamodule_of(trainer)

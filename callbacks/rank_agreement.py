@@ -48,10 +48,6 @@ class RankAgreement(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the weights and buffers with which the ranks start.
 
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-
         Raises:
             RankDisagreementError: They differ.
         """
@@ -72,8 +68,6 @@ class RankAgreement(Callback):
         """Compare what the ranks drew and which images they saw.
 
         Args:
-            trainer: The trainer.
-            pl_module: The module.
             outputs: Not used.
             batch: This rank's batch.
             batch_idx: Not used.
@@ -107,8 +101,6 @@ class RankAgreement(Callback):
         """Compare the gradients that the ranks are about to step with.
 
         Args:
-            trainer: The trainer.
-            pl_module: The module.
             optimizer: Not used: all gradients of the module are compared.
 
         Raises:

@@ -92,7 +92,7 @@ class RestorationDistances(DistanceCallback):
             each.update(images, batch.image[rows], batch.index[rows])
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
-        """Compare the sets; see ``MeasuringCallback.measure``."""
+        """Compare the sets."""
         results: dict[str, float] = {}
         record: dict[str, Any] = {"split": "test", "num_images": 0, "missing": dict(self.missing)}
         for name, each in self._distances.items():

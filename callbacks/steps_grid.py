@@ -28,10 +28,6 @@ class StepsGrid(PeriodicGrid):
     Args:
         num_images: Images to show, two rows each.
         num_columns: Steps to show, first and last included.
-        every_n_steps: See ``PeriodicGrid``.
-        first_step: See ``PeriodicGrid``.
-        split: See ``PeriodicGrid``.
-        key: See ``PeriodicGrid``.
     """
 
     config_key = "steps_grid"

@@ -156,11 +156,11 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"data.num_classes={self.num_classes}, but data={self.name} has {store.num_classes}")
 
     def prepare_data(self) -> None:
-        """Fill the caches in one process before the others read them; Lightning's hook."""
+        """Fill the caches in one process before the others read them."""
         self.splits  # noqa: B018 - loads on first use
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the splits in every process; Lightning's hook."""
+        """Load the splits in every process."""
         self.splits  # noqa: B018 - loads on first use
 
     @property
@@ -199,7 +199,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self._tokens = (self._tokens or tokens()).to(device)
 
     def train_dataloader(self) -> Loader:
-        """Return the endless stream of raw training batches of this rank, from ``start_step``; Lightning's hook."""
+        """Return the endless stream of raw training batches of this rank, from ``start_step``."""
         store = self._training_store()
         sampler = StepBatchSampler(
             len(store),
@@ -223,11 +223,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return EvaluationLoader(sampler, lambda batch: self._fetch(split, store, batch, None), store.prefetch)
 
     def val_dataloader(self) -> EvaluationLoader:
-        """Return this rank's part of the validation split; Lightning's hook."""
+        """Return this rank's part of the validation split."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> EvaluationLoader:
-        """Return this rank's part of the test split; Lightning's hook."""
+        """Return this rank's part of the test split."""
         return self._evaluation_loader("test")
 
     def _fetch(self, split: Split, store: ImageSource, batch: IndexBatch, crops: Randomness | None) -> RawBatch:
@@ -256,7 +256,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._complete(raw.to(device))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Complete a raw batch on its device; Lightning's hook. Anything else passes unchanged."""
+        """Complete a raw batch on its device. Anything else passes unchanged."""
         if not isinstance(batch, RawBatch):
             return batch
         self._count_damaged(batch.damaged)

@@ -180,7 +180,7 @@ class ICLEVRDataModule(ImageDataModule):
 
     @cached_property
     def label_names(self) -> tuple[str, ...]:
-        """See ``ImageDataModule.label_names``; read from ``objects.json`` on first use."""
+        """Read from ``objects.json`` on first use."""
         path, numbers = self._path("objects.json"), self._read_json("objects.json")
         if not isinstance(numbers, dict) or sorted(map(repr, numbers.values())) != sorted(
             map(repr, range(len(numbers)))
@@ -194,7 +194,7 @@ class ICLEVRDataModule(ImageDataModule):
 
     @cached_property
     def label_sets(self) -> dict[str, Tensor]:
-        """See ``ImageDataModule.label_sets``; read from ``test.json`` and ``new_test.json`` on first use."""
+        """Read from ``test.json`` and ``new_test.json`` on first use."""
         return {
             Path(file).stem: read_label_sets(self._path(file), self.label_names, _remedy(file)) for file in _SET_FILES
         }

@@ -133,7 +133,6 @@ class ShardStore(ImageSource):
         return torch.cat(order)
 
     def name_of(self, index: int) -> str:
-        """See ``ImageSource.name_of``; read from the shard."""
         shard, offset = int(self.index.shard[index]), int(self.index.offset[index])
         header = os.pread(self.files.open(shard).fileno(), tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
         return f"{tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name} in {self.files.locations[shard]}"

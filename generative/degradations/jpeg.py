@@ -59,7 +59,7 @@ class Jpeg(Degradation):
         self.subsample_chroma = subsample_chroma
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        """See ``Degradation.degrade``; other than 1 or 3 channels are a ``ValueError``."""
+        """Other than 1 or 3 channels are a ``ValueError``."""
         channels, height, width = image_BCHW.shape[1:]
         if channels not in (1, 3):
             raise ValueError(f"Jpeg: images must have 1 or 3 channels, got {channels}.")

@@ -85,7 +85,7 @@ class BlockMask(_Mask):
         self.num_blocks = num_blocks
 
     def hole(self, height: int, width: int, randomness: Randomness, training: bool) -> Tensor:
-        """See ``_Mask.hole``; a block larger than the image is a ``ValueError``."""
+        """A block larger than the image is a ``ValueError``."""
         self._check_fit(height, width, self._pixels(self.size.highest(training), height, width), "BlockMask")
         size_B1 = self.size.sample(randomness, training)[:, None]
         if self.image_size is not None:

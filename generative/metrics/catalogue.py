@@ -26,7 +26,6 @@ class Table:
     """Metrics that are shown side by side.
 
     Attributes:
-        title: Its title.
         order: Its place among the tables, the smallest first.
     """
 
@@ -295,7 +294,6 @@ class Layout:
     """A table of values as text.
 
     Attributes:
-        title: Its title.
         headings: Headings of the columns; the first is that of the outputs.
         rows: An output and its values, column by column.
     """

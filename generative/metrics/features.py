@@ -101,7 +101,6 @@ class NetworkExtractor(FeatureExtractor):
 
     @torch.no_grad()
     def __call__(self, image_BCHW: Tensor) -> Features:
-        """See ``FeatureExtractor.__call__``."""
         features = self.network.features(to_uint8(image_BCHW).float() / 127.5 - 1)  # type: ignore[operator]
         return Features(features.float())
 
@@ -126,7 +125,6 @@ class FeatureSet:
 
         Args:
             index_B: (B,) int64 indices of the images; each image is added once, on one rank.
-            features: Their features.
         """
         logits = features.features[:, :0] if features.logits is None else features.logits
         self._rows.append((index_B.cpu(), features.features.float().cpu(), logits.float().cpu()))

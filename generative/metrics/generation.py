@@ -92,7 +92,6 @@ class GenerationMetrics:
     the batch size nor on the number of ranks.
 
     Args:
-        extractor: What gives the features.
         output: Name of the generated output, used in the metrics' names.
 
     Attributes:

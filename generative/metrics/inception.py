@@ -42,7 +42,7 @@ class InceptionExtractor(FeatureExtractor):
 
     @torch.no_grad()
     def __call__(self, image_BCHW: Tensor) -> Features:
-        """See ``FeatureExtractor.__call__``; D is 2048, K is 1008."""
+        """D is 2048, K is 1008."""
         image = to_uint8(image_BCHW)
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
@@ -60,9 +60,6 @@ def find_inception_weights(
         folder: Where that file is looked for and downloaded to.
         download: Whether to download a file that is not there; otherwise it is missing.
         key: Config key of ``weights``, for messages.
-
-    Returns:
-        The file.
     """
     return find_weights("Inception", key, weights, URL_INCEPTION_V3, folder, download)
 

@@ -74,9 +74,6 @@ def label_scores(recognised_BL: Tensor, labels_BL: Tensor) -> LabelScores:
     Args:
         recognised_BL: (B, L) what ``recognised_labels`` returns.
         labels_BL: (B, L) multi-hot labels, at least one in each row.
-
-    Returns:
-        The scores.
     """
     num_right, num_labels = _counts(recognised_BL, labels_BL)
     pooled, per_image = num_right.sum() / num_labels.sum(), (num_right / num_labels).mean()
@@ -96,7 +93,6 @@ class LabelAccuracyMetrics(MeanMetrics):
 
     Attributes:
         num_images: Images of all ranks behind the last ``compute``.
-        num_labels: Their labels.
     """
 
     metrics = METRICS

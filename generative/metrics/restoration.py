@@ -182,7 +182,7 @@ class RestorationMetrics(MeanMetrics):
 
     @classmethod
     def definition(cls) -> dict[str, str]:
-        """Say what each metric means, and on which images; see ``MeanMetrics.definition``."""
+        """Say what each metric means, and on which images."""
         return {"images": IMAGES, **super().definition()}
 
 

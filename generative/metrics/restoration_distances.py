@@ -22,9 +22,6 @@ from generative.metrics.means import NamedMeans
 class RestorationDistanceMetrics:
     """Collects the features of named outputs and of their clean images over batches and ranks, and compares them.
 
-    Args:
-        extractor: What gives the features.
-
     Attributes:
         num_images: Clean images of all ranks behind the last ``compute``.
     """

@@ -32,7 +32,7 @@ class TokenAccuracyMetrics(MeanMetrics):
             self._means.add(share, accuracy_B)
 
     def compute(self) -> dict[str, float]:
-        """See ``MeanMetrics.compute``; the output is the masked share."""
+        """The output is the masked share."""
         means = self._means.compute()
         self.num_images = max((int(mean.weight) for mean in means.values()), default=0)
         return {f"token_accuracy/{share}": mean.value for share, mean in means.items()}

@@ -255,7 +255,7 @@ class FSQ(Bottleneck):
         )
 
     def forward(self, z_BDHW: Tensor, randomness: Randomness | None = None) -> Latent:
-        """See ``Bottleneck.forward``; the loss is zero."""
+        """The loss is zero."""
         level_D = self.levels.view(-1, 1, 1)
         # An even number of levels lies half a step off the middle: the bound is shifted so that all levels are reached.
         half_D, offset_D = (level_D - 1) * (1 + BOUND_MARGIN) / 2, torch.where(level_D % 2 == 0, 0.5, 0.0)
@@ -267,7 +267,7 @@ class FSQ(Bottleneck):
         return Latent((rounded / (level_D // 2)).to(z_BDHW.dtype), z_BDHW.new_zeros(()), tokens)
 
     def codes(self, tokens_BN: Tensor) -> Tensor:
-        """See ``Bottleneck.codes``; in [-1, 1]."""
+        """In [-1, 1]."""
         digits_BND = tokens_BN[..., None] // self.strides % self.levels
         half_D = self.levels // 2
         return (digits_BND - half_D) / half_D

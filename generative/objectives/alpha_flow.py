@@ -43,7 +43,7 @@ class AlphaFlow(FlowMapObjective):
         return max(self.minimum, 1 / (1 + math.exp(self.sharpness * (progress - self.midpoint))))
 
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
-        """See ``FlowMapObjective.consistency``; AlphaFlow eq. 8."""
+        """AlphaFlow eq. 8."""
         alpha = self.alpha(rows.progress)
         s = alpha * rows.r + (1 - alpha) * rows.t
         z_s = rows.z - per_image(rows.t - s) * rows.conditional_velocity

@@ -55,7 +55,7 @@ class MeanFlow(FlowMapObjective):
     """The original objective: u regresses sg[v - (t - r) du/dt], with the conditional velocity as v and as tangent."""
 
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
-        """See ``FlowMapObjective.consistency``; MeanFlow eq. 9 and 10."""
+        """MeanFlow eq. 9 and 10."""
         velocity = rows.conditional_velocity
         dudt = total_derivative(flow_map, rows.z, rows.r, rows.t, velocity, rows.condition)
         return rows.u, velocity - per_image(rows.t - rows.r) * dudt
@@ -75,7 +75,7 @@ class ImprovedMeanFlow(FlowMapObjective):
     target: Literal["conditional", "predicted"] = "conditional"
 
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
-        """See ``FlowMapObjective.consistency``; improved MeanFlow, section 4."""
+        """Improved MeanFlow, section 4."""
         dudt = total_derivative(flow_map, rows.z, rows.r, rows.t, rows.v, rows.condition)
         compound = rows.u + per_image(rows.t - rows.r) * dudt
         return compound, rows.v if self.target == "predicted" else rows.conditional_velocity

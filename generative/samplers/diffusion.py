@@ -162,7 +162,7 @@ class Ancestral(DiffusionSampler):
     variance: Literal["small", "large"] = "small"
 
     def step(self, before: Level | None, now: Level, then: Level) -> Step:
-        """See ``DiffusionSampler.step``; arXiv 2006.11239, eq. 7. The last step draws nothing."""
+        """arXiv 2006.11239, eq. 7. The last step draws nothing."""
         ratio = now.signal / then.signal
         beta = 1 - ratio**2
         std = posterior_std(now, then) if self.variance == "small" or then == CLEAN else math.sqrt(beta)
@@ -181,7 +181,7 @@ class DPMSolverPP2M(DiffusionSampler):
     num_steps: Count = 20
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:
-        """See ``DiffusionSampler.timesteps``; leaves out timestep 0, whose step to the image would be wasted."""
+        """Leaves out timestep 0, whose step to the image would be wasted."""
         if self.spacing == "trailing":
             return super().timesteps(schedule)
         return spaced_timesteps(self.spacing, self.num_steps + 1, schedule.num_timesteps)[:-1]

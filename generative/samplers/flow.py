@@ -111,7 +111,7 @@ class Heun(FlowSampler):
         return 2 * self.num_steps - 1
 
     def step(self, flow_map: FlowMap, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> Tensor:
-        """See ``FlowSampler.step``; the step that ends at t = 0 is an Euler step."""
+        """The step that ends at t = 0 is an Euler step."""
         span = (t_B - r_B)[:, None, None, None]
         _, v_t = flow_map.velocities(z_BCHW, t_B, t_B, condition)
         z_r = z_BCHW - span * v_t
