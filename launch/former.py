@@ -23,6 +23,8 @@ FORMER_KEYS = {
     "objective.time_law": "objective.time_distribution",
 }
 FORMER_OPTIONS = {  # options of groups
+    "callbacks=decoding_grid": "callbacks=steps_grid",
+    "callbacks=denoising_grid": "callbacks=steps_grid",
     "experiment=ddpm_iclevr_first": "experiment=ddpm_iclevr_context_unet",
     "network=unet_first": "network=unet_context",
     "network=unet_first_added": "network=unet_context_added",
@@ -62,4 +64,8 @@ def renewed_override(line: str) -> str:
     """
     for former, key in FORMER_KEYS.items():
         line = re.sub(rf"^(\+*|~){re.escape(former)}(?=[.=]|$)", rf"\g<1>{key}", line)
-    return FORMER_OPTIONS.get(line, line)
+    for former, now in FORMER_OPTIONS.items():
+        group, _, option = former.partition("=")
+        if line.startswith(f"{group}="):  # one option, or several in brackets
+            line = re.sub(rf"(?<=[=\[,\s]){option}(?=[\],\s]|$)", now.partition("=")[2], line)
+    return line

@@ -135,7 +135,7 @@ def known_pixels_note(sampling: Iterable[tuple[str, dict[str, Any]]], names: Ite
     """
     labels: dict[bool, dict[str, None]] = {True: {}, False: {}}
     for label, record in sampling:
-        # Records of MaskGIT without the key are of the time when it always put them back.
+        # Older records with a ramp and without the key are of the time when known pixels were always put back.
         kept = record.get("reimpose_known", True if "feather" in record else None)
         if kept is not None:
             labels[bool(kept)][label] = None

@@ -67,3 +67,36 @@ def test_a_class_has_the_arguments_that_its_docstring_lists() -> None:
         listed = re.findall(r"^ {4}\*{0,2}(\w+):", section.group(1), re.MULTILINE) if section else []
         known = {node.arg for node in ast.walk(init.args) if isinstance(node, ast.arg)}
         assert set(listed) <= known, f"{here}.{owner.name}"
+
+
+def test_no_room_but_its_own_knows_the_name_of_a_module() -> None:
+    """Nor as a quoted class or experiment: others ask a module's class what it is."""
+    home = ROOT / "lightning_modules"
+    names = {
+        node.name
+        for path in home.glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(line, ast.FunctionDef) and line.name == "loss" for line in node.body)
+    } - {"TrainingModule"}
+    assert {"DDPM", "MaskGIT", "LabelClassifierModule"} <= names
+    pattern = re.compile(rf"(?<!\w)({'|'.join(sorted(names))})(?!\w)|lightning_modules\.[A-Z]\w*['\"]")
+    others = [
+        path
+        for name in ("launch", "callbacks", "datamodules", "files", "triptych")
+        for path in (ROOT / name).rglob("*.py")
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in [*others, *ROOT.glob("*.py")]
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    code = {  # in generative/ the names are those of papers, in words; as code there are none
+        f"{path.relative_to(ROOT)}: {node.id}"
+        for path in (ROOT / "generative").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and node.id in names
+    }
+    assert not found
+    assert not code

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import train_here
+from helpers import resume_here, train_here
 from PIL import Image
 
 from launch.commands import generate
@@ -84,3 +85,17 @@ def test_labels_without_names_are_drawn_by_number(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "out" / "0001.png").mode == "L"
     with pytest.raises(UserError, match="'10'"):
         generate.main([f"run={run.path}", "labels=10", f"output={tmp_path / 'out'}"])
+
+
+def test_a_run_with_a_former_grid_of_steps_goes_on_with_the_one_of_now(run: RunFolder, tmp_path: Path) -> None:
+    """Config and overrides as they were recorded when diffusions and tokens had a grid each."""
+    old = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    for path in (old.config_path, old.overrides_path):
+        text = path.read_text()
+        assert "steps_grid" in text
+        path.write_text(
+            text.replace("steps_grid", "denoising_grid").replace("callbacks.StepsGrid", "callbacks.DenoisingGrid")
+        )
+    (old.path / "images" / "steps").rename(old.path / "images" / "denoising")
+    resume_here(old, "trainer.max_steps=4")
+    assert [path.name for path in (old.path / "images" / "steps").iterdir()] == ["step=00000004.png"]

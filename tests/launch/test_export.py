@@ -8,16 +8,18 @@ import os
 import pickle
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from helpers import ROOT, read_json, train_here
+from helpers import ROOT, composed, read_json, tiny, train_here
 from safetensors.torch import save_file
 from torch import nn
 
+import triptych
 from files.whole import WriteError
 from generative.exported import ExportError, load_network, network_bytes, read_network
 from generative.types import Batch
@@ -25,8 +27,11 @@ from launch import build
 from launch.command_line import run_config
 from launch.commands import export
 from launch.errors import UserError
+from launch.options import experiments
 from launch.run_folder import RunFolder, write_json
+from launch.use.export import exported_config
 from launch.use.load import load_exported
+from launch.use.model_card import write_card
 from lightning_modules import GenerativeModule
 
 SHORT = ["trainer.max_steps=3", "trainer.limit_val_batches=0"]
@@ -50,6 +55,57 @@ def runs(outputs: Path, restorer: RunFolder) -> dict[str, RunFolder]:
     common = ["data=digits", f"paths.outputs={outputs}", *SHORT]
     others = {name: train_here(outputs / name / "run", f"experiment={name}", *common) for name in names}
     return {"meanflow_dit": restorer, **others}
+
+
+EXPERIMENTS = sorted(experiments())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_code_of_every_card_runs(
+    name: str, runs: dict[str, RunFolder], restorer: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_tokens = ["data=digits", "++data.root=none"] if name.startswith("maskgit") else []  # as the tokenizer is
+    overrides = [
+        f"experiment={name}",
+        *tiny(name),
+        *of_tokens,
+        f"tokenizer={runs['vqgan_scenes'].path}",
+        "classifier=null",
+    ]
+    config = composed(tmp_path / "run", overrides)
+    module = build.build_module(config).eval()
+    plain = exported_config(build.plain_config(config), type(module))
+    (code,) = re.findall(r"```python\n(.*?)```", write_card(restorer, plain, module, "ema", 3, None), re.DOTALL)
+    asked: list[str] = []
+    monkeypatch.setattr("triptych.load", lambda folder: asked.append(folder) or module)
+    space: dict[str, Any] = {}
+    exec(code, space)
+    assert asked == ["."]
+    if module.tasks == {"judge"}:
+        assert torch.equal(space["probabilities"], module.network(space["images"]))
+        assert space["probabilities"].shape == (4, config.data.num_classes)
+        assert ((space["probabilities"] > 0) & (space["probabilities"] < 1)).all()
+    else:
+        assert space["images"].shape == (4, config.data.channels, config.data.image_size, config.data.image_size)
+
+
+def test_the_public_face_loads_runs_and_exports(restorer: RunFolder, exported: Path) -> None:
+    averaged, raw, of_export = (
+        triptych.load(restorer.path),
+        triptych.load(restorer.path, "raw"),
+        triptych.load(exported),
+    )
+    assert isinstance(averaged, triptych.GenerativeModule)
+    assert not averaged.training
+    assert averaged.trained_steps == of_export.trained_steps == 3
+    for key, value in averaged.network.state_dict().items():
+        assert torch.equal(of_export.network.state_dict()[key], value), key
+    assert any(not torch.equal(a, b) for a, b in zip(averaged.parameters(), raw.parameters(), strict=True))
+    with pytest.raises(triptych.UserError, match="leave out weights=raw"):
+        triptych.load(exported, "raw")
+    with pytest.raises(triptych.UserError, match="there is no such run folder"):
+        triptych.load(exported / "none")
+    assert triptych.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 @pytest.fixture
@@ -100,8 +156,7 @@ def test_an_export_is_the_evaluated_network(
     monkeypatch.chdir(folder)
     space: dict[str, Any] = {}
     exec(code, space)
-    shown = space["reconstruction"] if name.startswith("vqgan") else space["images"]
-    assert shown.shape[0] == 4
+    assert space["images"].shape[0] == 4
     assert_head(card, run)
     for path in folder.rglob("*.*"):
         if path.suffix in (".md", ".yaml", ".safetensors"):
