@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.base import ImageDataModule
 from datamodules.damage import Policy, left_out
 from datamodules.decoding import decoded, fitted, tell_notes
-from datamodules.splits import Split, Splits, check_fractions
+from datamodules.splits import Split, Splits, check_fractions, check_own_images
 from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cached
 from files.images import named
@@ -160,6 +160,7 @@ class ImageFolderDataModule(ImageDataModule):
             if folder is None:
                 missing[split] = fraction
             else:
+                check_own_images(split, f"{self._key(split)}={folder}", [folder], [train_root])
                 files[split] = image_files(folder, self._key(split))
         names = [file.relative_to(train_root).as_posix() for file in files["train"]]
         if len(names) <= len(missing):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,9 @@ import torch
 from datamodules.source import ImageSource
 
 Split = Literal["train", "val", "test"]
+NOTHING_LEFT = (
+    "nothing would be left to train on; name other images, or none, and some are held out of the training images"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,18 @@ class Splits:
 
         Returns:
             Splits whose training images are in no other split; all stores have hashes.
+
+        Raises:
+            ValueError: If no training image is left.
         """
         train, val, test = (store.hashed() for store in (self.train, self.val, self.test))
         leaked = torch.isin(train.content_hashes(), torch.cat([val.content_hashes(), test.content_hashes()]))
+        if len(leaked) and leaked.all():
+            places = "; ".join(f"{split}: {place}" for split, place in self.folders.items())
+            raise ValueError(
+                f"the validation and test images are the training images themselves{f' ({places})' if places else ''}: "
+                f"{NOTHING_LEFT}"
+            )
         return replace(self, train=train.select(~leaked), val=val, test=test, num_removed=int(leaked.sum()))
 
     def limited(self, train: int | None, val: int | None, test: int | None) -> Splits:
@@ -100,6 +113,26 @@ def check_fractions(fractions: Mapping[Split, float]) -> None:
     if sum(fractions.values()) >= 1:
         keys = " and ".join(f"data.{split}_fraction={fraction:g}" for split, fraction in fractions.items())
         raise ValueError(f"{keys} leave no training images: together they must be below 1")
+
+
+def check_own_images(split: Split, key: str, named: Iterable[str | Path], training: Iterable[str | Path]) -> None:
+    """Check, before any image is read, that an evaluation split does not hold all training images.
+
+    Args:
+        split: The split, for the message.
+        key: Config key of its files or folders, for the message.
+        named: Those files or folders; a folder holds what lies in it.
+        training: Files or folders of the training images.
+
+    Raises:
+        ValueError: If each of the second is, or lies in, one of the first, also by symbolic links.
+    """
+    own = {Path(place).resolve() for place in named}
+    places = list(training)
+    if all(own & {path, *path.parents} for path in (Path(place).resolve() for place in places)):
+        raise ValueError(
+            f"the {split} images of {key} are the training images themselves ({places[0]}): {NOTHING_LEFT}"
+        )
 
 
 def digest_of(parts: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from datamodules.damage import Policy, left_out
 from datamodules.shards.files import ShardFiles, is_url
 from datamodules.shards.index import SampleKeys, ShardIndex, index_shards
 from datamodules.shards.store import ShardStore
-from datamodules.splits import Split, Splits, check_fractions
+from datamodules.splits import Split, Splits, check_fractions, check_own_images
 from files.images import SUFFIXES
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, Positive, WholeNumber
@@ -110,6 +110,8 @@ class WebDatasetDataModule(ImageDataModule):
                 "data=webdataset needs shards: set data.train to a folder of tar files, or to a path or URL such as "
                 "'data.train=\"FOLDER/train-{000000..000099}.tar\"'"
             )
+        for split in set(shards) - {"train"}:
+            check_own_images(split, f"data.{split}", shards[split], shards["train"])
         locations = list(dict.fromkeys(location for split in shards.values() for location in split))
         files = ShardFiles(locations, self.cache_dir / "shards", self.max_bytes, self.mixed_shards + _SPARE_FILES)
         index = index_shards(files, self.keys, self.cache_dir / "index")

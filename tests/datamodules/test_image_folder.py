@@ -72,6 +72,24 @@ def test_identical_files_leave_training(root):
     assert record["images"] == {"train": 9, "val": 5, "test": 4}
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("kind", ["same", "link", "parent", "link in root", "copy"])
+def test_training_images_are_no_evaluation_images(root, split, kind):
+    train, other = root / "train", root / "other"
+    write_images(train, 6)
+    settings = {f"{split}_root": {"same": f"{train}/../train", "parent": root}.get(kind, other)}
+    if kind == "copy":
+        shutil.copytree(train, other)
+    elif kind == "link in root":
+        (root / split).symlink_to("train")
+        settings = {}
+    else:
+        other.symlink_to(train)
+    message = rf"{split} images of data\.(root|{split}_root)=.* are the training images themselves .*/train\)"
+    with pytest.raises(ValueError, match="are the training images themselves" if kind == "copy" else message):
+        folder_data(root, **settings).splits  # noqa: B018
+
+
 def test_hidden_and_other_files_are_no_images(root):
     write_images(root, 10)
     (root / "notes.txt").write_text("not an image")

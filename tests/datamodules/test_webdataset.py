@@ -136,6 +136,14 @@ def test_held_out_images_follow_their_content(folder):
     assert len(parts["val"] - set(more.val.content_hashes().tolist())) <= 1
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_training_shards_are_no_evaluation_shards(folder, split):
+    (folder / "link").symlink_to(folder)
+    shards = [str(folder / "link" / path.name) for path in folder.glob("*.tar")]
+    with pytest.raises(ValueError, match=rf"{split} images of data\.{split} are the training images themselves"):
+        shard_data(folder, **{split: shards}).splits  # noqa: B018
+
+
 def test_identical_files_leave_training(folder):
     write_shard(folder / "val-000.tar", [{"png": png(number)} for number in (3, 17, 700)])
     record = shard_data(folder).record()
