@@ -45,7 +45,6 @@ def taken(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
 
     Args:
         arguments: The command line.
-        key: The key.
 
     Returns:
         The last value that the key was given, and the other arguments.
@@ -70,11 +69,7 @@ def split_flags(arguments: list[str], known: Mapping[str, bool] = HYDRA_FLAGS) -
     """Split a command line into flags with their values, and overrides.
 
     Args:
-        arguments: The arguments.
         known: The flags that are understood, and whether a value follows each.
-
-    Returns:
-        Flags and overrides.
 
     Raises:
         UserError: A flag is none: settings have no dashes.
@@ -114,9 +109,6 @@ def require_experiment(overrides: list[str]) -> None:
 def run_config(run: RunFolder) -> DictConfig:
     """Return a run's recorded config in a form that resolves outside Hydra.
 
-    Args:
-        run: The run.
-
     Returns:
         The config with its name and folder filled in.
     """
@@ -127,7 +119,6 @@ def filled_in(run: RunFolder, config: DictConfig, overrides: list[str]) -> DictC
     """Fill in what Hydra, or an automatic choice, had filled in when a run began.
 
     Args:
-        run: The run.
         config: Its config as recorded.
         overrides: Overrides in it whose values stay.
 
@@ -150,7 +141,6 @@ def tell_choices(config: DictConfig, parts: Iterable[str] = ("module", "callback
     """Print which trained network each ``auto`` stands for, on rank 0, each one once.
 
     Args:
-        config: The composed config.
         parts: The nodes that are used.
     """
     if not is_main_process():
@@ -192,7 +182,6 @@ def run_arguments(
     Args:
         arguments: What follows the script's name.
         defaults: The script's own keys with their defaults, besides ``run``.
-        usage: What ``--help`` prints.
 
     Returns:
         The run, its config with the overrides applied, the script's own values, and the overrides.

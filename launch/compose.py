@@ -150,9 +150,6 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
 def literal(text: str | Path) -> str:
     """Write a text so that a config takes it as it is: ``${`` begins no interpolation in it.
 
-    Args:
-        text: Any text, such as a path.
-
     Returns:
         The value to set.
     """
@@ -163,7 +160,6 @@ def quoted(text: str | Path, quote: Quote = Quote.single) -> str:
     """Write a text as the value of an override, whatever signs are in it.
 
     Args:
-        text: Any text, such as a path.
         quote: Kind of the quotes.
 
     Returns:
@@ -248,9 +244,6 @@ def apply_overrides(
         overrides: The new overrides.
         fresh: What is composed of both; None: it is composed here.
 
-    Returns:
-        The config.
-
     Raises:
         UserError: An override is unknown, or of a group that only a new run can choose.
     """
@@ -280,11 +273,7 @@ def apply_overrides(
 
 
 def help_text() -> str:
-    """Return what ``--help`` prints: experiments with a line each, groups, and the most useful overrides.
-
-    Returns:
-        Text.
-    """
+    """Return what ``--help`` prints: experiments with a line each, groups, and the most useful overrides."""
     width = max(map(len, experiments()))
     lines = ["Usage: python train.py experiment=NAME [group=OPTION ...] [key=VALUE ...]", "", "Experiments:"]
     lines += [f"  {name:<{width}}  {line}" for name, line in experiments().items()]

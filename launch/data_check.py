@@ -44,9 +44,6 @@ def settings_digest(config: DictConfig) -> str:
 def check_answer(answer: Any) -> str:
     """Check the key ``data_changed``.
 
-    Args:
-        answer: Its value.
-
     Returns:
         ``stop`` or ``accept``.
 
@@ -64,7 +61,6 @@ def check_unchanged(
     """Check that the data are those of a run's record, unless other ones were asked for.
 
     Args:
-        run: The run.
         config: Its config, with what was changed on the command line.
         datamodule: The data as they are now.
         splits: The splits that are used.
@@ -116,9 +112,6 @@ def data_record(run: RunFolder, config: DictConfig, datamodule: ImageDataModule,
     """Describe the data of a run from here on, and those of its earlier steps where they were others.
 
     Args:
-        run: The run.
-        config: Its config.
-        datamodule: The data.
         step: The step from which the run continues; None for a new run.
 
     Returns:

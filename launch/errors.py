@@ -66,9 +66,6 @@ def near_matches(word: str, options: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """Return an exception's message on one line.
 
-    Args:
-        error: Any exception.
-
     Returns:
         The message without line breaks.
     """
@@ -79,9 +76,6 @@ def one_line(error: BaseException) -> str:
 @contextmanager
 def as_user_error() -> Iterator[None]:
     """Turn what bad values raise while objects are built or data is read into a ``UserError``.
-
-    Yields:
-        Nothing.
 
     Raises:
         UserError: With the message of the innermost cause.
@@ -119,13 +113,9 @@ def explained(folder: Path, overrides: list[str]) -> Iterator[None]:
         folder: The run folder.
         overrides: What was set on the command line.
 
-    Yields:
-        Nothing.
-
     Raises:
         UserError: An error before the first step, of a run with overrides.
         RunFailedError: An error after it.
-        Exception: What is expected, or has nothing to do with a setting.
     """
     try:
         yield
@@ -193,12 +183,6 @@ def reported() -> Iterator[None]:
 
     A signal that asks for a stop while no step is running, such as while data are read, is one of them; during the steps
     ``LastCheckpoint`` answers it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        BaseException: What is not expected.
     """
     handlers = {number: signal.signal(number, _stop) for number in stop_signals()}
     try:

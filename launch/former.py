@@ -41,9 +41,6 @@ def renewed(node: Any, at: str = "") -> Any:
     Args:
         node: Plain containers.
         at: Key of the node with a dot behind it; empty for the whole config.
-
-    Returns:
-        The copy.
     """
     if isinstance(node, dict):
         now = {name: FORMER_KEYS.get(f"{at}{name}", "").rpartition(".")[2] or name for name in node}

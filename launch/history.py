@@ -51,7 +51,6 @@ def changes_of(before: dict[str, Any], config: DictConfig) -> Changes:
 
     Args:
         before: The checkpoint's resolved config.
-        config: The composed config.
 
     Returns:
         ``{"from": ..., "to": ...}`` by dotted key, without the keys that follow another one; None stands for a key that is
@@ -92,7 +91,6 @@ def check_changes(run: RunFolder, changes: Changes) -> None:
     """Check that a run can continue with changed settings.
 
     Args:
-        run: The run.
         changes: What was changed.
 
     Raises:
@@ -111,7 +109,6 @@ def check_steps_left(run: RunFolder, step: int, max_steps: int) -> None:
     """Check that a run to resume is not beyond its end.
 
     Args:
-        run: The run.
         step: Where it stands.
         max_steps: Where it is to end, at or below that.
 
@@ -128,11 +125,6 @@ def check_steps_left(run: RunFolder, step: int, max_steps: int) -> None:
 
 def check_optimizer_state(module: TrainingModule, run: RunFolder, checkpoint: dict[str, Any]) -> None:
     """Check that the composed optimiser can continue with the state of a checkpoint.
-
-    Args:
-        module: The module.
-        run: The run.
-        checkpoint: Its checkpoint.
 
     Raises:
         UserError: It keeps other values for each weight.
@@ -155,7 +147,6 @@ def unfinished_reason(config: DictConfig, trainer: Trainer) -> str | None:
     """Say why a training that ended in peace is not the whole one.
 
     Args:
-        config: The composed config.
         trainer: The trainer, behind its fit.
 
     Returns:
@@ -226,11 +217,7 @@ class History(Callback):
         self.begin(trainer)
 
     def begin(self, trainer: Trainer) -> None:
-        """Write the entry, tell what has changed, and put the history into the checkpoints to come; once.
-
-        Args:
-            trainer: The trainer.
-        """
+        """Write the entry, tell what has changed, and put the history into the checkpoints to come; once."""
         if self.has_begun:
             return
         self.has_begun = True
@@ -292,7 +279,6 @@ class History(Callback):
         """Write why the run was stopped, where it had begun.
 
         Args:
-            trainer: The trainer.
             error: What ended it.
         """
         if not (self.has_begun and is_main_process()):

@@ -42,13 +42,11 @@ class WandbRun(WandbLogger):
 
     Args:
         folder: The run folder; files go to its ``wandb/``.
-        project: Project.
         entity: User or team, or None for the login's own.
         name: Name that is shown, or None for the experiment and the folder's name.
         id: Id of the run, or None for the folder's own.
         group: Group of runs, or None for the sweep that the run is a job of.
         job_type: Kind of run.
-        tags: Tags.
         offline: Write files only; ``wandb sync`` uploads them.
         **kwargs: More arguments of ``wandb.init``.
     """
@@ -220,8 +218,6 @@ def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -
     """Build the loggers; the CSV record is always kept.
 
     Args:
-        config: The composed config.
-        run: The run folder.
         resume_step: Step of the checkpoint that the run continues from, or None.
 
     Returns:
@@ -242,15 +238,7 @@ def logged(loggers: list[Logger], config: dict[str, Any], record: dict[str, Any]
     """Hand the config to the loggers, and end their runs however the block ends, with the exit code that the process gets.
 
     Args:
-        loggers: The loggers.
         config: The resolved config.
-        record: The content of ``run.json``.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        BaseException: What the block raises.
     """
     runs = [logger for logger in loggers if isinstance(logger, WandbRun)]
     try:
@@ -269,7 +257,6 @@ def log_result(loggers: list[Logger], result: dict[str, Any], step: int) -> None
     """Hand the final result to the loggers that show more of it than scalars.
 
     Args:
-        loggers: The loggers.
         result: The content of ``metrics.json``.
         step: Optimiser step.
     """

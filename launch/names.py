@@ -38,9 +38,6 @@ def checked_name(key: str, value: str) -> str:
         key: The command-line key, for the message.
         value: What was typed for it.
 
-    Returns:
-        The name.
-
     Raises:
         UserError: It is empty, hidden, too long, or has separators or characters that cannot be printed.
     """
@@ -63,11 +60,7 @@ def checked_name(key: str, value: str) -> str:
 
 
 def tell_swept(keys: Iterable[str]) -> None:
-    """Keep the keys in which the jobs of a sweep differ, for this process and those that it starts.
-
-    Args:
-        keys: The keys.
-    """
+    """Keep the keys in which the jobs of a sweep differ, for this process and those that it starts."""
     os.environ[SWEPT_VARIABLE] = " ".join(keys)
 
 
@@ -91,7 +84,6 @@ def job_folder(number: int, overrides: Iterable[str]) -> str:
 
     Args:
         number: Its number in the sweep.
-        overrides: Its overrides.
 
     Returns:
         Such as ``3_seed=2,network=dit_small``.

@@ -88,11 +88,7 @@ class Output:
 
 @contextmanager
 def watched_output() -> Iterator[Output]:
-    """Watch standard output while a script runs.
-
-    Yields:
-        The output.
-    """
+    """Watch standard output while a script runs."""
     stream = sys.stdout
     if isinstance(stream, Output):
         yield stream

@@ -71,7 +71,6 @@ def absolute_path(name: str, value: Any) -> str | None:
 
     Args:
         name: Its full key.
-        value: The value.
 
     Returns:
         The absolute path; None where the value is no path.

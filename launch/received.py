@@ -95,9 +95,6 @@ def checked_config(content: Any, where: str | Path) -> dict[str, Any]:
         content: Plain containers, interpolations as they are written.
         where: The file, for messages.
 
-    Returns:
-        The config.
-
     Raises:
         UserError: It is none, or says what only the project or a person at the command line may say.
     """
@@ -121,9 +118,6 @@ def checked_export(content: Any, where: str | Path) -> dict[str, Any]:
         content: Plain containers.
         where: The file, for messages.
 
-    Returns:
-        The config.
-
     Raises:
         UserError: It is none, or names what is no part of Triptych.
     """
@@ -143,9 +137,6 @@ def checked_overrides(content: Any, where: str | Path) -> list[str]:
     Args:
         content: What should be a list of overrides.
         where: The file, for messages.
-
-    Returns:
-        The overrides.
 
     Raises:
         UserError: They are none, or say what only the project or a person at the command line may say.

@@ -74,9 +74,6 @@ def config_hash(config: DictConfig) -> str:
 
     The same on every machine: data and weights that were read from paths have fingerprints of their own.
 
-    Args:
-        config: The composed config.
-
     Returns:
         12 hexadecimal digits.
     """
@@ -87,9 +84,6 @@ def config_hash(config: DictConfig) -> str:
 
 def history_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the starts of a run's training that its record lists.
-
-    Args:
-        record: The content of ``run.json``.
 
     Returns:
         Entries with ``step``, from which they hold, and ``changes`` against the settings before; none in the record of an
@@ -111,7 +105,6 @@ def images_seen(record: dict[str, Any], batch: int, accumulated: int, steps: int
     """Count the images of a training, also of one whose batch size was changed on the way.
 
     Args:
-        record: The content of ``run.json``.
         batch: ``data.global_batch_size`` of the last steps.
         accumulated: ``trainer.accumulate_grad_batches`` of the last steps.
         steps: Optimiser steps.

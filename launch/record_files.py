@@ -51,7 +51,6 @@ class DamagedRecordError(UserError, ValueError):
     """A record cannot be read, or is not what Triptych writes; the message names the file and the remedy.
 
     Args:
-        path: The file.
         reason: What is wrong with it.
     """
 
@@ -65,9 +64,6 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     Args:
         path: The file, UTF-8 with or without a byte order mark.
         *keys: What it must have, each an object itself.
-
-    Returns:
-        Its content.
 
     Raises:
         DamagedRecordError: It cannot be read, or is something else.
@@ -87,9 +83,6 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read a ``metrics.json``.
 
-    Args:
-        path: The file.
-
     Returns:
         ``{"metrics": {name: value}, "record": {...}}``.
 
@@ -108,14 +101,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 
 def read_run_record(path: Path) -> dict[str, Any]:
-    """Read a ``run.json``, checked as all records are.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-    """
+    """Read a ``run.json``, checked as all records are."""
     return checked_run_record(path, read_json(path))
 
 
@@ -125,9 +111,6 @@ def checked_run_record(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     Args:
         path: The file, for messages.
         content: The record.
-
-    Returns:
-        The record.
     """
     check_shape(path, content, RUN_SHAPE)
     return content

@@ -20,8 +20,6 @@ def check_restorable(module: TrainingModule, trainer: Trainer, run: RunFolder, c
     """Check the parts of a checkpoint that only a training uses.
 
     Args:
-        module: The module.
-        trainer: The trainer.
         run: The run, for messages.
         checkpoint: The loaded checkpoint; its weights are checked already.
 

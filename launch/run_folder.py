@@ -103,9 +103,6 @@ class RunFolder:
             path: The folder, or a checkpoint inside it.
             key: The command-line key that named it.
 
-        Returns:
-            The folder.
-
         Raises:
             UserError: There is no such folder, no config or checkpoint in it, or the checkpoint is not the newest.
         """
@@ -157,7 +154,6 @@ class RunFolder:
 
         Args:
             config: The config, interpolations not resolved.
-            overrides: The overrides.
         """
         with whole_file(self.config_path, "w", sync=True) as file:
             file.write(OmegaConf.to_yaml(config))
@@ -165,11 +161,7 @@ class RunFolder:
             file.write(OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """Load the newest whole checkpoint on the CPU; see ``newest_checkpoint``.
-
-        Returns:
-            The checkpoint.
-        """
+        """Load the newest whole checkpoint on the CPU; see ``newest_checkpoint``."""
         return self.newest_checkpoint()[1]
 
     def newest_checkpoint(self) -> tuple[Path, dict[str, Any]]:
@@ -216,9 +208,6 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for writing; the lock goes with the process, however it ends.
 
-        Yields:
-            Nothing.
-
         Raises:
             UserError: Another process holds it, or it cannot be written.
         """
@@ -242,9 +231,6 @@ class RunFolder:
         """Hold the folder for a new run, and leave it as it was found where the run ends before its first step.
 
         What was there before stays, as the records of a sweep do; a folder that was made for the run goes.
-
-        Yields:
-            Nothing.
         """
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         found = set() if made else set(self.path.iterdir())
@@ -316,9 +302,6 @@ def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:
 
 def readable_record(run: RunFolder) -> dict[str, Any] | None:
     """Read ``run.json`` in a search over runs, which continues where that of one is damaged.
-
-    Args:
-        run: The run.
 
     Returns:
         Its record, or None where it is damaged, which is said.

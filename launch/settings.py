@@ -51,9 +51,6 @@ def settings_of(config: DictConfig, parts: Mapping[str, Any]) -> Settings:
 def earlier_settings(record: dict[str, Any]) -> str:
     """Say what of a run's settings was another value before it was resumed with the present one.
 
-    Args:
-        record: The content of ``run.json``.
-
     Returns:
         Such as ``optimizer.lr=0.001 until step 6``; empty for a run of one kind.
     """
@@ -100,9 +97,6 @@ def short_value(value: Any) -> str:
 def differing(several: Iterable[Settings]) -> list[str]:
     """Find the keys in which settings differ.
 
-    Args:
-        several: Settings.
-
     Returns:
         Keys in the order of the settings, the incidental ones left out.
     """
@@ -112,14 +106,7 @@ def differing(several: Iterable[Settings]) -> list[str]:
 
 
 def distinguishing(several: Sequence[Settings]) -> list[str]:
-    """Find the fewest keys that tell settings apart: an exchanged object is one key, not all that are below it.
-
-    Args:
-        several: Settings.
-
-    Returns:
-        Keys of values or of objects.
-    """
+    """Find the fewest keys that tell settings apart: an exchanged object is one key, not all that are below it."""
     found: dict[str, None] = {}
     different = differing(several)
     for key in different:
@@ -133,8 +120,6 @@ def value_at(settings: Settings, key: str, several: Sequence[Settings]) -> str:
     """Name the value or the object at a key.
 
     Args:
-        settings: The settings.
-        key: Key of a value or of an object.
         several: All settings that are told apart.
 
     Returns:

@@ -160,7 +160,6 @@ def resumed_config(
     """Put overrides on top of the config in force of a run that is to continue.
 
     Args:
-        run: The run.
         overrides: The overrides; those of the config in force may be among them.
         fresh: What is composed of all of them; None: it is composed here.
         data_changed: What to do this time where the data are others.
@@ -185,7 +184,6 @@ def keep_config(run: RunFolder, config: DictConfig, overrides: list[str]) -> Non
 
     Args:
         run: The run folder, held for writing.
-        config: The composed config.
         overrides: What it was composed from.
 
     Raises:

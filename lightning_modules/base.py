@@ -32,7 +32,6 @@ class ImageData(Protocol):
 
     Attributes:
         image_size: Side of the images in pixels.
-        channels: Their channels.
         num_classes: Length of the labels; 0 without labels.
         name: Name of the data set.
     """
@@ -106,7 +105,6 @@ class TrainingModule(LightningModule, ABC):
 
         Args:
             batch: Batch on the module's device.
-            randomness: Source of all draws.
 
         Returns:
             The loss and what to log with it.
@@ -146,9 +144,6 @@ class TrainingModule(LightningModule, ABC):
 
         Args:
             arguments: The module's arguments, as they stand in a config.
-
-        Returns:
-            The keys.
         """
         return frozenset()
 
@@ -174,7 +169,6 @@ class TrainingModule(LightningModule, ABC):
 
         Args:
             batch: Batch whose ``index`` seeds the streams.
-            purpose: What the draws are for.
 
         Returns:
             One stream per image.
@@ -182,7 +176,7 @@ class TrainingModule(LightningModule, ABC):
         return IndexRandomness.for_images(self.evaluation_seed, purpose, batch.index, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Take the loss of a batch; Lightning's hook."""
+        """Take the loss of a batch."""
         if self._drops_out:  # dropout knows no generator of its own: it draws from the global one
             torch.manual_seed(generator_for(self.seed, "dropout", batch.step, self.global_rank).initial_seed())
         generator = generator_for(self.seed, "objective", batch.step, self.global_rank, self.device)
@@ -203,7 +197,7 @@ class TrainingModule(LightningModule, ABC):
         return output.loss * (output.weight / self._batch_weights[0])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Make the gradient that of the mean over all terms of the accumulated batches; Lightning's hook, before clipping.
+        """Make the gradient that of the mean over all terms of the accumulated batches, before clipping.
 
         Lightning adds up the gradients of the batches' losses over their number; those came weighted relative to the first.
         """
@@ -215,12 +209,12 @@ class TrainingModule(LightningModule, ABC):
                     parameter.grad.mul_(self.trainer.accumulate_grad_batches * first / total)
 
     def configure_model(self) -> None:
-        """Shard the network where the trainer does; Lightning's hook, also called again before a test."""
+        """Shard the network where the trainer does, also called again before a test."""
         if self.device_mesh is not None:
             shard(self.network, self.device_mesh[MESH_AXIS])
 
     def on_validation_start(self) -> None:
-        """Evaluate the same network on every rank; Lightning's hook, behind those of the callbacks.
+        """Evaluate the same network on every rank, behind those of the callbacks.
 
         Buffers that learn by no gradient, as the statistics of batch norm, are each rank's own after a training step;
         those of rank 0 are the ones in the checkpoint.
@@ -231,7 +225,7 @@ class TrainingModule(LightningModule, ABC):
                 dist.broadcast(buffer, src=0)
 
     def on_validation_end(self) -> None:
-        """Go back to this rank's part of the weights; Lightning's hook."""
+        """Go back to this rank's part of the weights."""
         release_weights(self.network)
 
     on_test_start = on_validation_start
@@ -252,7 +246,6 @@ class TrainingModule(LightningModule, ABC):
         """Return a batch and what can be made of it, in the precision of the steps.
 
         Args:
-            batch: The batch.
             **makers: What makes an entry, by its name; without ``outputs`` these are none.
 
         Returns:
@@ -263,15 +256,15 @@ class TrainingModule(LightningModule, ABC):
         return OnDemand({"batch": batch}, makers, trainer.precision_plugin.forward_context if trainer else nullcontext)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
-        """Hand a batch to the callbacks that measure; Lightning's hook."""
+        """Hand a batch to the callbacks that measure."""
         return self.evaluation_step(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Let the loggers count validation by the optimiser steps behind the weights; Lightning's hook."""
+        """Let the loggers count validation by the optimiser steps behind the weights."""
         self.log("step", float(self.global_step), sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
-        """Hand a batch to the callbacks that measure; Lightning's hook."""
+        """Hand a batch to the callbacks that measure."""
         return self.evaluation_step(batch)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -279,7 +272,7 @@ class TrainingModule(LightningModule, ABC):
         return [p for p in self.network.parameters() if p.requires_grad]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the optimiser of a run that was begun before its parameters stood in two groups; Lightning's hook.
+        """Take over the optimiser of a run that was begun before its parameters stood in two groups.
 
         Args:
             checkpoint: The checkpoint, changed in place.
@@ -288,7 +281,7 @@ class TrainingModule(LightningModule, ABC):
         split_single_group(checkpoint, parameters, decay_groups(parameters, self.modules()))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Build optimiser and learning-rate schedule, stepped each optimiser step; Lightning's hook."""
+        """Build optimiser and learning-rate schedule, stepped each optimiser step."""
         optimizer = self.optimizer_factory(decay_groups(self.trainable_parameters(), self.modules()))
         schedule = ComposedSchedule(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -57,7 +57,6 @@ class Part:
     """A frozen network without which a module does nothing: it travels with the module's export.
 
     Attributes:
-        network: The network.
         settings: What it is built of: class and arguments, plain values.
         card: Markdown that describes it.
     """
@@ -125,7 +124,6 @@ def fault_of_outputs(name: str, tasks: frozenset[Task], outputs: Any) -> str | N
 
     Args:
         name: Name of its class.
-        tasks: Its tasks.
         outputs: What it says.
 
     Returns:

@@ -31,8 +31,6 @@ class DDPM(GenerativeModule):
 
     Args:
         network: One-time, one-headed network.
-        schedule: Noise schedule.
-        objective: Diffusion objective.
         sampler: How images are drawn.
         output: What the network gives: ``noise``, ``image`` or ``v``.
         guidance: Classifier-free guidance; of scale 1 where there is nothing to guide by.
@@ -99,19 +97,18 @@ class DDPM(GenerativeModule):
             )
 
     def check_training(self) -> None:
-        """See ``GenerativeModule.check_training``: the timestep that the sampler starts from is drawn."""
+        """The timestep that the sampler starts from is drawn."""
         schedule = self.denoiser.schedule
         self.objective.check_start(self.sampler.timesteps(schedule)[0], schedule.num_timesteps)
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """See ``GenerativeModule.loss``."""
         condition = self._condition(batch)
         if condition.labels is not None:
             condition = Condition(labels=self.label_dropout(condition.labels, randomness))
         return self.objective(self.denoiser, batch.image, condition, randomness)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """See ``GenerativeModule.sample``: the shape of ``batch.image`` and ``batch.labels`` are what it uses."""
+        """The shape of ``batch.image`` and ``batch.labels`` are what it uses."""
         noise = randomness.normal(*batch.image.shape[1:])
         image = self.sampler(self.guided_denoiser(), noise, self._condition(batch), randomness)
         return {"sample": image.clamp(-1, 1)}

@@ -48,22 +48,13 @@ class GenerativeModule(TrainingModule):
 
         Args:
             batch: Batch on the module's device.
-            randomness: Source of all draws.
 
         Returns:
             (B, C, H, W) images in [-1, 1] by the names of ``outputs``.
         """
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
-        """Yield what the sampler goes through on its way to an output; nothing where there are no steps.
-
-        Args:
-            batch: See ``sample``.
-            randomness: Source of all draws.
-
-        Returns:
-            A state for each step.
-        """
+        """Yield what the sampler goes through on its way to an output; nothing where there are no steps."""
         return iter(())
 
     def sampling_record(self) -> dict[str, Any]:
@@ -79,7 +70,6 @@ class GenerativeModule(TrainingModule):
 
         Args:
             batch: Batch on the module's device.
-            randomness: Source of all draws.
 
         Returns:
             (B, C, H, W) images in [-1, 1] by the names of ``outputs``.
@@ -137,7 +127,7 @@ class GenerativeModule(TrainingModule):
             child.training = mode
 
     def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
-        """See ``TrainingModule.evaluation_step``: ``outputs``, what is made of these very images; of pure generators none."""
+        """``outputs``, what is made of these very images; of pure generators none."""
         if not self.tasks & ANSWERING:
             return self.offered(batch)
         return self.offered(batch, outputs=lambda: self.images_of(batch, self.evaluation_randomness(batch)))

@@ -26,7 +26,6 @@ class LabelClassifierModule(TrainingModule):
     """Learns to tell the labels of an image, each by itself; it makes no images.
 
     Args:
-        network: The classifier.
         max_shift: In training each image is shifted by up to so many pixels in both directions, its border repeated.
         **kwargs: Arguments of ``TrainingModule``.
     """
@@ -45,7 +44,7 @@ class LabelClassifierModule(TrainingModule):
         self.max_shift = max_shift
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """See ``TrainingModule.loss``: binary cross-entropy, the mean over images and labels."""
+        """Binary cross-entropy, the mean over images and labels."""
         logits = self.network.logits(shifted(batch.image, self.max_shift, randomness))
         return LossOutput(F.binary_cross_entropy_with_logits(logits, labels_of(batch).to(logits)))
 
@@ -54,15 +53,12 @@ class LabelClassifierModule(TrainingModule):
         return frozenset({"classifier"})
 
     def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
-        """See ``TrainingModule.evaluation_step``: the probabilities of the labels, as ``scores``."""
+        """The probabilities of the labels, as ``scores``."""
         return self.offered(batch, scores=lambda: self.network(batch.image))
 
 
 def labels_of(batch: Batch) -> Tensor:
     """Return the labels of a batch.
-
-    Args:
-        batch: The batch.
 
     Returns:
         (B, L) multi-hot labels.

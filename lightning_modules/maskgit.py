@@ -37,7 +37,6 @@ class MaskGIT(GenerativeModule):
     Args:
         network: Makes the transformer from ``num_codes``, ``grid_size`` and ``codebook_KE``, which are the tokenizer's.
         tokenizer: Checkpoint of the tokenizer, or None where none was found.
-        objective: Masked-token objective.
         sampler: How the tokens of a hole are drawn.
         conditional: Whether the network is told the labels of the data set.
         dilation: Tokens by which a hole is widened, so that none that saw its fill counts as known; None is the
@@ -141,13 +140,13 @@ class MaskGIT(GenerativeModule):
         return _settings(load_tokenizer(arguments["tokenizer"]))
 
     def setup(self, stage: str) -> None:
-        """Tokenize the training images; Lightning's hook."""
+        """Tokenize the training images."""
         if stage == "fit":
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             data.use_tokenizer(self._tokenizer, self.cache_dir)
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """See ``GenerativeModule.loss``; the tokens come with the batch, the tokenizer does not run."""
+        """The tokens come with the batch, the tokenizer does not run."""
         assert batch.tokens is not None, "the data module has no tokenizer"
         hole = None
         if self.objective.hole_share > 0 and batch.validity is not None:
@@ -155,11 +154,10 @@ class MaskGIT(GenerativeModule):
         return self.objective(self.network, batch.tokens, hole, self._condition(batch), randomness)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """See ``GenerativeModule.sample``: a plausible image, the tokenizer's picture of it, and the mean.
+        """A plausible image, the tokenizer's picture of it, and the mean.
 
         Args:
             batch: Batch with degraded images.
-            randomness: Source of all draws.
 
         Returns:
             ``decoded``, the tokenizer's picture of the sampled tokens; ``sample``, the same with the known pixels; and
@@ -194,7 +192,7 @@ class MaskGIT(GenerativeModule):
         return self.tokenizer.decode_mean(torch.where(unknown_BN[..., None], logits_BNK.softmax(-1), known_BNK))
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
-        """See ``GenerativeModule.states``, on the way to ``decoded``.
+        """On the way to ``decoded``.
 
         Yields:
             After each step the picture with the patches of tokens that are still masked painted grey, and the picture of
@@ -234,16 +232,16 @@ class MaskGIT(GenerativeModule):
         return self.offered(batch, outputs=outputs, token_accuracy=accuracy)
 
     def on_test_epoch_start(self) -> None:
-        """Count the network calls anew; Lightning's hook."""
+        """Count the network calls anew."""
         self._network_calls.reset(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
-        """Count the network calls of each image, and hand the batch to the callbacks; Lightning's hook."""
+        """Count the network calls of each image, and hand the batch to the callbacks."""
         self._network_calls.add("sample", self.sampler.network_calls(self._unknown(batch.observed()[1])))
         return super().test_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        """Average the network calls over the images of all ranks; Lightning's hook."""
+        """Average the network calls over the images of all ranks."""
         self.mean_network_calls = self._network_calls.compute()["sample"].value
 
     def sampling_record(self) -> dict[str, Any]:

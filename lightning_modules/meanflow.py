@@ -32,7 +32,6 @@ class MeanFlowRestorer(GenerativeModule):
 
     Args:
         network: Two-time, two-headed network.
-        objective: Flow-map objective.
         sampler: How ``sample`` is drawn.
         output: What the network's heads give, ``image`` or ``velocity``.
         source: Where the flow starts: ``noise`` (conditional generation) or ``degraded`` (bridge).
@@ -89,7 +88,7 @@ class MeanFlowRestorer(GenerativeModule):
         )
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """See ``GenerativeModule.sample``: ``sample`` by the sampler, ``mean`` in one network call."""
+        """``sample`` by the sampler, ``mean`` in one network call."""
         source, condition = self._source(batch, randomness), self._condition(batch)
         mean = self.flow_map.mean(self._mean_state(batch), condition)
         sample = self.sampler(self.flow_map, source, condition)

@@ -40,11 +40,11 @@ class RegressionRestorer(GenerativeModule):
         return {"mean": Output(1)}
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """See ``GenerativeModule.loss``: mean squared error."""
+        """Mean squared error."""
         return LossOutput((self._estimate(batch) - batch.image).square().mean())
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """See ``GenerativeModule.sample``: the estimate is the only output, named ``mean``."""
+        """The estimate is the only output, named ``mean``."""
         image = self._estimate(batch).clamp(-1, 1)
         if self.reimpose_known:
             degraded, validity = batch.observed()

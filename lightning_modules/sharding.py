@@ -58,9 +58,6 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
         Args:
             optimizer: The optimiser.
-
-        Returns:
-            Its state dict.
         """
         return gathered(optimizer.state_dict())
 
@@ -68,7 +65,6 @@ class FullyShardedStrategy(ModelParallelStrategy):
         """Read a checkpoint.
 
         Args:
-            checkpoint_path: The file.
             weights_only: Not used: nothing but tensors and plain containers is ever read.
 
         Returns:
@@ -80,7 +76,6 @@ class FullyShardedStrategy(ModelParallelStrategy):
         """Take this rank's part of the weights.
 
         Args:
-            checkpoint: The checkpoint.
             strict: Whether names must agree.
         """
         assert self.lightning_module is not None
@@ -89,11 +84,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take this rank's part of the optimisers' states.
-
-        Args:
-            checkpoint: The checkpoint.
-        """
+        """Take this rank's part of the optimisers' states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             parts = {
@@ -153,9 +144,6 @@ def release_weights(network: nn.Module) -> None:
 
 def is_sharded(network: nn.Module) -> bool:
     """Say whether a network's weights are sharded over the ranks.
-
-    Args:
-        network: The network.
 
     Returns:
         Whether all ranks must call it together.

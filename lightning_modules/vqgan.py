@@ -27,7 +27,6 @@ class VQGAN(GenerativeModule):
     The EMA averages the autoencoder alone; codes that are moving averages already, and the discriminator, stay as they are.
 
     Args:
-        network: The autoencoder.
         objective: Its losses.
         discriminator: Makes the patch discriminator, or None for no adversarial loss.
         perceptual: Perceptual distance, or None. It is frozen and stays out of the state dict.
@@ -65,28 +64,27 @@ class VQGAN(GenerativeModule):
 
     @classmethod
     def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        """See ``TrainingModule.serves_as``: an autoencoder with continuous latents makes no tokens."""
+        """An autoencoder with continuous latents makes no tokens."""
         bottleneck = (arguments.get("network") or {}).get("bottleneck") or {}
         continuous = str(bottleneck.get("_target_")).endswith(f".{GaussianBottleneck.__name__}")
         return frozenset() if continuous else frozenset({"tokenizer"})
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """See ``TrainingModule.trainable_parameters``: the discriminator's too."""
+        """The discriminator's too."""
         return [*super().trainable_parameters(), *(self.discriminator.parameters() if self.discriminator else ())]
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """See ``GenerativeModule.loss``."""
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
         if self.perceptual is not None:
             perceptual = self.perceptual.to(self.device)
         return self.objective(self.network, self.discriminator, perceptual, batch.image, self.global_step, randomness)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """See ``GenerativeModule.sample``: ``reconstruction``, which needs no draw."""
+        """``reconstruction``, which needs no draw."""
         return {"reconstruction": self.network(batch.image).image.clamp(-1, 1)}
 
     def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
-        """See ``GenerativeModule.evaluation_step``: the tokens too."""
+        """The tokens too."""
         made = cache(lambda: self.network(batch.image))
         return self.offered(
             batch, outputs=lambda: {"reconstruction": made().image.clamp(-1, 1)}, tokens=lambda: made().tokens

@@ -60,11 +60,7 @@ def whole_number(own: dict[str, str | None], key: str, maximum: int) -> int:
 
     Args:
         own: The script's own values.
-        key: Which one.
         maximum: Its largest value; the smallest is 1.
-
-    Returns:
-        The number.
 
     Raises:
         UserError: It is none, too small or too large.
@@ -80,7 +76,6 @@ def is_true(own: dict[str, str | None], key: str) -> bool:
 
     Args:
         own: The script's own values.
-        key: Which one.
 
     Returns:
         Whether it is on.
@@ -120,7 +115,6 @@ def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeM
     """Build a run's module with its trained weights, on a GPU if there is one.
 
     Args:
-        run: The run.
         config: Its config; of a module that makes images.
         weights: ``ema`` or ``raw``.
 
@@ -135,10 +129,6 @@ def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeM
 def label_names(run: RunFolder, config: DictConfig) -> list[str]:
     """Return what the labels of a run's data are called.
 
-    Args:
-        run: The run.
-        config: Its config.
-
     Returns:
         Names in order; the numbers of the labels where the data set names none; empty for data without labels.
     """
@@ -149,8 +139,6 @@ def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool
     """Draw images of given labels.
 
     Args:
-        run: The run.
-        config: Its config.
         own: The script's own values.
 
     Returns:
@@ -205,8 +193,6 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
     """Restore a folder of images.
 
     Args:
-        run: The run.
-        config: Its config.
         own: The script's own values.
 
     Returns:

@@ -37,12 +37,8 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
 
     Args:
         run: The run folder, held for writing.
-        config: The composed config.
         overrides: What it was composed from.
         in_force: The config as it is recorded; None: as it is.
-
-    Raises:
-        BaseException: What ended the training, or kept it from beginning; see ``launch.errors``.
     """
     answer = check_answer(config.get(DATA_CHANGED, STOP))
     resumed = run.newest_checkpoint() if config.resume else None

@@ -23,7 +23,6 @@ class Point:
 
     Attributes:
         x: Position along the axis.
-        y: Value.
         deviation: Standard deviation of the value, or None.
         note: What a pointer over it tells.
     """

@@ -66,7 +66,6 @@ def compare(arguments: list[str], evaluate: Callable[[Job], dict[str, Any]], usa
     Args:
         arguments: The command line without ``-m``.
         evaluate: Evaluates one job and returns the content of its ``metrics.json``.
-        usage: What ``--help`` prints.
 
     Returns:
         The CSV file, ``<paths.outputs>/comparisons/<name>.csv``.

@@ -28,10 +28,8 @@ class Job:
     """One evaluation of one run.
 
     Attributes:
-        run: The run.
         config: Its config with the overrides applied.
         weights: ``ema`` or ``raw``.
-        overrides: The overrides.
         name: Name of the evaluation.
         arguments: The command line that makes the same evaluation by itself.
         data_changed: ``stop`` or ``accept``: what to do where the data are not those of the run's record.

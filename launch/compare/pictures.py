@@ -33,8 +33,6 @@ class PictureRow:
     """Images of one kind.
 
     Attributes:
-        name: Whose they are.
-        output: Which output.
         color: Number of the row's colour, or None for inputs.
         cells: The image of each column; None where there is none.
         choices: What tells the row from others of the name.

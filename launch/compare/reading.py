@@ -34,10 +34,8 @@ class Measured:
     """One evaluation of one run: that of the end of its training, or a later one.
 
     Attributes:
-        run: The run.
         folder: Folder of ``metrics.json`` and ``images``: the run's, or one in its ``evaluations``.
         name: Name of the run, which is its experiment's unless it was given one.
-        trained: Settings of the training.
         settings: Settings of the evaluation: those of the training with its overrides.
         metrics: Values by ``<metric>/<output>``.
         record: How they were measured.
@@ -69,7 +67,6 @@ class LeftOut:
     """A run folder, or an evaluation, that is in no table.
 
     Attributes:
-        folder: Its path.
         name: Name of the run.
         state: ``running``, ``unfinished``, ``failed``, ``damaged``, ``no metrics`` or ``not used``.
         step: The last logged optimiser step, or None.
@@ -92,7 +89,6 @@ class Found:
     """What the run folders hold.
 
     Attributes:
-        runs: All run folders.
         measured: The evaluations.
         left_out: What cannot be shown.
     """

@@ -48,12 +48,10 @@ class Row(results.Row[Measured]):
 
     @property
     def training_seeds(self) -> list[int]:
-        """The training seeds."""
         return sorted({entry.seed for entry in self.entries})
 
     @property
     def evaluation_seeds(self) -> list[Any]:
-        """The seeds of evaluation."""
         return sorted({entry.evaluation_seed for entry in self.entries}, key=str)
 
     def sampling(self, kind: str, output: str) -> float | None:
@@ -69,7 +67,6 @@ class Table:
 
     Attributes:
         conditions: What they have in common, by its name.
-        rows: The rows.
     """
 
     conditions: dict[str, Any]

@@ -17,7 +17,6 @@ class Column:
     """A column of numbers.
 
     Attributes:
-        heading: Its heading.
         hint: What a pointer over it tells.
         metric: What stands in it; None for costs.
         case: Of a metric by case, which one.
@@ -58,7 +57,6 @@ class Entry:
         name: Name of the runs.
         choices: What tells the row from others of the name.
         color: Number of its colour, or None for inputs.
-        output: The output.
         seeds: Number of seeds in words.
         numbers: The columns.
         is_bound: Whether it is an input or a bound, out of competition.

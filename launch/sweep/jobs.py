@@ -47,7 +47,6 @@ class SweepJob:
 
     Attributes:
         number: Its number in the sweep.
-        run: Its run folder.
         overrides: What the job is, as in the run's record.
     """
 
@@ -92,11 +91,7 @@ class SweepJob:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def write(self, attempts: list[dict[str, Any]]) -> None:
-        """Keep how often the job was started.
-
-        Args:
-            attempts: See ``attempts``.
-        """
+        """Keep how often the job was started."""
         write_json(self.record_path, {"number": self.number, "overrides": self.overrides, "attempts": attempts})
 
 

@@ -31,9 +31,6 @@ WIDE = 1000  # columns where the output is no terminal: nothing is cut
 def status(job: SweepJob) -> str:
     """Say how a job stands.
 
-    Args:
-        job: The job.
-
     Returns:
         ``finished``, ``running``, ``failed`` or ``interrupted``.
     """

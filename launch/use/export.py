@@ -37,8 +37,6 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
     """Write an export whole or not at all.
 
     Args:
-        run: The run.
-        config: Its config.
         weights: ``ema`` or ``raw``.
         output: Folder to write; an earlier export there is replaced.
 
@@ -85,9 +83,6 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
 def newest_grid(run: RunFolder) -> Path | None:
     """Find the grid of test images that is handed around with a run.
 
-    Args:
-        run: The run.
-
     Returns:
         The last one that is a file of the run folder itself: what a link there points to is nobody's to hand around.
     """
@@ -100,7 +95,6 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Write a file, or say in one sentence why the disk did not take it.
 
     Args:
-        path: The file.
         content: Text, or bytes.
     """
     with whole_file(path) as file:

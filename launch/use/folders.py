@@ -174,12 +174,6 @@ def check_masks(job: Job) -> None:
 def open_mask(path: Path) -> Mask:
     """Read a mask.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The mask.
-
     Raises:
         UserError: It cannot be used.
     """
@@ -192,11 +186,7 @@ def open_mask(path: Path) -> Mask:
 
 
 def say_all(lines: Sequence[str]) -> None:
-    """Print the first lines of many, and how many more there are.
-
-    Args:
-        lines: All of them.
-    """
+    """Print the first lines of many, and how many more there are."""
     for line in lines[:NUM_LINES]:
         say(line)
     if len(lines) > NUM_LINES:

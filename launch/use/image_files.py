@@ -18,11 +18,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
 def say(line: str) -> None:
-    """Print a line for a person, whatever is in the names that it holds.
-
-    Args:
-        line: The line.
-    """
+    """Print a line for a person, whatever is in the names that it holds."""
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -34,12 +30,6 @@ def told_when_stopped(written: Sequence[Path], num_images: int, target: Path) ->
         written: The files that are written, which grow meanwhile.
         num_images: How many it was to be.
         target: Their folder.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        BaseException: What ended the call.
     """
     try:
         yield

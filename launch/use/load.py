@@ -49,8 +49,6 @@ def load_run(run: RunFolder, config: DictConfig, weights: str | None = None) -> 
     """Build a run's module with its trained weights.
 
     Args:
-        run: The run.
-        config: Its config.
         weights: ``ema`` or ``raw``; None: the averaged ones where it has some.
 
     Returns:

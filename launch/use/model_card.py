@@ -57,7 +57,6 @@ def write_card(
     """Write the card.
 
     Args:
-        run: The run.
         config: The exported config.
         module: The module with its weights.
         weights: ``ema`` or ``raw``.
@@ -88,9 +87,6 @@ def write_card(
 
 def written(value: Any) -> str:
     """Write what comes from a record or config into a card: as the text that it is, on one line.
-
-    Args:
-        value: Any value.
 
     Returns:
         Text in which nothing is Markdown's or HTML's.

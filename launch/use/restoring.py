@@ -32,7 +32,6 @@ def at_size(picture: Picture, size: int, channels: int) -> Tensor:
     """Resize a picture to what the network takes.
 
     Args:
-        picture: The picture.
         size: Height and width in pixels.
         channels: 1 for grey, 3 for RGB.
 
@@ -65,12 +64,8 @@ def within_memory(batch_size: int) -> Iterator[None]:
     Args:
         batch_size: Images at a time.
 
-    Yields:
-        Nothing.
-
     Raises:
         UserError: Memory did not hold the batch.
-        Exception: Anything else.
     """
     try:
         yield
@@ -105,7 +100,6 @@ class Progress:
 
         Args:
             file: Its name.
-            picture: What is in it.
         """
         self.sizes[picture.size] += 1
         for note, holds in zip(NOTES, picture.notes, strict=True):
