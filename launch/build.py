@@ -10,6 +10,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
@@ -22,6 +23,8 @@ from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule, TrainingModule
 from lightning_modules.contract import fault_of_kind
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
@@ -157,9 +160,11 @@ def build_trainer(
             "trainer=ddp_cpu for several processes."
         )
     with as_user_error():
+        profiler = PROFILERS.get(config.trainer.get("profiler"))
         make = instantiate(
             config.trainer,
             callbacks=callbacks,
+            profiler=profiler and profiler(dirpath=str(folder), filename="profile"),
             logger=loggers,
             plugins=[AtomicCheckpointIO(loaded)],
             _convert_="object",

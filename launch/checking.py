@@ -37,6 +37,7 @@ NARROWER: dict[str, dict[str, Any]] = {
         "gradient_clip_val": NonNegative | None,
         "limit_val_batches": NonNegative | None,
         "limit_test_batches": NonNegative | None,
+        "profiler": Literal["simple", "advanced", "pytorch"] | None,
         "precision": Literal["32-true", "16-mixed", "bf16-mixed", "32", 32],
     },
     "torch.optim.AdamW": {

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from launch.errors import UserError
 from launch.received import CONF_DIR, PARTIAL, TARGET
@@ -116,36 +116,25 @@ def without_null(argument: str) -> str:
 
 
 def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
-    """Take out what an experiment sets in a part that was not chosen: its group is null, or ``callbacks=`` are others.
+    """Take out what an experiment or ``debug=`` sets in a part that the run is without.
+
+    An experiment's own part may be missing where ``module=``, ``callbacks=`` or the group itself was chosen otherwise.
 
     Args:
         config: A composed config, changed in place.
         overrides: What it was composed from.
 
     Raises:
-        UserError: The command line sets a key of such a part, or an experiment one of a callback that is none.
+        UserError: The command line sets a key of such a part, or an experiment one that it never has.
     """
-    for group in optional_groups() & config.keys():
-        if _is_part(config[group]):
-            _refuse(group, overrides, f"{group} is null")
-            config[group] = None
-    callbacks = config.get("callbacks") or OmegaConf.create()
-    parts = [str(name) for name in callbacks if _is_part(callbacks[name])]
-    chosen = config.get("debug") or any(override.startswith("callbacks=") for override in overrides)
-    for name in parts:
-        _refuse(f"callbacks.{name}", overrides, f"the run has no callback {name}")
-        if not chosen:
-            others = ", ".join(map(str, callbacks.keys() - {*parts}))
-            raise UserError(f"callbacks.{name} has no _target_, and this run's callbacks are {others}.")
-        with open_dict(callbacks):
-            del callbacks[name]
-
-
-def _is_part(node: Any) -> bool:
-    return OmegaConf.is_dict(node) and TARGET not in node
-
-
-def _refuse(part: str, overrides: Iterable[str], why: str) -> None:
-    for override in overrides:
-        if override.lstrip("+").startswith(f"{part}."):
-            raise UserError(f"{override} has nothing to set, for {why}: leave it out, or choose what it belongs to.")
+    chosen = {override.partition("=")[0].lstrip("~") for override in overrides}
+    for key in [*sorted(optional_groups() & config.keys()), *(f"callbacks.{name}" for name in config.callbacks)]:
+        node = OmegaConf.select(config, key)
+        if not OmegaConf.is_dict(node) or TARGET in node:
+            continue
+        for override in overrides:
+            if override.lstrip("+").startswith(f"{key}."):
+                raise UserError(f"{override} has nothing to set: the run has no {key}; leave it out, or choose one.")
+        if not config.get("debug") and not chosen & {"module", key.partition(".")[0]}:
+            raise UserError(f"{key} has settings and no {TARGET}: this run has no {key}.")
+        OmegaConf.update(config, key, None)

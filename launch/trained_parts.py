@@ -44,15 +44,21 @@ def _trained(key: str, value: str | None, outputs: Path, data: tuple[str, int]) 
         same_data = (trained_on.get("name"), trained_on.get("image_size")) == data
         if record.get("finished") and same_data and run.checkpoint.exists():
             try:
-                if _serves_as(key, run):
+                if _serves_as(key, run, debug=outputs.name == "debug"):
                     found.append((str(record.get("ended", "")), str(run.checkpoint.resolve())))
             except UserError as error:  # this run only is damaged, or is not to be trusted
                 passed_over(str(run.path), error)
     return max(found)[1] if found else None
 
 
-def _serves_as(key: str, run: RunFolder) -> bool:
-    """Ask the class of a run's module, which the checked config names, whether a network that trains so is what is sought."""
-    module = run.config().get("module") or {}
+def _serves_as(key: str, run: RunFolder, debug: bool) -> bool:
+    """Ask the class of a run's module, which the checked config names, whether a network that trains so is what is sought.
+
+    A run of ``debug=`` has learnt nothing: it serves its like alone, in the folder of theirs.
+    """
+    config = run.config()
+    if config.get("debug") and not debug:
+        return False
+    module = config.get("module") or {}
     serves = getattr(get_class(str(module.get("_target_"))), "serves_as", None)
     return serves is not None and key in serves(module)

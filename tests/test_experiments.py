@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, assert_same_state, read_json, train_here
+from helpers import TINY, assert_same_state, composed, read_json, train_here
 from PIL import Image
 
 from datamodules.labels import LABELS
+from launch.checking import check_values
 from launch.compose import compose_config
 from launch.options import experiments, groups
+from launch.received import CONF_DIR
+from launch.run_folder import RunFolder
+from launch.trained_parts import trained_tokenizer
 
 RESTORERS = [name for name in experiments() if name.startswith(("meanflow", "regression"))]
 DIFFUSION = [name for name in experiments() if name.startswith("ddpm")]
@@ -114,6 +120,48 @@ def test_classifier_judges_a_diffusion_run(tmp_path: Path) -> None:
     assert not any(name.startswith("fid") for name in metrics)
     with (run.path / "metrics.csv").open() as file:
         assert any(row.get("val/label_accuracy/test") for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_has_a_smoke_run(name: str) -> None:
+    for option in groups()["debug"] if name in ("vqgan_scenes", "ddpm_scenes") else ["smoke"]:
+        config = compose_config([f"experiment={name}", f"debug={option}"])
+        check_values(config)
+        assert config.debug == option
+        assert all(node is None or "_target_" in node for node in config.callbacks.values())
+
+
+def test_a_smoke_run_does_all_that_a_run_does_and_serves_no_other(tmp_path: Path) -> None:
+    from launch.commands.train import train
+
+    overrides = ["experiment=vqgan_scenes", "debug=smoke", "trainer.accelerator=cpu", "network.channels=[16,16]"]
+    run = RunFolder(tmp_path / "run")
+    train(run, composed(run.path, [*overrides, f"paths.outputs={tmp_path}"]), overrides)
+    assert_run_folder(run)
+    assert {path.name for path in (run.path / "images" / "reconstruction").iterdir()} >= {"step=00000001.png"}
+    with (run.path / "metrics.csv").open() as file:
+        assert any(row.get("val/psnr/reconstruction") for row in csv.DictReader(file))
+    assert trained_tokenizer("auto", str(tmp_path), "scenes", 32) is None
+    assert trained_tokenizer(str(run.path), str(tmp_path), "scenes", 32) == str(run.checkpoint)
+
+
+def test_options_that_a_sentence_names_are_options() -> None:
+    root, wrong = CONF_DIR.parent, []
+    named = re.compile(rf"(?<![\w.@/+])({'|'.join(groups())})=([a-z]\w*)\b(?![./:(=*{{])")
+    rooms = ("generative", "datamodules", "lightning_modules", "callbacks", "launch", "conf", "docs")
+    for path in [root / "README.md", *(path for room in rooms for path in (root / room).rglob("*.*"))]:
+        if path.suffix not in (".py", ".yaml", ".yml", ".md") or path.name == "former.py":
+            continue
+        text = path.read_text()
+        if path.suffix == ".py":
+            nodes = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+            text = "\n".join(value for value in nodes if isinstance(value, str))
+        wrong += [
+            f"{path.relative_to(root)}: {group}={option}"
+            for group, option in named.findall(text)
+            if option not in {*groups()[group], "auto", "null", "none"}
+        ]
+    assert not wrong
 
 
 @pytest.mark.parametrize(
