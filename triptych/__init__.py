@@ -1,11 +1,13 @@
 """What a notebook types: ``triptych.load(folder)`` gives a trained module back, of a run or of an export.
 
+```python
 import torch
 import triptych
 
 model = triptych.load("outputs/meanflow_dit/RUN")
 batch = triptych.Batch(image=degraded, index=torch.arange(len(degraded)), degraded=degraded, validity=validity)
 images = model.sample(batch, model.evaluation_randomness(batch))["sample"]
+```
 """
 
 from __future__ import annotations
