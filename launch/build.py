@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
 from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
+from generative.metrics import catalogue
 from generative.randomness import generator_for
 from generative.weights import averaged_weights, differing_names
 from launch.checking import check_kinds
@@ -124,6 +125,7 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
         Callbacks in the order of the config, which is the order of their hooks.
     """
     with as_user_error():
+        catalogue.listed()  # a metric that is listed wrongly is told now, and not where it is shown first
         callbacks = [instantiate(n, _convert_="all") for n in config.callbacks.values() if n is not None]
     for callback in callbacks:
         if isinstance(callback, LastCheckpoint):

@@ -100,7 +100,7 @@ def print_result(metrics: dict[str, float], folder: object) -> None:
     for layout in layouts(metrics):
         table = Table(title=layout.title)
         for number, heading in enumerate(layout.headings):
-            table.add_column(escape(heading), justify="right" if number else "left", no_wrap=True)
+            table.add_column(escape(heading), justify="right" if number else "left", overflow="fold")
         for row in layout.rows:
             table.add_row(*map(escape, row))
         console.print(table)

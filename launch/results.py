@@ -220,7 +220,7 @@ def print_table(results: Sequence[Result], seeds: Sequence[str], path: Path, tit
 
 
 def _width(name: str, cells: list[str]) -> int:
-    return max(map(len, [name, *cells])) + 3  # padding and the line next to it
+    return max(map(len, [*name.split("\n"), *cells])) + 3  # padding and the line next to it
 
 
 def _cell(row: Row[Any], metric: Metric, output: str) -> str:

@@ -71,6 +71,7 @@ class Metric:
         variants: What else the formula is used for.
         in_hole: Whether the pixels of holes alone count.
         of_features: Whether it is measured on features; the extractor's name then follows the key.
+        features: Of a variant, the extractor's name in words.
         spread_of: Of a standard deviation, the key of the metric that it is of.
 
     Raises:
@@ -92,6 +93,7 @@ class Metric:
     variants: tuple[Variant, ...] = ()
     in_hole: bool = False
     of_features: bool = False
+    features: str = ""
     spread_of: str = ""
 
     def __post_init__(self) -> None:
@@ -123,9 +125,9 @@ class Metric:
         table = chosen[-1].table if chosen else self.table
         words = "".join([self.words, *(variant.words for variant in chosen)])
         if features:
-            name = features.replace("_", " ")
-            words, table = f"{words}, {name}", Table(f"{table.title}, features of the {name}", table.order)
-        found = replace(self, key="_".join(filter(None, [self.key, features, *suffixes])), words=words, table=table)
+            table = Table(f"{table.title}, features of the {features.replace('_', ' ')}", table.order)
+        key = "_".join(filter(None, [self.key, features, *suffixes]))
+        found = replace(self, key=key, words=words, features=features.replace("_", " "), table=table)
         if STD in suffixes:
             mean = found.key.removesuffix(f"_{STD}")
             found = replace(found, words=f"{words}, standard deviation", better=None, leading=False, spread_of=mean)
@@ -148,8 +150,8 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """Its words with the unit."""
-        return f"{self.words}, {self.unit}" if self.unit else self.words
+        """Its words with extractor and unit."""
+        return ", ".join(filter(None, [self.words, self.features, self.unit]))
 
     def sentence(self, output: str, value: float) -> str:
         """Write a value in running text, such as ``PSNR mean 21.30 dB``."""
@@ -157,9 +159,15 @@ class Metric:
         return " ".join(filter(None, [words, output, self.text(value), self.unit]))
 
     @property
+    def arrow(self) -> str:
+        """Points to the better side; empty where neither is."""
+        return {1: "↑", -1: "↓", 0: ""}[self.sign]
+
+    @property
     def heading(self) -> str:
-        """The name with an arrow that points to the better side."""
-        return self.name + {1: " ↑", -1: " ↓", 0: ""}[self.sign]
+        """Words and extractor, and in a line below the unit and the arrow."""
+        words = ", ".join(filter(None, [self.words, self.features]))
+        return f"{words}\n{self.unit} {self.arrow}".replace("\n ", "\n").strip()
 
     def text(self, value: float | None, spread: float | None = None) -> str:
         """Write a value with the metric's decimals.
@@ -294,7 +302,7 @@ class Layout:
     """A table of values as text.
 
     Attributes:
-        headings: Headings of the columns; the first is that of the outputs.
+        headings: Headings of the columns, in one or two lines; the first is that of the outputs.
         rows: An output and its values, column by column.
     """
 
@@ -314,7 +322,8 @@ def layouts(values: Mapping[str, float]) -> list[Layout]:
         outputs = sorted({output for key, output in map(split_name, values) if key in keys}, key=output_order)
         rows = [[output, *(cell(values, metric, output) for metric in columns)] for output in outputs]
         first = cases.pop() if len(cases) == 1 else ""
-        found.append(Layout(table.title, [first or "output", *(metric.heading for metric in columns)], rows))
+        headings = [replace(metric, features="").heading for metric in columns]  # the title says which features
+        found.append(Layout(table.title, [first or "output", *headings], rows))
     return found
 
 

@@ -46,7 +46,7 @@ def test_a_new_file_is_picked_up_by_itself(tmp_path: Path, monkeypatch: pytest.M
     for cache in caches:
         cache.cache_clear()
     try:
-        assert metric_of("mae").heading == "MAE ↓"
+        assert metric_of("mae").heading == "MAE\n↓"
         assert [row for layout in layouts({"mae/mean": 0.25}) for row in layout.rows] == [["mean", "0.2500"]]
     finally:
         monkeypatch.undo()
@@ -56,7 +56,7 @@ def test_a_new_file_is_picked_up_by_itself(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("key", "heading", "text"),
+    ("key", "name", "text"),
     [
         ("psnr", "PSNR, dB ↑", "11.00"),
         ("fd_label_classifier", "FD, label classifier ↓", "11.00"),
@@ -72,9 +72,9 @@ def test_a_new_file_is_picked_up_by_itself(tmp_path: Path, monkeypatch: pytest.M
         ("Odd key!", "Odd key!", "11"),
     ],
 )
-def test_variants_follow_one_rule_and_the_unknown_is_plain(key: str, heading: str, text: str) -> None:
+def test_variants_follow_one_rule_and_the_unknown_is_plain(key: str, name: str, text: str) -> None:
     metric = metric_of(key)
-    assert (metric.key, metric.heading, metric.text(11.0)) == (key, heading, text)
+    assert (metric.key, f"{metric.name} {metric.arrow}".strip(), metric.text(11.0)) == (key, name, text)
     assert metric.table.order == catalogue.OTHERS.order or metric.definition
 
 
@@ -94,6 +94,14 @@ def test_numbers_of_a_metric_have_the_same_decimals() -> None:
     first, last = layouts(values)
     assert first.rows == [["a", "18.13 ± <0.01"], ["b", "17.51"], ["c", "11.00"], ["d", "nan"]]
     assert (last.title, last.headings, last.rows) == ("other metrics", ["output", "Odd"], [["x", "11"]])
+
+
+def test_headings_are_narrow() -> None:
+    values = {"psnr/a": 1.0, "fd_label_classifier/a": 1.0, "spread/a": 1.0}
+    assert [layout.headings for layout in layouts(values)] == [
+        ["output", "PSNR\ndB ↑"], ["output", "FD\n↓"], ["output", "Spread"],
+    ]  # fmt: skip
+    assert metric_of("fd_label_classifier").heading == "FD, label classifier\n↓"  # where no table says which features
 
 
 def test_everything_that_was_measured_is_in_some_table() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
 import pytest
+import rich.console
 from omegaconf import OmegaConf
 
+from launch import evaluation
 from launch.compare.combinations import check_comparable, combinations, run_labels
 from launch.compare.evaluations import Job
 from launch.errors import UserError
@@ -159,6 +162,16 @@ def test_the_file_has_a_column_for_what_varies(tmp_path: Path, capsys: pytest.Ca
     assert "21.00 ± 1.41" in printed
     assert f"comparison: {path}" in printed
     assert "fixed" not in printed
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_no_digit_of_a_result_is_cut_off(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    console, out = rich.console.Console, io.StringIO()
+    monkeypatch.setattr(evaluation, "Console", lambda **_: console(file=out, width=columns, force_terminal=True))
+    keys = ["psnr", "psnr_channel", "psnr_luma", "psnr_pooled", "psnr_hole", "ssim", "mse"]
+    evaluation.print_result({f"{key}/sample": 10 + number / 8 for number, key in enumerate(keys)}, "folder")
+    for text in ("10.00", "10.12", "10.25", "10.38", "10.50", "10.625", "10.75000"):
+        assert text in out.getvalue()
 
 
 def test_known_pixels_put_back_in_some_results_alone_are_named() -> None:
