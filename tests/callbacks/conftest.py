@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from generative.metrics import inception
 from generative.randomness import IndexRandomness, Randomness
 from generative.types import Batch, State
 
@@ -113,3 +115,18 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         )
 
     return make
+
+
+@pytest.fixture
+def classifier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """The module's ``CLASSIFIER``, which stands for the label classifier of every file."""
+    network, module = request.module.CLASSIFIER(), ModuleType("label_classifier")
+    module.load_label_classifier = lambda path: network
+    monkeypatch.setitem(sys.modules, "generative.judges.label_classifier", module)
+    return network
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inception's weights cannot be downloaded."""
+    monkeypatch.setattr(inception, "URL_INCEPTION_V3", f"file:///nowhere/{inception.INCEPTION_FILE}")

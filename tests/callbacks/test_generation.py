@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import Generation
-from generative.metrics import inception
 from generative.metrics.features import FeatureExtractor, Features, NetworkExtractor, to_uint8
 from generative.metrics.generation import GenerationMetrics, ReferenceFeatures
 from generative.metrics.inception import INCEPTION_FILE, WeightsMissingError
@@ -106,18 +104,8 @@ class FakeImages(LightningDataModule):
     train_dataloader = test_dataloader
 
 
-@pytest.fixture
-def classifier(monkeypatch: pytest.MonkeyPatch) -> Pixels:
-    """Stands for the label classifier of every file."""
-    network, module = Pixels(), ModuleType("label_classifier")
-    module.load_label_classifier = lambda path: network
-    monkeypatch.setitem(sys.modules, "generative.judges.label_classifier", module)
-    return network
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inception, "URL_INCEPTION_V3", f"file:///nowhere/{INCEPTION_FILE}")
+CLASSIFIER = Pixels
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture

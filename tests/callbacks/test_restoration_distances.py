@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -59,18 +57,8 @@ class FakeInception(FeatureExtractor):
         return Features(features, features)
 
 
-@pytest.fixture
-def classifier(monkeypatch: pytest.MonkeyPatch) -> Quarters:
-    """Stands for the label classifier of every file."""
-    network, module = Quarters(), ModuleType("label_classifier")
-    module.load_label_classifier = lambda path: network
-    monkeypatch.setitem(sys.modules, "generative.judges.label_classifier", module)
-    return network
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inception, "URL_INCEPTION_V3", f"file:///nowhere/{INCEPTION_FILE}")
+CLASSIFIER = Quarters
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture
