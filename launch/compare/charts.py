@@ -194,11 +194,13 @@ def _references(axes: _Axes, chart: Chart) -> list[str]:
     for name, value in chart.references.items():
         y = axes.y(value)
         parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        # Its name stands at the right, unless a line ends there.
-        points = [point for line in chart.lines for point in line.points]
-        is_taken = any(abs(axes.y(p.y) - y) < NAME_SIZE[1] and axes.x(p.x) > WIDTH - NAME_SIZE[0] for p in points)
-        x, anchor = (LEFT + 4, "start") if is_taken else (WIDTH - RIGHT, "end")
-        parts.append(f'<text class="tick" x="{x}" y="{y - 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
+        # Its name stands at the right above it, unless points lie there: then at the left, or else below.
+        near = [axes.x(p.x) for line in chart.lines for p in line.points if abs(axes.y(p.y) - y) < NAME_SIZE[1]]
+        is_left = any(x > WIDTH - NAME_SIZE[0] for x in near)
+        is_below = is_left and any(x < LEFT + NAME_SIZE[0] for x in near)
+        x, anchor = (LEFT + 4, "start") if is_left and not is_below else (WIDTH - RIGHT, "end")
+        baseline = y + 13 if is_below else y - 4
+        parts.append(f'<text class="tick" x="{x}" y="{baseline:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
     return parts
 
 

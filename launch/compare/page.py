@@ -33,7 +33,7 @@ from launch.record import now
 from launch.sampling_time import DEFINITION as TIMING
 
 HERE = Path(__file__).parent
-MANY = 6  # last values of a run
+MANY = 6  # last values of a run, rows in a sentence
 PICTURE_SIZE = 96  # px: small images are enlarged to about this side, by whole pixels
 
 
@@ -106,7 +106,6 @@ def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> d
     grid, cases, metrics = main_grid(table, chosen), case_grids(table), charted(table.names, chosen)
     drawn = metrics if len(rows) > 1 else []  # a single row is in the table
     by_calls, by_seconds = (cost_charts([grid, *cases], drawn, cost) for cost in COSTS)
-    unknown = [row.label for row in rows if all(row.sampling("seconds_per_image", o) is None for o in row.own_outputs)]
     hardware = sorted({hardware_text(entry.record.get("hardware", {})) for row in rows for entry in row.entries})
     return {
         "title": table.title,
@@ -123,12 +122,14 @@ def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> d
         "by_seconds": _Panels.of(by_seconds),
         "training": _Panels.of(validation_charts(fresh, metrics)),
         "hardware": f"Measured on {'; '.join(hardware)}. Times of different machines cannot be compared.",
-        "no_seconds": ""
-        if len(unknown) == 0
-        else "these runs"
-        if len(unknown) == len(rows)
-        else ", ".join(unknown[:6]),
+        "no_seconds": _without_seconds(rows),
     }
+
+
+def _without_seconds(rows: Sequence[Row]) -> str:
+    """Name the rows whose cost in seconds is not known; empty where there is none."""
+    unknown = [row.label for row in rows if all(row.sampling("seconds_per_image", o) is None for o in row.own_outputs)]
+    return "these runs" if len(unknown) == len(rows) else ", ".join(unknown[:MANY])
 
 
 def _why(table: Table, first: Table) -> str:

@@ -10,6 +10,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from launch import results
@@ -221,7 +222,8 @@ def _without_repeated(measured: Sequence[Measured]) -> tuple[list[Measured], lis
 
 
 def _check_keys(measured: Sequence[Measured], by: Sequence[str]) -> None:
-    known = {".".join(parts[:n]) for e in measured for parts in [k.split(".") for k in e.settings] for n in range(1, 9)}
+    keys = {key for entry in measured for key in entry.settings}
+    known = {part for key in keys for part in itertools.accumulate(key.split("."), "{}.{}".format)}
     for key in by:
         if key not in known and key not in ("name", "experiment"):
             raise UserError(f"by={key} is no config key of these runs: {near_matches(key, known)}")
@@ -249,12 +251,16 @@ def _choices(measured: Sequence[Measured], by: Sequence[str]) -> tuple[list[dict
 
 def _color(rows: Sequence[Row]) -> None:
     """Give rows that share runs a colour, each such set another one."""
-    sets: list[tuple[set[Any], list[Row]]] = []
+    sets: list[set[Path]] = []
     for row in rows:
         runs = {entry.run.path for entry in row.entries}
-        joined = [pair for pair in sets if pair[0] & runs]
-        sets = [pair for pair in sets if not pair[0] & runs]
-        sets.append((set.union(runs, *(pair[0] for pair in joined)), [*itertools.chain(*(p[1] for p in joined)), row]))
-    for number, (_, members) in enumerate(sorted(sets, key=lambda pair: rows.index(pair[1][0]))):
-        for row in members:
-            row.color = number
+        for other in [each for each in sets if each & runs]:
+            sets.remove(other)
+            runs |= other
+        sets.append(runs)
+    order: list[set[Path]] = []
+    for row in rows:
+        own = next(each for each in sets if row.entries[0].run.path in each)
+        if own not in order:
+            order.append(own)
+        row.color = order.index(own)
