@@ -22,6 +22,7 @@ from datamodules.splits import Split, Splits, digest_of
 from datamodules.token_cache import TokenCache, tokenized
 from files.cache import cache_folder
 from files.images import NUM_NAMED
+from files.pixels import from_levels
 from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
@@ -292,7 +293,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _complete(self, raw: RawBatch) -> Batch:
         assert raw.image.dtype == torch.uint8  # the border: 0..255 becomes exactly [-1, 1]
-        image = raw.image.float() / 127.5 - 1
+        image = from_levels(raw.image)
         batch = Batch(image=image, index=raw.index, step=raw.step, labels=raw.labels)
         flipped = None
         if raw.training and self.horizontal_flip:

@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
 from files.images import DECODING_ERRORS, NOTES, Picture, named, read_picture
+from files.pixels import to_tensor
 
 _THREADS = 8  # PIL releases the global interpreter lock
 
@@ -69,19 +68,6 @@ def fitted(picture: Picture, channels: int, minimum_side: int, short_side: int |
         width, height = (max(wanted, round(side * wanted / shortest)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     return to_tensor(image)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """Return the pixels of an image.
-
-    Args:
-        image: Image of the mode ``L`` or ``RGB``.
-
-    Returns:
-        (C, H, W) uint8 pixels.
-    """
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
 def tell_notes(files: Sequence[Path], notes_FK: Tensor) -> None:

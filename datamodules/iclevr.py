@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from datamodules.damage import Policy, left_out
-from datamodules.decoding import decoded, tell_notes, to_tensor
+from datamodules.decoding import decoded, tell_notes
 from datamodules.labels import (
     NUM_LABELS,
     check_label_factors,
@@ -29,6 +29,7 @@ from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cached
 from files.images import NOTES, Picture
 from files.listing import file_state
+from files.pixels import to_tensor
 from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.source import ImageSource
 from files.cache import Tensors, cache_folder, cached
+from files.pixels import from_levels
 from generative.networks.tokenizer import Tokenizer
 
 MAX_CODES = 2**16
@@ -102,7 +103,7 @@ def tokenized(
         parts = []
         batches = torch.arange(len(store)).split(BATCH_SIZE)
         for indices in track(batches, description="tokenizing", console=Console(stderr=True), transient=True):
-            image = (store.gather(indices, image_size).float() / 127.5 - 1).to(device)
+            image = from_levels(store.gather(indices, image_size)).to(device)
             encoded = torch.stack([tokenizer.encode(view) for view in (image, image.flip(-1))[:views]], dim=1)
             parts.append(encoded.to(torch.int16).cpu())
             if len(parts) == 1:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from files.pixels import to_bytes
 from files.whole import whole_file
 
 CELL_SIZE = 96  # px: small images are enlarged to about this height
@@ -30,7 +31,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _to_pil(image_CHW: Tensor, scale: int) -> Image.Image:
-    bytes_CHW = ((image_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+    bytes_CHW = to_bytes(image_CHW).cpu()
     if len(bytes_CHW) == 1:
         bytes_CHW = bytes_CHW.expand(3, -1, -1)
     image = Image.fromarray(bytes_CHW.permute(1, 2, 0).contiguous().numpy())

@@ -10,10 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from files.grids import write_png
+from files.pixels import to_pixels
 from files.whole import whole_file
 
 LIST_NAME = "images.json"
@@ -39,9 +41,7 @@ def write_single_images(
     """
     for name, image_NCHW in images.items():
         for index, image_CHW in zip(indices, image_NCHW, strict=True):
-            bytes_HWC = ((image_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-            pixels = bytes_HWC.squeeze(-1) if bytes_HWC.shape[-1] == 1 else bytes_HWC
-            write_png(Image.fromarray(pixels), path_of(folder, name, index))
+            write_png(Image.fromarray(to_pixels(image_CHW, np.uint8)), path_of(folder, name, index))
     content = {
         "step": step,
         "index": list(indices),

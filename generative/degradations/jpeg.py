@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from files.pixels import from_levels, to_levels
 from generative.degradations.base import Degradation, nothing_known
 from generative.degradations.resample import pad_to_multiple
 from generative.degradations.severity import Severity, SeveritySpec
@@ -64,12 +65,12 @@ class Jpeg(Degradation):
         if channels not in (1, 3):
             raise ValueError(f"Jpeg: images must have 1 or 3 channels, got {channels}.")
         quality_B = self.quality.sample(randomness, training)
-        levels_BCHW = ((image_BCHW + 1) * 127.5).round()
+        levels_BCHW = to_levels(image_BCHW)
         if channels == 1:
             levels_BCHW = compress_planes(pad_to_multiple(levels_BCHW, BLOCK), LUMINANCE_TABLE, quality_B)
         else:
             levels_BCHW = self._compress_colour(levels_BCHW, quality_B)
-        return levels_BCHW[:, :, :height, :width] / 127.5 - 1, nothing_known(image_BCHW)
+        return from_levels(levels_BCHW[:, :, :height, :width]), nothing_known(image_BCHW)
 
     def _compress_colour(self, levels_B3HW: Tensor, quality_B: Tensor) -> Tensor:
         """Compress RGB levels in [0, 255] as luma and chroma; returns them padded to a multiple of the block."""

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from files.pixels import from_levels, to_bytes
 from generative.frozen import Frozen
 from generative.weights import weights_hash
 
@@ -101,7 +102,7 @@ class NetworkExtractor(FeatureExtractor):
 
     @torch.no_grad()
     def __call__(self, image_BCHW: Tensor) -> Features:
-        features = self.network.features(to_uint8(image_BCHW).float() / 127.5 - 1)  # type: ignore[operator]
+        features = self.network.features(from_levels(to_bytes(image_BCHW)))  # type: ignore[operator]
         return Features(features.float())
 
 
@@ -149,15 +150,3 @@ def _gather(rows: Tensor, device: torch.device) -> Tensor:
     # A rank without images does not know the number of columns; its part is left out.
     parts = [part.cpu() for part in gather_all_tensors(rows.to(device))]
     return torch.cat([part for part in parts if len(part)] or parts[:1])
-
-
-def to_uint8(image_BCHW: Tensor) -> Tensor:
-    """Round images to what an 8-bit file holds.
-
-    Args:
-        image_BCHW: (B, C, H, W) images; clamped to [-1, 1].
-
-    Returns:
-        (B, C, H, W) uint8 images.
-    """
-    return ((image_BCHW.float().clamp(-1, 1) + 1) * 127.5).round().byte()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from generative.metrics.features import INCEPTION, FeatureExtractor, Features, to_uint8
+from files.pixels import to_bytes
+from generative.metrics.features import INCEPTION, FeatureExtractor, Features
 from generative.weight_files import WeightsError, find_weights, load_tensors
 from generative.weight_files import WeightsMissingError as WeightsMissingError  # what ``find_inception_weights`` raises
 
@@ -43,7 +44,7 @@ class InceptionExtractor(FeatureExtractor):
     @torch.no_grad()
     def __call__(self, image_BCHW: Tensor) -> Features:
         """D is 2048, K is 1008."""
-        image = to_uint8(image_BCHW)
+        image = to_bytes(image_BCHW)
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
         parts = [self.network(part) for part in image.split(INCEPTION_BATCH)]

@@ -14,9 +14,10 @@ from torch import Tensor
 from datamodules.labels import parse_labels
 from files.grids import picture_grid, write_png
 from files.images import named, software_of
+from files.pixels import write_image
 from generative.types import Batch
 from launch.errors import UserError, as_user_error
-from launch.use.image_files import SOFTWARE, say, told_when_stopped, write_image
+from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restoring import within_memory
 from lightning_modules import GenerativeModule
 
@@ -139,7 +140,7 @@ def write_drawings(
             for path in stale:
                 path.unlink(missing_ok=True)
             for image in batch:
-                write_image(image, target / drawing_name(len(written)), overwrite)
+                write_image(image, target / drawing_name(len(written)), overwrite, SOFTWARE)
                 written.append(target / drawing_name(len(written)))
             shown += batch[: GRID_IMAGES - len(shown)]
     write_png(picture_grid(torch.stack(shown), title), target / GRID)

@@ -12,7 +12,7 @@ from files.images import DECODING_ERRORS, SUFFIXES, named, printable, reason, up
 from files.listing import list_images
 from files.masks import Mask, MaskError, match_masks, read_mask
 from launch.errors import UserError, as_user_error
-from launch.use.image_files import say
+from launch.use.messages import say
 
 # Formats that hold any picture of 8 bits, grey or RGB; a result keeps the suffix of its input in these.
 RESULT_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"})

@@ -14,15 +14,15 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from files.images import DECODING_ERRORS, NOTES, Picture, named, printable, read_picture, reason, write_picture
+from files.pixels import fill, from_levels, to_tensor, write_image
 from generative.degradations import Degradation
 from generative.randomness import IndexRandomness
 from generative.types import Batch
 from launch.errors import UserError
 from launch.use.folders import Job, check_masks, open_mask, say_all
-from launch.use.image_files import fill, say, told_when_stopped, write_image
+from launch.use.messages import SOFTWARE, say, told_when_stopped
 from lightning_modules import GenerativeModule
 
 READING_ERRORS = (*DECODING_ERRORS, MemoryError)
@@ -41,7 +41,7 @@ def at_size(picture: Picture, size: int, channels: int) -> Tensor:
     image = picture.shown(channels)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return pil_to_tensor(image).float() / 127.5 - 1
+    return from_levels(to_tensor(image))
 
 
 def hole_at_size(missing_HW: Tensor, size: int) -> Tensor:
@@ -154,7 +154,7 @@ def _restore_chunk(restorer: Restorer, job: Job, chunk: list[tuple[int, Path]], 
     for file, image in zip(files, restored, strict=True):
         path = job.target / job.results[file]
         if job.masks is None or not restorer.puts_back_known:
-            write_image(image, path, job.overwrite)
+            write_image(image, path, job.overwrite, SOFTWARE)
         else:  # read again: a batch of large photographs would not fit into memory
             picture, mask = read_picture(job.source / file), open_mask(job.masks[file])
             missing = restorer.replaced(torch.from_numpy(mask.missing)).numpy()

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import Generation
-from generative.metrics.features import FeatureExtractor, Features, NetworkExtractor, to_uint8
+from files.pixels import to_bytes
+from generative.metrics.features import FeatureExtractor, Features, NetworkExtractor
 from generative.metrics.generation import GenerationMetrics, ReferenceFeatures
 from generative.metrics.inception import INCEPTION_FILE, WeightsMissingError
 from generative.randomness import IndexRandomness, Randomness
@@ -49,7 +50,7 @@ class FakeInception(FeatureExtractor):
         super().__init__("inception", Pixels(), "none", "test")
 
     def __call__(self, image_BCHW: Tensor) -> Features:
-        pixels = to_uint8(image_BCHW).flatten(1) / 127.5 - 1
+        pixels = to_bytes(image_BCHW).flatten(1) / 127.5 - 1
         return Features(pixels, pixels)
 
 

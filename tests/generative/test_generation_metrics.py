@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from files.pixels import to_bytes
 from generative.metrics import inception
 from generative.metrics.features import (
     INCEPTION,
     FeatureExtractor,
     Features,
     NetworkExtractor,
-    to_uint8,
 )
 from generative.metrics.generation import GenerationMetrics, ReferenceFeatures, inception_score
 from generative.metrics.inception import (
@@ -232,7 +232,7 @@ def test_inception_is_loaded_from_its_file(inception_weights: Path) -> None:
     assert features.shape == (1, 2048)
     assert logits.shape == (1, 1008)
     assert features.std() > 0
-    colour = extractor.network(to_uint8(grey).repeat(1, 3, 1, 1))  # torch-fidelity's own answer
+    colour = extractor.network(to_bytes(grey).repeat(1, 3, 1, 1))  # torch-fidelity's own answer
     torch.testing.assert_close(Features(*colour), Features(features, logits), rtol=1e-4, atol=1e-5)
     assert "299" in extractor.definition()["resize"]
 
@@ -300,6 +300,6 @@ def test_weights_are_downloaded_once_and_whole(tmp_path: Path, monkeypatch: pyte
 
 def test_8_bits() -> None:
     image = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0])
-    assert to_uint8(image).tolist() == [0, 0, 128, 255, 255]
+    assert to_bytes(image).tolist() == [0, 0, 128, 255, 255]
     every = torch.arange(256)
-    assert torch.equal(to_uint8(every / 127.5 - 1), every.byte())
+    assert torch.equal(to_bytes(every / 127.5 - 1), every.byte())

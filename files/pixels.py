@@ -1,53 +1,83 @@
-"""Pictures that a module returns, as files."""
+"""The one way between image tensors in [-1, 1] and the whole numbers of image files, 0 for black.
+
+Shape suffixes: C channels, H height, W width, S side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
-from rich.console import Console
+from PIL import Image
 from torch import Tensor
 
 from files.images import Picture, write_picture
 
-SOFTWARE = "Triptych generate.py"
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
-def say(line: str) -> None:
-    """Print a line for a person, whatever is in the names that it holds."""
-    Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-@contextmanager
-def told_when_stopped(written: Sequence[Path], num_images: int, target: Path) -> Iterator[None]:
-    """Say what is there already where an error or a signal ends a call.
+def to_levels(image: Tensor, white: int = 255) -> Tensor:
+    """Round images to whole numbers.
 
     Args:
-        written: The files that are written, which grow meanwhile.
-        num_images: How many it was to be.
-        target: Their folder.
+        image: Images in [-1, 1], of any shape; what lies outside is not cut off.
+        white: The number that stands for white.
+
+    Returns:
+        Whole numbers as floats of the same type.
     """
-    try:
-        yield
-    except BaseException:
-        if written:
-            say(f"{len(written)} of {num_images} images were written to {target} before this; they are whole")
-        raise
+    return ((image + 1) * (white / 2)).round()
 
 
-def write_image(image_CHW: Tensor, path: Path, replace: bool = True) -> None:
+def from_levels(levels: Tensor) -> Tensor:
+    """Return images of whole numbers of 8 bits.
+
+    Args:
+        levels: Whole numbers in [0, 255], of any type and shape.
+
+    Returns:
+        Float images in [-1, 1].
+    """
+    return levels.float() / 127.5 - 1
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Round images to 8 bits.
+
+    Args:
+        image: Images in [-1, 1], of any shape; what lies outside is cut off.
+
+    Returns:
+        The same as uint8, half a step rounded to the even number.
+    """
+    return to_levels(image.float().clamp(-1, 1)).byte()
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return the pixels of an image.
+
+    Args:
+        image: Image of the mode ``L`` or ``RGB``.
+
+    Returns:
+        (C, H, W) uint8 pixels.
+    """
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def write_image(image_CHW: Tensor, path: Path, replace: bool = True, software: str | None = None) -> None:
     """Write an image in the format that the file's name says.
 
     Args:
         image_CHW: (C, H, W) image in [-1, 1], grey or RGB.
         path: File to write; its folder is created.
         replace: Whether a file that is there may be replaced.
+        software: See ``write_picture``.
     """
-    write_picture(Picture(to_pixels(image_CHW, np.uint8)), path, replace, SOFTWARE)
+    write_picture(Picture(to_pixels(image_CHW, np.uint8)), path, replace, software)
 
 
 def to_pixels(image_CHW: Tensor, kind: type[np.unsignedinteger] | np.dtype) -> np.ndarray:
@@ -60,8 +90,7 @@ def to_pixels(image_CHW: Tensor, kind: type[np.unsignedinteger] | np.dtype) -> n
     Returns:
         (H, W) or (H, W, 3) values from 0, black, to the largest one, white.
     """
-    white = int(np.iinfo(kind).max)
-    values = ((image_CHW.float() + 1) * (white / 2)).round().clamp(0, white).cpu().numpy().astype(kind)
+    values = to_levels(image_CHW.float().clamp(-1, 1), int(np.iinfo(kind).max)).cpu().numpy().astype(kind)
     return values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))
 
 
