@@ -168,15 +168,15 @@ def compare_objectives(
 ) -> None:
     """Print what a step costs under each objective of a flow map."""
     objective = module.objective
-    law = objective.time_distribution
-    everywhere = type(law)(**{**vars(law), "distinct_share": 1 - law.terminal_share})
+    distribution = objective.time_distribution
+    everywhere = type(distribution)(**{**vars(distribution), "distinct_share": 1 - distribution.terminal_share})
     kinds: dict[str, Any] = {
-        "flow matching": FlowMatching(law, objective.weight),
+        "flow matching": FlowMatching(distribution, objective.weight),
         "MeanFlow, JVP under no_grad on the slice": objective,
         "MeanFlow, JVP under no_grad on the whole batch": ImprovedMeanFlow(
             everywhere, objective.weight, target=objective.target
         ),
-        "MeanFlow, JVP in the graph on the slice": InGraph(law, objective.weight, target=objective.target),
+        "MeanFlow, JVP in the graph on the slice": InGraph(distribution, objective.weight, target=objective.target),
     }
     steps = {
         name: partial(bare_step, module, batch, optimizer, partial(meanflow_loss, module, kind))
@@ -189,7 +189,7 @@ def compare_objectives(
         for name, step in steps.items():
             times[name].append(seconds(step, arguments.steps))
     base = times["flow matching"]
-    print(f"slice with r < t: {law.distinct_share:.0%}\n")
+    print(f"slice with r < t: {distribution.distinct_share:.0%}\n")
     print("| step | ms, median | ratio to flow matching, median (min-max) |\n|---|---:|---:|")
     for name, values in times.items():
         ratios = [a / b for a, b in zip(values, base, strict=True)]

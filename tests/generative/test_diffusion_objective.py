@@ -173,7 +173,7 @@ def test_timesteps_follow_their_law(mean: float | None) -> None:
         assert share.logit().std().item() == pytest.approx(0.7, abs=0.02)
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "uniform": {},
     "logit_normal": {"logit_mean": 0.3, "logit_std": 1.2},
     "wide": {"logit_mean": 0.0, "logit_std": 3.0},
@@ -181,16 +181,18 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_probabilities_are_those_of_the_law(law: dict[str, float]) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+def test_probabilities_are_those_of_the_distribution(distribution: dict[str, float]) -> None:
     """Against SciPy's normal distribution, and against draws."""
-    objective, size = DiffusionObjective(**law), 10
+    objective, size = DiffusionObjective(**distribution), 10
     edges = torch.arange(size + 1, dtype=torch.float64) / size
     expected = torch.full((size,), 1 / size, dtype=torch.float64)
-    if "logit_mean" in law:
-        expected = torch.from_numpy(stats.norm.cdf(edges.logit(), law["logit_mean"], law["logit_std"])).diff()
-    expected = expected * (1 - law.get("terminal_share", 0))
-    expected[-1] += law.get("terminal_share", 0)
+    if "logit_mean" in distribution:
+        expected = torch.from_numpy(
+            stats.norm.cdf(edges.logit(), distribution["logit_mean"], distribution["logit_std"])
+        ).diff()
+    expected = expected * (1 - distribution.get("terminal_share", 0))
+    expected[-1] += distribution.get("terminal_share", 0)
     probabilities = torch.tensor([objective.probability(t, size) for t in range(size)], dtype=torch.float64)
     torch.testing.assert_close(probabilities, expected, rtol=1e-9, atol=1e-12)
     drawn = (
@@ -201,9 +203,9 @@ def test_probabilities_are_those_of_the_law(law: dict[str, float]) -> None:
 
 def test_the_logit_normal_law_alone_hardly_draws_the_last_timestep() -> None:
     odds = stats.norm.sf((math.log(999) - 0.3) / 1.2)
-    assert DiffusionObjective(**LAWS["logit_normal"]).probability(999, 1000) == pytest.approx(odds, rel=1e-6)
+    assert DiffusionObjective(**DISTRIBUTIONS["logit_normal"]).probability(999, 1000) == pytest.approx(odds, rel=1e-6)
     assert odds < 1e-7
-    with_end = DiffusionObjective(**LAWS["with_end"])
+    with_end = DiffusionObjective(**DISTRIBUTIONS["with_end"])
     assert with_end.probability(999, 1000) == pytest.approx(0.02, rel=1e-6)
     timesteps = with_end._timesteps(randomness(20_000), 1000)
     assert (timesteps == 999).float().mean().item() == pytest.approx(0.02, abs=0.004)
@@ -213,13 +215,13 @@ def test_the_logit_normal_law_alone_hardly_draws_the_last_timestep() -> None:
 @pytest.mark.parametrize("output", KINDS)
 @pytest.mark.parametrize("space", KINDS)
 @pytest.mark.parametrize("weight", ["uniform", "min_snr"])
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
 def test_the_guards_say_whether_the_start_of_sampling_is_trained(
-    law: dict[str, float], weight: str, space: str, output: str, zero_snr: bool
+    distribution: dict[str, float], weight: str, space: str, output: str, zero_snr: bool
 ) -> None:
     """Trained is what is drawn, and where a wrong output of the network costs something."""
     schedule, last = NoiseSchedule(num_timesteps=1000, zero_terminal_snr=zero_snr), 999
-    objective = DiffusionObjective(space, weight, **law)
+    objective = DiffusionObjective(space, weight, **distribution)
     drawn = objective.probability(last, 1000) >= 1e-4
     timestep = torch.tensor([last])
     defined = not (zero_snr and output == "noise")

@@ -99,7 +99,7 @@ def test_masked_positions_are_uniform_and_independent_of_the_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "mean", "low", "high"),
+    ("distribution", "mean", "low", "high"),
     [
         (GammaRatio(), 2 / math.pi, 0, 1),
         (GammaRatio("linear"), 1 / 2, 0, 1),
@@ -109,8 +109,8 @@ def test_masked_positions_are_uniform_and_independent_of_the_codes() -> None:
     ],
     ids=repr,
 )
-def test_ratio_laws(law: GammaRatio | UniformRatio, mean: float, low: float, high: float) -> None:
-    ratio = law(randomness(20_000))
+def test_ratio_distributions(distribution: GammaRatio | UniformRatio, mean: float, low: float, high: float) -> None:
+    ratio = distribution(randomness(20_000))
     assert ratio.shape == (20_000,)
     assert ratio.mean().item() == pytest.approx(mean, abs=0.01)
     assert ratio.min() == pytest.approx(low, abs=0.01)

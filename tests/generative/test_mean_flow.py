@@ -106,12 +106,12 @@ def test_objective_with_separate_derivative_has_the_gradient_of_the_joint_one() 
 
 @pytest.mark.parametrize("objective_type", OBJECTIVES)
 def test_every_objective_is_flow_matching_where_r_equals_t(objective_type: type[FlowMapObjective]) -> None:
-    law = TimeDistribution(distinct_share=0.0)
+    distribution = TimeDistribution(distinct_share=0.0)
     image, source = torch.randn(2, 8, 1, 8, 8, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
     condition = Condition(torch.zeros(8, 2, 8, 8))
     flow_map = FlowMap(network())
     losses = [
-        kind(time_distribution=law)(flow_map, image, source, condition, randomness()).loss
+        kind(time_distribution=distribution)(flow_map, image, source, condition, randomness()).loss
         for kind in (objective_type, FlowMatching)
     ]
     torch.testing.assert_close(*losses)
