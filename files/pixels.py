@@ -75,7 +75,6 @@ def write_image(image_CHW: Tensor, path: Path, replace: bool = True, software: s
         image_CHW: (C, H, W) image in [-1, 1], grey or RGB.
         path: File to write; its folder is created.
         replace: Whether a file that is there may be replaced.
-        software: See ``write_picture``.
     """
     write_picture(Picture(to_pixels(image_CHW, np.uint8)), path, replace, software)
 

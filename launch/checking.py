@@ -66,7 +66,6 @@ def check_kinds(node: Any, config: DictConfig) -> None:
 
     Args:
         node: A node of the config; one without ``_target_`` is left alone.
-        config: The config.
 
     Raises:
         UserError: A part is of another class, or null; with the options that fit.

@@ -44,7 +44,6 @@ def run_test(
     Args:
         trainer: Trainer with the evaluation callbacks.
         module: The module; an EMA callback of the trainer swaps its weights in.
-        datamodule: The data.
         config: The config that all was built from.
         weights: ``ema`` or ``raw``: what is being evaluated.
         step: Optimiser steps that the weights were trained for.

@@ -71,7 +71,6 @@ def preferred(module: str, group: str) -> str | None:
 
     Args:
         module: The module's ``_target_``.
-        group: The group.
     """
     for node in (_read("module", name) for name in groups()["module"]):
         if node.get("module", {}).get(TARGET) == module:
