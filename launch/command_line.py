@@ -43,9 +43,6 @@ HYDRA_FLAGS = {
 def taken(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
     """Take the arguments of a key out of a command line.
 
-    Args:
-        arguments: The command line.
-
     Returns:
         The last value that the key was given, and the other arguments.
     """
@@ -57,7 +54,6 @@ def show_help(arguments: Sequence[str], text: Callable[[], str]) -> None:
     """Print what ``--help`` shows and end the process, where that is asked for.
 
     Args:
-        arguments: The command line.
         text: Makes what is shown.
     """
     if {"-h", "--help"} & set(arguments):
@@ -90,11 +86,7 @@ def split_flags(arguments: list[str], known: Mapping[str, bool] = HYDRA_FLAGS) -
 
 
 def check_names(overrides: list[str]) -> None:
-    """Check what names the folders of a run and of a sweep.
-
-    Args:
-        overrides: Hydra overrides.
-    """
+    """Check what names the folders of a run and of a sweep."""
     for key, value in map(parse, overrides):
         if key in ("name", "sweep") and not str(value).startswith("${"):
             checked_name(key, value.text if isinstance(value, QuotedString) else "" if value is None else str(value))
@@ -180,7 +172,6 @@ def run_arguments(
     """Read the command line of a script that works on an existing run.
 
     Args:
-        arguments: What follows the script's name.
         defaults: The script's own keys with their defaults, besides ``run``.
 
     Returns:

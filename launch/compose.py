@@ -48,7 +48,6 @@ def compose_config(overrides: list[str], config_name: str = "train", with_hydra:
     """Compose a config.
 
     Args:
-        overrides: Hydra overrides.
         config_name: Primary config.
         with_hydra: Keep the ``hydra`` node.
 
@@ -171,9 +170,6 @@ def quoted(text: str | Path, quote: Quote = Quote.single) -> str:
 def parse(override: str) -> tuple[str, Any]:
     """Split an override into its key, without ``+`` or ``~``, and its value.
 
-    Args:
-        override: One Hydra override.
-
     Returns:
         Key and value; the value of a deletion is None.
 
@@ -220,7 +216,6 @@ def merged(earlier: list[str], later: list[str]) -> list[str]:
     """Put overrides on top of others.
 
     Args:
-        earlier: Overrides.
         later: Overrides that replace those of the same key or group.
 
     Returns:

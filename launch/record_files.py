@@ -110,7 +110,6 @@ def checked_run_record(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         path: The file, for messages.
-        content: The record.
     """
     check_shape(path, content, RUN_SHAPE)
     return content
@@ -121,7 +120,6 @@ def check_shape(path: Path, content: dict[str, Any], shape: Mapping[str, type | 
 
     Args:
         path: The file, for messages.
-        content: The record.
         shape: Kinds of values by dotted key.
 
     Raises:
@@ -173,7 +171,6 @@ def passed_over(what: str, error: UserError) -> None:
     """Say that a record of one run is damaged, where a search continues without it.
 
     Args:
-        what: The run.
         error: What is wrong with it.
     """
     rank_zero_warn(f"{what} is passed over: {error}")

@@ -48,11 +48,7 @@ def is_main_process() -> bool:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths and records of one run.
-
-    Attributes:
-        path: The folder.
-    """
+    """Paths and records of one run."""
 
     path: Path
 

@@ -137,9 +137,6 @@ def _from_here(override: str) -> str:
 def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], DictConfig]:
     """Return the run that is started, with its config: when resumed, the one in force with the new overrides on top.
 
-    Args:
-        config: What was composed.
-
     Returns:
         Run folder; config; what it was composed from; and the config as it is recorded, with nothing filled in.
     """

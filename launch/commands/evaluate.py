@@ -66,11 +66,7 @@ def evaluate(job: Job) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate once, or compare.
-
-    Args:
-        arguments: The command line.
-    """
+    """Evaluate once, or compare."""
     if MULTIRUN & set(arguments):
         compare([argument for argument in arguments if argument not in MULTIRUN], evaluate, USAGE)
         return

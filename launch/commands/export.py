@@ -22,9 +22,6 @@ DEFAULTS: dict[str, str | None] = {"weights": "ema", "output": None}
 def main(arguments: list[str]) -> None:
     """Export one run.
 
-    Args:
-        arguments: The command line.
-
     Raises:
         UserError: A key is unknown, or the run cannot be exported.
     """

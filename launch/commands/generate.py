@@ -59,7 +59,6 @@ def whole_number(own: dict[str, str | None], key: str, maximum: int) -> int:
     """Read a whole number from the command line.
 
     Args:
-        own: The script's own values.
         maximum: Its largest value; the smallest is 1.
 
     Raises:
@@ -74,9 +73,6 @@ def whole_number(own: dict[str, str | None], key: str, maximum: int) -> int:
 def is_true(own: dict[str, str | None], key: str) -> bool:
     """Read a switch from the command line.
 
-    Args:
-        own: The script's own values.
-
     Returns:
         Whether it is on.
 
@@ -90,9 +86,6 @@ def is_true(own: dict[str, str | None], key: str) -> bool:
 
 def read_folders(own: dict[str, str | None]) -> dict[str, Path | None]:
     """Read the folders from the command line.
-
-    Args:
-        own: The script's own values.
 
     Returns:
         The folders that were given, by key; ``~`` stands for the home folder.
@@ -138,9 +131,6 @@ def label_names(run: RunFolder, config: DictConfig) -> list[str]:
 def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
     """Draw images of given labels.
 
-    Args:
-        own: The script's own values.
-
     Returns:
         True: nothing is left out.
 
@@ -166,7 +156,6 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
 
     Args:
         config: The run's config.
-        own: The script's own values.
 
     Returns:
         The run's degradation for ``degrade=true``, else None.
@@ -192,9 +181,6 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
 def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
     """Restore a folder of images.
 
-    Args:
-        own: The script's own values.
-
     Returns:
         Whether a result was written of every picture.
 
@@ -218,9 +204,6 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
 
 def main(arguments: list[str]) -> int:
     """Restore or draw, as the run can.
-
-    Args:
-        arguments: The command line.
 
     Returns:
         The exit code: 0, or 3 where a picture was left out.

@@ -108,9 +108,6 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
 def main(config: DictConfig) -> float | None:
     """Run once, or run one job of a sweep in a process of its own.
 
-    Args:
-        config: What was composed.
-
     Returns:
         What a search looks at.
     """

@@ -98,9 +98,6 @@ class SweepJob:
 def jobs_of(sweep: Path) -> list[SweepJob]:
     """Return the jobs of a sweep that were started at any time.
 
-    Args:
-        sweep: Folder of the sweep.
-
     Returns:
         The jobs by number.
     """

@@ -69,11 +69,7 @@ def sweep_reported(hydra: DictConfig) -> Iterator[list[str]]:
 
 
 def report(sweep: Path) -> None:
-    """Print how the jobs of a sweep stand and what they measured, and write ``results.csv``.
-
-    Args:
-        sweep: Folder of the sweep.
-    """
+    """Print how the jobs of a sweep stand and what they measured, and write ``results.csv``."""
     jobs = jobs_of(sweep)
     if not jobs:
         return

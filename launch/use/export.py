@@ -40,9 +40,6 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
         weights: ``ema`` or ``raw``.
         output: Folder to write; an earlier export there is replaced.
 
-    Returns:
-        The folder.
-
     Raises:
         UserError: The folder holds something else or cannot be written, or the run cannot be exported.
     """

@@ -97,9 +97,6 @@ def _without_memory(kind: type[TrainingModule], node: dict[str, Any]) -> nn.Modu
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the config of an export.
 
-    Args:
-        folder: The export.
-
     Returns:
         Plain containers with a ``module``.
 

@@ -112,7 +112,6 @@ def restore_folder(restorer: Restorer, job: Job, batch_size: int) -> bool:
 
     Args:
         restorer: What restores a batch.
-        job: The files.
         batch_size: Images at a time.
 
     Returns:
