@@ -31,9 +31,6 @@ PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": 
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """Resolve a config to plain containers.
 
-    Args:
-        config: The composed config.
-
     Returns:
         Nested dicts and lists, without the ``hydra`` node.
     """
@@ -48,9 +45,6 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
 def build_datamodule(config: DictConfig) -> ImageDataModule:
     """Build the data module with its degradation, and read or make its data.
 
-    Args:
-        config: The composed config.
-
     Returns:
         The data module, set up.
     """
@@ -64,9 +58,6 @@ def build_datamodule(config: DictConfig) -> ImageDataModule:
 def build_degradation(config: DictConfig) -> Degradation | None:
     """Build the degradation.
 
-    Args:
-        config: The composed config.
-
     Returns:
         The degradation, or None where the config has none.
     """
@@ -76,12 +67,6 @@ def build_degradation(config: DictConfig) -> Degradation | None:
 
 def build_module(config: DictConfig) -> TrainingModule:
     """Build the Lightning module, and check that it says what it is; the initial weights are a function of the seed alone.
-
-    Args:
-        config: The composed config.
-
-    Returns:
-        The module.
 
     Raises:
         UserError: A setting is wrong, or the module's class does not say what others ask it for.
@@ -102,9 +87,6 @@ def module_class(config: DictConfig) -> type[TrainingModule]:
     Args:
         config: The config of a run.
 
-    Returns:
-        The class.
-
     Raises:
         UserError: There is none, or it does not say what it does.
     """
@@ -117,9 +99,6 @@ def module_class(config: DictConfig) -> type[TrainingModule]:
 
 def build_callbacks(config: DictConfig) -> list[Callback]:
     """Build the callbacks; entries set to null are left out.
-
-    Args:
-        config: The composed config.
 
     Returns:
         Callbacks in the order of the config, which is the order of their hooks.
@@ -143,14 +122,8 @@ def build_trainer(
     """Build the trainer.
 
     Args:
-        config: The composed config.
         folder: Where it writes.
-        callbacks: Callbacks.
-        loggers: Loggers.
         loaded: File and content of the checkpoint that a training continues from.
-
-    Returns:
-        The trainer.
 
     Raises:
         UserError: A GPU is asked for where there is none, or another setting is wrong.
@@ -205,7 +178,6 @@ def check_network(module: LightningModule, run: RunFolder, state: dict[str, torc
     """Check that a checkpoint fits a network.
 
     Args:
-        module: The module.
         run: The run, for messages.
         state: The checkpoint's state dict.
 
@@ -221,10 +193,6 @@ def check_network(module: LightningModule, run: RunFolder, state: dict[str, torc
 
 def check_parts(module: TrainingModule, run: RunFolder) -> None:
     """Check that the trained parts of a module are those that its run was trained with.
-
-    Args:
-        module: The module.
-        run: The run.
 
     Raises:
         UserError: A part has other weights.
@@ -242,7 +210,6 @@ def check_data(module: TrainingModule, datamodule: ImageDataModule) -> None:
     """Check that the data are such as a module can work with, before anything is trained or measured.
 
     Args:
-        module: The module.
         datamodule: The data, set up.
     """
     with as_user_error():
@@ -252,11 +219,7 @@ def check_data(module: TrainingModule, datamodule: ImageDataModule) -> None:
 
 
 def check_training(module: TrainingModule) -> None:
-    """Check that training will teach what sampling asks for.
-
-    Args:
-        module: The module.
-    """
+    """Check that training will teach what sampling asks for."""
     with as_user_error():
         module.check_training()
 
@@ -265,7 +228,6 @@ def check_ranks(config: DictConfig, trainer: Trainer) -> None:
     """Check that the ranks divide the batch, and that a network that is to be sharded can be.
 
     Args:
-        config: The composed config.
         trainer: The trainer, which knows the number of ranks.
 
     Raises:
