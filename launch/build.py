@@ -76,8 +76,7 @@ def build_module(config: DictConfig) -> TrainingModule:
         check_kinds(config.module, config)
         torch.manual_seed(generator_for(config.seed, "weights").initial_seed())
         module = instantiate(config.module, _convert_="all")
-        if isinstance(module, GenerativeModule):
-            module.check_contract()
+        module.check_contract()
     return module
 
 

@@ -147,6 +147,18 @@ class TrainingModule(LightningModule, ABC):
         """
         return frozenset()
 
+    def check_contract(self) -> None:
+        """Check that the module says of itself what others ask it for; called when it is built.
+
+        Raises:
+            ValueError: Something is missing or contradicts itself.
+        """
+        says_parts = not self.part_keys or type(self).parts is not TrainingModule.parts
+        if not says_parts or self.parts_record().keys() != set(self.part_keys):
+            raise ValueError(
+                f"{type(self).__name__}.part_keys={list(self.part_keys)}, parts and parts_record must be of the same networks."
+            )
+
     def check_data(self, data: ImageData) -> None:
         """Check that the data are such as the module can work with; called once, before the first step.
 

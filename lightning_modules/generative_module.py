@@ -100,11 +100,7 @@ class GenerativeModule(TrainingModule):
         return time.perf_counter()
 
     def check_contract(self) -> None:
-        """Check that the module says of itself what others ask it for; called when it is built.
-
-        Raises:
-            ValueError: Something is missing or contradicts itself.
-        """
+        super().check_contract()
         fault = fault_of_outputs(type(self).__name__, self.tasks, self.outputs)
         if fault is None and "generate" in self.tasks and type(self).uses_labels is GenerativeModule.uses_labels:
             fault = f"{type(self).__name__} generates, so it must say whether it draws of labels: define uses_labels"

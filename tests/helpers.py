@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +29,31 @@ SMALL_RUN = [
     "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 TINY_DIT = ["network.dim=32", "network.depth=1", "network.num_heads=2"]
-TINY_UNET = ["network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4"]
-FEW_SAMPLES = ["callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2"]
 TINY = [
-    *SMALL_RUN, *TINY_DIT, *FEW_SAMPLES, "callbacks.image_grid.num_images=2",
+    *SMALL_RUN, *TINY_DIT, "callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2",
+    "callbacks.image_grid.num_images=2",
 ]  # fmt: skip
-TINY_DIFFUSION = [
-    *SMALL_RUN,
-    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", "callbacks.steps_grid.every_n_steps=2",
-    "callbacks.generation.num_images=4", "callbacks.generation.inception=null",
+SMALLER = [  # what is set where an experiment has the key
+    *TINY_DIT, *TINY[len(SMALL_RUN) + len(TINY_DIT) :],
+    "network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4",
+    "sampler.num_steps=2", "callbacks.steps_grid.every_n_steps=2", "callbacks.generation.num_images=4",
+    "callbacks.generation.inception=null", "callbacks.restoration_distances.inception=null",
+    "callbacks.label_accuracy.num_seeds=2",
 ]  # fmt: skip
-TINY_TOKENIZER = [*SMALL_RUN, "network=autoencoder_tiny", "callbacks.image_grid.num_images=2"]
-TINY_MASKGIT = [
-    *SMALL_RUN, "network=token_transformer_tiny", *TINY_DIT,
-    "sampler.num_steps=2", "callbacks.image_grid.num_images=2", *FEW_SAMPLES, "callbacks.steps_grid.every_n_steps=2",
-    "callbacks.restoration_distances.inception=null",
-]  # fmt: skip
-TINY_SEEDS = ["callbacks.label_accuracy.num_seeds=2"]
-NETWORK_OF = {
-    "ddpm_scenes": [*TINY_DIT, *TINY_SEEDS],
-    "ddpm_iclevr": [*TINY_UNET, *TINY_SEEDS],
-    "ddpm_iclevr_context_unet": ["network.base_channels=8", *TINY_SEEDS],
-    "ddpm_cifar10": TINY_UNET,
-    "ddpm_folder": TINY_UNET,
-}
 
 
+@cache
 def tiny(experiment: str) -> list[str]:
-    """Return the overrides that make two small steps of an experiment."""
-    if experiment == "label_classifier":
-        return SMALL_RUN
-    if experiment.startswith(("vqgan", "autoencoder")):
-        return TINY_TOKENIZER
-    if experiment.startswith("maskgit"):
-        return TINY_MASKGIT
-    return [*TINY_DIFFUSION, *NETWORK_OF[experiment]] if experiment in NETWORK_OF else TINY
+    """Return the overrides that make two small steps of an experiment, whatever it is made of."""
+    config = compose_config([f"experiment={experiment}"])
+
+    def has(override: str) -> bool:
+        parent, _, key = override.partition("=")[0].rpartition(".")
+        node = OmegaConf.select(config, parent)
+        return node is not None and key in node and not (key == "num_steps" and node[key] == 1)
+
+    smallest = ["network=autoencoder_tiny"] if "encoder_blocks" in config.network else []
+    return [*SMALL_RUN, *smallest, *filter(has, SMALLER)]
 
 
 def composed(folder: Path, overrides: list[str]) -> DictConfig:

@@ -99,3 +99,11 @@ def test_a_run_with_a_former_grid_of_steps_goes_on_with_the_one_of_now(run: RunF
     (old.path / "images" / "steps").rename(old.path / "images" / "denoising")
     resume_here(old, "trainer.max_steps=4")
     assert [path.name for path in (old.path / "images" / "steps").iterdir()] == ["step=00000004.png"]
+
+
+def test_a_run_that_makes_no_images_says_so(run: RunFolder, tmp_path: Path) -> None:
+    judge = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    text = judge.config_path.read_text()
+    judge.config_path.write_text(text.replace("lightning_modules.DDPM", "lightning_modules.LabelClassifierModule"))
+    with pytest.raises(UserError, match="this run makes no images: give one that restores, fills"):
+        generate.main([f"run={judge.path}", f"output={tmp_path / 'out'}"])

@@ -84,6 +84,16 @@ class Judge(TrainingModule):
         (Whole, {"outputs": property(lambda self: {"sample": 3})}, r"Changed\.outputs must be a dict of"),
         (Whole, {"outputs": property(lambda self: {"sample": Output(-1)})}, r"network calls .* at least 0"),
         (Whole, {"outputs": property(lambda self: {"sample": Output(None)})}, r"network calls .* one be given"),
+        (
+            Whole,
+            {"part_keys": ("tokenizer",)},
+            r"part_keys=\['tokenizer'\], parts and parts_record must be of the same",
+        ),
+        (
+            Whole,
+            {"parts_record": lambda self: {"judge": {}}},
+            r"part_keys=\[\], parts and parts_record must be of the same",
+        ),
         (Whole, {"outputs": names("drawing")}, r"task generate, .* called sample: it has drawing"),
         (Whole, {"tasks": frozenset({"restore"}), "outputs": names("x")}, r"task restore, .* called sample or mean"),
         (Whole, {"tasks": frozenset({"reconstruct"})}, r"task reconstruct, .* called reconstruction: it has sample"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from helpers import TINY_MASKGIT, read_json, tiny, train_here
+from helpers import read_json, tiny, train_here
 from lightning import Callback, Trainer
 from processes import Run
 
@@ -40,7 +40,9 @@ def run(outputs: Path) -> RunFolder:
 
 
 def built(outputs: Path, *overrides: str) -> tuple[MaskGIT, ImageDataModule]:
-    config = compose_config(["experiment=maskgit_scenes", *TINY_MASKGIT, f"paths.outputs={outputs}", *overrides])
+    config = compose_config(
+        ["experiment=maskgit_scenes", *tiny("maskgit_scenes"), f"paths.outputs={outputs}", *overrides]
+    )
     return build_module(config).eval(), build_datamodule(config)
 
 
