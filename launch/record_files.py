@@ -26,9 +26,7 @@ EVALUATION_SHAPE: dict[str, type | tuple[type, ...]] = {
     "degradation.steps": dict, "hardware": dict, "hardware.threads": int, "data": dict, "data.name": str,
     "data.image_size": int, "data.evaluation_seed": int, "data.fingerprint": str, "data.images": dict, "data.images.*": int,
     "sampling": dict, "sampling.num_network_calls": dict, "sampling.num_network_calls.*": NUMBER,
-    "sampling.seconds_per_image": dict, "sampling.seconds_per_image.*": NUMBER, "evaluation": dict,
-    "evaluation.num_images": int, "classification": dict, "classification.num_images": int, "generation": dict,
-    "generation.num_images": int, "label_accuracy": dict, "label_accuracy.num_seeds": int,
+    "sampling.seconds_per_image": dict, "sampling.seconds_per_image.*": NUMBER,
 }  # fmt: skip
 RUN_SHAPE: dict[str, type | tuple[type, ...]] = {
     "name": str, "overrides": list, "seed": int, "started": str, "ended": str, "step": int, "parameters": int,

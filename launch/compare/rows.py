@@ -19,7 +19,6 @@ from launch.errors import UserError, near_matches
 from launch.settings import ABSENT, TARGET, distinguishing, value_at
 
 INPUT = "degraded"  # an output that is the input: it is the same for all rows and does not compete
-COUNTED = {"evaluation": "test images", "classification": "classified images", "generation": "generated images"}
 
 
 @dataclass
@@ -90,26 +89,27 @@ def conditions_of(entry: Measured) -> dict[str, Any]:
     """Say what an evaluation was made on: data, degradation, number of images and weights."""
     record = entry.record
     data, degradation = record.get("data", {}), record.get("degradation")
-    draws = record.get("label_accuracy", {}).get("num_seeds")
     return {
         "data": data.get("name", "data"),
         "size": data.get("image_size"),
         "fingerprint": data.get("fingerprint"),
         "degradation": _in_evaluation(degradation),
         "degradation_name": _degradation_name(degradation),
-        "images": _counted(record) or (f"{draws} draws of each label set" if draws else ""),
+        "images": _counted([part for part in record.values() if isinstance(part, dict)]),
         "weights": "EMA" if record.get("weights") == "ema" else "raw",
     }
 
 
-def _counted(record: dict[str, Any]) -> str:
-    """Say how many images of which kind were measured, going first by the measurements whose images are a table's."""
-    parts = {
-        key: part for key, part in record.items() if isinstance(part, dict) and isinstance(part.get("num_images"), int)
-    }
-    parts = {key: part for key, part in parts.items() if part["num_images"] > 0}
-    order = sorted(parts, key=lambda key: list(COUNTED).index(key) if key in COUNTED else len(COUNTED))
-    return next((f"{parts[key]['num_images']:,} {COUNTED.get(key, 'images')}" for key in order), "")
+def _counted(parts: Sequence[dict[str, Any]]) -> str:
+    """Say how many images were measured: first those of a split, of several measurements the most; or draws of labels."""
+    images, draws = (
+        [part for part in parts if isinstance(part.get(key), int) and part[key] > 0]
+        for key in ("num_images", "num_seeds")
+    )
+    if images:
+        most = max(images, key=lambda part: ("split" in part, part["num_images"]))
+        return " ".join(filter(None, [f"{most['num_images']:,}", most.get("split"), "images"]))
+    return f"{draws[0]['num_seeds']} draws of each label set" if draws else ""
 
 
 def _in_evaluation(value: Any) -> Any:
