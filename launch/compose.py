@@ -282,7 +282,7 @@ def help_text() -> str:
     lines += [f"  {key:<{key_width}}  {line}" for key, line in useful.items()]
     lines += [
         "",
-        "Also: -m for sweeps (seed=1,2,3), --cfg job to print the composed config; python evaluate.py, generate.py, "
-        "compare.py, export.py.",
+        "Also: -m for sweeps (seed=1,2,3), --cfg job to print the composed config; python evaluate.py, python generate.py, "
+        "python compare.py, python export.py.",
     ]
     return "\n".join(lines)

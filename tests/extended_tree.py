@@ -14,7 +14,7 @@ from PIL import Image
 
 import triptych
 from launch.commands import evaluate, export, generate
-from launch.compare.command import compare
+from launch.commands.compare import compare
 from launch.run_folder import RunFolder
 
 SMALL = ["callbacks.checkpoint.every_n_steps=2", "trainer.max_steps=4", "trainer.val_check_interval=2"]
@@ -92,7 +92,7 @@ def main(out: Path) -> None:
     assert record["data"]["name"] == "stripes"
 
     runs = ",".join(str(run.path) for run in (flow, restorer, stripes))
-    text = compare([f"runs={runs}", "name=all", f"output={out / 'comparisons'}"], "").read_text()
+    text = compare([f"runs={runs}", "name=all", f"output={out / 'comparisons'}"]).read_text()
     assert all(name in text for name in ("rectified_flow", "residual", "Mean absolute error"))
 
 

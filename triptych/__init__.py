@@ -21,7 +21,7 @@ from generative.types import Batch, Condition, Degraded, LossOutput, State
 from launch.command_line import run_config
 from launch.errors import UserError
 from launch.run_folder import RunFolder
-from launch.use.load import MODEL, load_exported, load_run
+from launch.use.load import MODEL, load_export, load_run
 from lightning_modules import Card, GenerativeModule, Output, TrainingModule
 
 __version__ = "0.1.0"
@@ -64,6 +64,6 @@ def load(
     if (folder / MODEL).exists():
         if weights is not None:
             raise UserError(f"{folder} is an export, which has one kind of weights: leave out weights={weights}.")
-        return load_exported(folder).to(device)
+        return load_export(folder).to(device)
     run = RunFolder.existing(folder, "folder")
     return load_run(run, run_config(run), weights).to(device)

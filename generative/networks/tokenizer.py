@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from generative.exported import SUFFIX, read_network
+from generative.export import SUFFIX, read_network
 from generative.frozen import Frozen
 from generative.inpainting import receptive_radius
 from generative.networks.autoencoder import Autoencoder

@@ -7,7 +7,7 @@ from typing import Any
 
 from launch import build
 from launch.command_line import MULTIRUN, tell_choices
-from launch.compare.combinations import compare
+from launch.compare.combinations import evaluate_all
 from launch.compare.evaluations import Job, datamodule_for, read_job
 from launch.data_check import check_unchanged
 from launch.errors import reported
@@ -68,7 +68,7 @@ def evaluate(job: Job) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Evaluate once, or compare."""
     if MULTIRUN & set(arguments):
-        compare([argument for argument in arguments if argument not in MULTIRUN], evaluate, USAGE)
+        evaluate_all([argument for argument in arguments if argument not in MULTIRUN], evaluate, USAGE)
         return
     job = read_job(arguments, USAGE)
     result = evaluate(job)

@@ -58,7 +58,7 @@ def _values(argument: str) -> list[str]:
         raise UserError(f"'{argument}' is not of the form key=value,value: {remedy}") from error
 
 
-def compare(arguments: list[str], evaluate: Callable[[Job], dict[str, Any]], usage: str) -> Path:
+def evaluate_all(arguments: list[str], evaluate: Callable[[Job], dict[str, Any]], usage: str) -> Path:
     """Evaluate every combination, one after the other, print a table and write it to a CSV file.
 
     What has been evaluated before is not evaluated again: the same overrides, weights and name on the same checkpoint.

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from files.locks import locked
 from files.whole import whole_file
-from generative.exported import network_bytes
+from generative.export import network_bytes
 from launch import build
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
@@ -49,7 +49,7 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
     checkpoint = run.load_checkpoint()
     module = build.build_module(config)
     build.load_weights(module, run, checkpoint, weights)
-    plain = exported_config(build.plain_config(config), type(module))
+    plain = export_config(build.plain_config(config), type(module))
     with _aside(output) as temporary:
         folder = temporary / output.name
         for key, part in module.parts().items():
@@ -150,7 +150,7 @@ def export_part(part: Part, folder: Path) -> None:
     write_file(folder / CARD, part.card)
 
 
-def exported_config(config: dict[str, Any], kind: type[TrainingModule]) -> dict[str, Any]:
+def export_config(config: dict[str, Any], kind: type[TrainingModule]) -> dict[str, Any]:
     """Return what of a run's config describes its network and training anywhere.
 
     Args:

@@ -10,7 +10,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from generative.exported import ExportError, check_fits, load_network, read_network
+from generative.export import ExportError, check_fits, load_network, read_network
 from launch import build
 from launch.errors import UserError, as_user_error, one_line
 from launch.received import checked_export
@@ -21,7 +21,7 @@ from lightning_modules import TrainingModule
 MODEL, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 
 
-def load_exported(folder: str | Path) -> TrainingModule:
+def load_export(folder: str | Path) -> TrainingModule:
     """Build an exported module with its trained weights; a folder from others can run no code by it.
 
     Args:

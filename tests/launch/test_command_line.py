@@ -16,7 +16,7 @@ from launch.build import build_trainer, plain_config
 from launch.command_line import split_flags
 from launch.commands import evaluate, export
 from launch.commands import train as training
-from launch.compare.command import compare
+from launch.commands.compare import compare
 from launch.compare.evaluations import read_job
 from launch.compose import apply_overrides, compose_config, literal, parse, quoted
 from launch.errors import UserError
@@ -63,7 +63,7 @@ def test_every_command_takes_a_run_in_a_folder_of_any_name(
     assert (folder / "evaluations" / "again" / "metrics.json").exists()
     export.main([f"run={folder}"])
     assert (folder / "export" / "model.safetensors").exists()
-    assert compare([f"runs={tmp_path}/o'brien*", "name=page"], "").exists()
+    assert compare([f"runs={tmp_path}/o'brien*", "name=page"]).exists()
 
 
 REFUSED = [

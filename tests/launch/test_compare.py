@@ -16,14 +16,13 @@ import pytest
 from helpers import read_json, train_here
 from PIL import Image
 
+from launch.commands.compare import compare
 from launch.compare.charts import Chart, Line, Point, nice_ticks, render
-from launch.compare.command import compare
 from launch.compare.reading import read_runs
 from launch.compare.rows import tables_of
 from launch.errors import UserError
 from launch.sampling_time import time_record
 
-USAGE = "usage"
 VOID = {"meta", "img", "link", "br", "wbr", "input", "hr"}
 
 
@@ -106,7 +105,7 @@ def fake_run(
 
 
 def page_of(tmp_path: Path, *arguments: str) -> tuple[Page, list[dict[str, str]]]:
-    path = compare([f"output={tmp_path / 'pages'}", "name=page", *arguments], USAGE)
+    path = compare([f"output={tmp_path / 'pages'}", "name=page", *arguments])
     with path.with_suffix(".csv").open() as file:
         return Page(path), list(csv.DictReader(file))
 
@@ -251,7 +250,7 @@ def test_values_that_are_no_numbers_are_shown_and_never_the_best(tmp_path: Path)
 def test_errors_name_the_key(tmp_path: Path, arguments: list[str], message: str) -> None:
     fake_run(tmp_path / "runs" / "a")
     with pytest.raises(UserError, match=message):
-        compare([a.format(runs=tmp_path / "runs") for a in arguments], USAGE)
+        compare([a.format(runs=tmp_path / "runs") for a in arguments])
 
 
 DAMAGED: list[tuple[str, Any]] = [
@@ -282,7 +281,7 @@ def test_a_damaged_run_is_named_and_left_out(tmp_path: Path, name: str, content:
     fake_run(tmp_path / "runs" / "a")
     folder = fake_run(tmp_path / "runs" / "b", psnr=21.0)
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    path = compare([f"runs={tmp_path}/runs", f"output={tmp_path}", "name=page"], USAGE)
+    path = compare([f"runs={tmp_path}/runs", f"output={tmp_path}", "name=page"])
     (row,) = [row for row in csv.DictReader(path.with_suffix(".csv").open()) if row["output"] == "sample"]
     assert (row["psnr"], row["num_evaluations"]) == ("20.0", "1")
     (left,) = read_runs(f"{tmp_path}/runs").left_out
@@ -323,7 +322,7 @@ def test_runs_without_results_are_an_error_with_the_reason(tmp_path: Path) -> No
     folder = fake_run(tmp_path / "runs" / "a")
     (folder / "metrics.json").unlink()
     with pytest.raises(UserError, match=r"none of the 1 runs has results.*python evaluate\.py run="):
-        compare([f"runs={tmp_path}/runs"], USAGE)
+        compare([f"runs={tmp_path}/runs"])
 
 
 def test_charts_place_points_and_ticks() -> None:
@@ -358,7 +357,7 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     restoring = ["data=scenes", "degradation=holes", "callbacks.calibration=null", *common]
     for seed in (0, 1):
         train_here(root / "meanflow_dit" / str(seed), "experiment=meanflow_dit", f"seed={seed}", *restoring)
-        evaluate(read_job([f"run={root}/meanflow_dit/{seed}", "sampler.num_steps=3"], USAGE))
+        evaluate(read_job([f"run={root}/meanflow_dit/{seed}", "sampler.num_steps=3"], ""))
     no_classifier = ["classifier=null", "callbacks.steps_grid=null", "callbacks.restoration_distances=null"]
     train_here(root / "maskgit_scenes" / "run", "experiment=maskgit_scenes", *common, *no_classifier)
     no_classifier = ["classifier=null", "callbacks.steps_grid=null"]
@@ -368,7 +367,7 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def real_page(real_runs: Path) -> Path:
-    return compare([f"runs={real_runs}/**", f"output={real_runs / 'comparisons'}", "name=three"], USAGE)
+    return compare([f"runs={real_runs}/**", f"output={real_runs / 'comparisons'}", "name=three"])
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from torch import nn
 
 import triptych
 from files.whole import WriteError
-from generative.exported import ExportError, load_network, network_bytes, read_network
+from generative.export import ExportError, load_network, network_bytes, read_network
 from generative.types import Batch
 from launch import build
 from launch.command_line import run_config
@@ -29,8 +29,8 @@ from launch.commands import export
 from launch.errors import UserError
 from launch.options import experiments
 from launch.run_folder import RunFolder, write_json
-from launch.use.export import exported_config
-from launch.use.load import load_exported
+from launch.use.export import export_config
+from launch.use.load import load_export
 from launch.use.model_card import write_card
 from lightning_modules import GenerativeModule
 
@@ -74,7 +74,7 @@ def test_the_code_of_every_card_runs(
     ]
     config = composed(tmp_path / "run", overrides)
     module = build.build_module(config).eval()
-    plain = exported_config(build.plain_config(config), type(module))
+    plain = export_config(build.plain_config(config), type(module))
     (code,) = re.findall(r"```python\n(.*?)```", write_card(restorer, plain, module, "ema", 3, None), re.DOTALL)
     asked: list[str] = []
     monkeypatch.setattr("triptych.load", lambda folder: asked.append(folder) or module)
@@ -143,7 +143,7 @@ def test_an_export_is_the_evaluated_network(
     expected = trained(run)
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "load_checkpoint", None)  # what is loaded comes from the export alone
-        module = load_exported(folder)
+        module = load_export(folder)
     assert not module.training
     assert module.trained_steps == 3
     for key, value in expected.network.state_dict().items():
@@ -184,7 +184,7 @@ def test_raw_weights_and_unfinished_runs_say_so(restorer: RunFolder, tmp_path: P
     run = RunFolder(shutil.copytree(restorer.path, tmp_path / "run"))
     write_json(run.record_path, {**run.record, "finished": False})
     export.main([f"run={run.path}", "weights=raw"])
-    raw, network = trained(run, "raw").network.state_dict(), load_exported(run.path / "export").network
+    raw, network = trained(run, "raw").network.state_dict(), load_export(run.path / "export").network
     assert all(torch.equal(value, raw[key]) for key, value in network.state_dict().items())
     assert any(not torch.equal(value, raw[key]) for key, value in trained(run).network.state_dict().items())
     card = (run.path / "export" / "README.md").read_text()
@@ -304,7 +304,7 @@ def test_a_config_that_would_run_code_is_refused(exported: Path, target: Any) ->
     with pytest.raises(
         ExportError, match=r"config.yaml is refused: .* is none of the classes that Triptych's conf/ names"
     ):
-        load_exported(exported)
+        load_export(exported)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_config_that_would_run_code_is_refused(exported: Path, target: Any) ->
 def test_whatever_a_config_says_is_an_export_error(exported: Path, key: str, value: Any) -> None:
     change_config(exported, key, value)
     with pytest.raises(ExportError, match=r"(config\.yaml|model\.safetensors|passwd) (is|describes)"):
-        load_exported(exported)
+        load_export(exported)
 
 
 @pytest.mark.parametrize("step", [None, "x", "-1", "²", ""])
@@ -338,7 +338,7 @@ def test_metadata_without_a_number_of_steps(exported: Path, step: str | None) ->
     metadata = {name: value for name, value in metadata.items() if name != "step"} | ({"step": step} if step else {})
     save_file(tensors, exported / "model.safetensors", metadata)
     with pytest.raises(ExportError, match=r"its metadata have no number of steps"):
-        load_exported(exported)
+        load_export(exported)
 
 
 def test_links_do_not_leave_an_export(exported: Path, tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_links_do_not_leave_an_export(exported: Path, tmp_path: Path) -> None:
         (exported / name).rename(tmp_path / name)
         (exported / name).symlink_to(tmp_path / name)
         with pytest.raises(ExportError, match=rf"{name} is refused: it leaves the folder"):
-            load_exported(exported)
+            load_export(exported)
         (exported / name).unlink()
         (tmp_path / name).rename(exported / name)
 
@@ -362,25 +362,25 @@ def test_damaged_and_wrong_files_are_one_sentence(exported: Path, tmp_path: Path
     ):
         model.write_bytes(damaged)
         with pytest.raises(ExportError, match=message):
-            load_exported(exported)
+            load_export(exported)
     save_file({"weight": torch.zeros(1)}, model)
     with pytest.raises(ExportError, match=r"holds weights of another program"):
-        load_exported(exported)
+        load_export(exported)
     model.unlink()
     with pytest.raises(ExportError, match=r"model.safetensors does not exist: name the folder"):
-        load_exported(exported)
+        load_export(exported)
     model.write_bytes(content)
     change_config(exported, "module.network.dim", 64)
     with pytest.raises(ExportError, match=r"is of another network than its config.yaml"):
-        load_exported(exported)
+        load_export(exported)
     change_config(exported, "module.network.dim", "${oc.env:HOME}")
     with pytest.raises(ExportError, match=r"is no value"):
-        load_exported(exported)
+        load_export(exported)
     (exported / "config.yaml").write_text("module: [")
     with pytest.raises(ExportError, match=r"config.yaml is damaged"):
-        load_exported(exported)
+        load_export(exported)
     with pytest.raises(ExportError, match=r"is no export: it has no config.yaml"):
-        load_exported(tmp_path)
+        load_export(tmp_path)
 
 
 def test_tied_weights_and_views_survive(tmp_path: Path) -> None:
