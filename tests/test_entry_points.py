@@ -179,9 +179,9 @@ def test_runs_on_other_images_are_not_compared(run: RunFolder, baseline: RunFold
 
 
 def test_what_was_evaluated_before_an_error_stays(run: RunFolder, here: Path) -> None:
-    with pytest.raises(UserError, match="sampler.num_steps=0"):
-        evaluate.main(["-m", f"run={run.path}", "sampler.num_steps=3,0", "callbacks.calibration=null"])
-    assert result(run, "sampler.num_steps=3,callbacks.calibration=null")["metrics"]
+    with pytest.raises(UserError, match="network.patch_size=5 does not divide"):  # found where the network is built
+        evaluate.main(["-m", f"run={run.path}", "network.patch_size=4,5", "callbacks.calibration=null"])
+    assert result(run, "network.patch_size=4,callbacks.calibration=null")["metrics"]
     assert not (here / "outputs").exists()
 
 

@@ -188,7 +188,7 @@ def test_run_leaves_metrics_images_and_its_tokenizer(run: RunFolder, outputs: Pa
     assert sampling["tokenizer"]["hash"] == tokenizer.hash
     assert sampling["num_network_calls"] == {"sample": 2, "mean": 1}
     assert run.record["parts"]["tokenizer"] == tokenizer.record()
-    assert {p.name for p in (run.path / "images").iterdir()} >= {"restoration", "decoding", "test", "decoding_test"}
+    assert {p.name for p in (run.path / "images").iterdir()} >= {"restoration", "steps", "test", "steps_test"}
     names = torch.load(run.checkpoint, weights_only=True)["state_dict"]
     assert all(name.startswith("network.") and "decoder" not in name for name in names)
 
