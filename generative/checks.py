@@ -53,8 +53,8 @@ def checked(key: str) -> Callable[[Class], Class]:
         @functools.wraps(own_init)
         def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
             given = {**signature.bind(self, *args, **kwargs).arguments, **kwargs}
-            for name in checks().keys() & given.keys():
-                if reason := checks()[name](given[name]):
+            for name, check in checks().items():
+                if name in given and (reason := check(given[name])):
                     raise ValueError(f"{key}.{name}={given[name]} {reason}")
             own_init(self, *args, **kwargs)
 
@@ -80,7 +80,8 @@ def checks_of(hints: Mapping[str, Any]) -> dict[str, Check]:
     checks: dict[str, Check] = {}
     for name, hint in hints.items():
         with suppress(PydanticUserError, SchemaError):
-            checks[name] = functools.partial(_reason, TypeAdapter(hint, config=settings))
+            nullable = type(None) in typing.get_args(hint)
+            checks[name] = functools.partial(_reason, TypeAdapter(hint, config=settings), nullable)
     return checks
 
 
@@ -105,7 +106,7 @@ def restricts(hint: Any) -> bool:
     return typing.get_origin(hint) in (Annotated, Literal) or any(map(restricts, typing.get_args(hint)))
 
 
-def _reason(kind: TypeAdapter[Any], value: Any) -> str | None:
+def _reason(kind: TypeAdapter[Any], nullable: bool, value: Any) -> str | None:
     """Say what a value must be; of a union, all that it may be."""
     try:
         text = json.dumps(value)
@@ -121,6 +122,8 @@ def _reason(kind: TypeAdapter[Any], value: Any) -> str | None:
             item = next((f"item {part} " for part in entry["loc"] if isinstance(part, int)), "")
             words = WORDS.get(entry["type"]) or re.sub(r"^Input should (be )?", "", entry["msg"])
             reasons[f"{item}must be {words}"] = None
+        if nullable:  # of which pydantic says nothing where the other kind is the nearer one
+            reasons["must be null"] = None
         first, *others = reasons or ["is of no use here"]
         return " or ".join([first, *(other.removeprefix("must be ") for other in others)]) + "."
     return None
