@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -109,8 +108,10 @@ class NamedMeans:
         return list(dict.fromkeys(name for names_of_rank in names for name in names_of_rank))
 
 
-class MeanMetrics(ABC):
-    """Metrics that are means, or made of means, over batches and ranks.
+class MeanMetrics:
+    """Metrics that are means over batches and ranks; those that are made of means have a ``compute`` of their own.
+
+    A kind of metrics adds its values to ``_means`` under their names, ``<metric>/<output>``.
 
     Sums are additive and in float64, so results depend neither on the batch size nor on the number of ranks.
 
@@ -134,13 +135,15 @@ class MeanMetrics(ABC):
         self.num_images = 0
         self._means.reset(device)
 
-    @abstractmethod
     def compute(self) -> dict[str, float]:
         """Merge over the ranks; every rank must call it and gets the same answer.
 
         Returns:
             Values by ``<metric>/<output>``; empty where no rank took in an image.
         """
+        means = self._means.compute()
+        self.num_images = max((int(mean.weight) for mean in means.values()), default=0)
+        return {name: mean.value for name, mean in means.items()}
 
     @classmethod
     def definition(cls) -> dict[str, Any]:

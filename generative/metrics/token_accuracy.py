@@ -29,10 +29,4 @@ class TokenAccuracyMetrics(MeanMetrics):
             accuracies: (B,) values by the name of the masked share.
         """
         for share, accuracy_B in accuracies.items():
-            self._means.add(share, accuracy_B)
-
-    def compute(self) -> dict[str, float]:
-        """The output is the masked share."""
-        means = self._means.compute()
-        self.num_images = max((int(mean.weight) for mean in means.values()), default=0)
-        return {f"token_accuracy/{share}": mean.value for share, mean in means.items()}
+            self._means.add(f"token_accuracy/{share}", accuracy_B)
