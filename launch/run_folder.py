@@ -228,23 +228,32 @@ class RunFolder:
 
         What was there before stays, as the records of a sweep do; a folder that was made for the run goes.
         """
-        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        found = set() if made else set(self.path.iterdir())
-        with self.locked():
+        found = set(self.path.iterdir()) if self.path.exists() else set()
+        with taken_away_if_empty(self.path), self.locked():
             try:
                 yield
             except BaseException:
                 if is_main_process() and not (self.record_path.exists() or self.checkpoint.exists()):
                     for path in set(self.path.iterdir()) - found:
                         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-                    with suppress(OSError):  # something else lies there by now
-                        for path in made:
-                            path.rmdir()
                 raise
 
     def is_locked(self) -> bool:
         """Say whether a live process writes the folder."""
         return is_held(self.path)
+
+
+@contextmanager
+def taken_away_if_empty(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those above it, that were made for what ends with an error and has left nothing in them."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something lies there
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def _read(path: Path) -> dict[str, Any]:

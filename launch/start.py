@@ -78,6 +78,18 @@ def is_plain(overrides: list[str]) -> bool:
     return is_further_rank() or all(key in OUR_HYDRA or not key.startswith("hydra") for key in keys)
 
 
+def hydra_arguments() -> tuple[list[str], Path]:
+    """Return the command line with which Hydra composes the config in force once more, and the folder that it makes."""
+    hydra, folder = HydraConfig.get(), _output_folder()
+    others = [override for override in hydra.overrides.hydra if parse(override)[0] != "hydra.run.dir"]
+    return [*others, *hydra.overrides.task, f"hydra.run.dir={quoted(folder)}"], folder
+
+
+def _output_folder() -> Path:
+    hydra: Any = HydraConfig.get()
+    return Path(hydra.runtime._get_node("output_dir")._value())  # as it is: a ${ in it is no interpolation
+
+
 @contextmanager
 def put_in_force(config: DictConfig) -> Iterator[DictConfig]:
     """Make a composed config that of this process, as Hydra does for a job that it has composed itself.
@@ -141,7 +153,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
         Run folder; config; what it was composed from; and the config as it is recorded, with nothing filled in.
     """
     hydra: Any = HydraConfig.get()
-    run = RunFolder(Path(hydra.runtime._get_node("output_dir")._value()))  # as it is: a ${ in it is no interpolation
+    run = RunFolder(_output_folder())
     overrides = [o for o in hydra.overrides.task if parse(o)[0] not in THIS_TIME]
     _prepare_child_processes(list(hydra.overrides.task), run)
     if not config.resume:

@@ -351,9 +351,9 @@ def test_a_refused_run_leaves_a_folder_of_ones_own_as_it_was(
     empty.mkdir()
     job.mkdir()
     (job / "job.json").write_text("{}")
-    for folder in (empty, job, tmp_path / "new"):
+    for folder, own in ((empty, []), (job, []), (tmp_path / "new", []), (tmp_path / "new", ["hydra.verbose=false"])):
         before = sorted(tmp_path.rglob("*"))
-        start_here(monkeypatch, "network.patch_size=5", f"hydra.run.dir={folder}", code=2)
+        start_here(monkeypatch, "network.patch_size=5", f"hydra.run.dir={folder}", *own, code=2)
         assert sorted(tmp_path.rglob("*")) == before
 
     def fail(*_: object) -> None:

@@ -23,8 +23,8 @@ from launch.options import without_null
 from launch.received import CONF_DIR
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.restorable import check_restorable
-from launch.run_folder import RunFolder, identity, is_main_process, write_json
-from launch.start import composed_start, current_run, is_plain, keep_config, put_in_force
+from launch.run_folder import RunFolder, identity, is_main_process, taken_away_if_empty, write_json
+from launch.start import composed_start, current_run, hydra_arguments, is_plain, keep_config, put_in_force
 from launch.sweep.arguments import checked_sweep
 from launch.sweep.jobs import run_job
 from launch.sweep.parent import end_with_parent
@@ -138,13 +138,13 @@ def start() -> None:
                 sys.argv[1:] += further
                 main()
         else:
-            config = composed_start(overrides)
-            if is_plain(overrides):
-                with put_in_force(config) as own:
-                    main(own)
-            else:
-                sys.argv[1:] = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
-                main()
+            with put_in_force(composed_start(overrides)) as config:
+                if is_plain(overrides):
+                    main(config)
+                else:
+                    sys.argv[1:], folder = hydra_arguments()
+                    with taken_away_if_empty(folder):
+                        main()
 
 
 if __name__ == "__main__":
