@@ -23,6 +23,7 @@ from launch.names import job_folder
 from launch.options import (
     FOR_NEW_RUNS,
     NONE,
+    chosen,
     experiments,
     groups,
     leave_out,
@@ -87,12 +88,15 @@ def _check_choice(key: str, value: Any, override: str) -> None:
         raise UserError(f"{override}: leave it out; without {key}=NAME Hydra takes its own.")
     if key not in options:
         return
+    if override.startswith("+") and key in chosen():
+        plain = override.lstrip("+")
+        raise UserError(f"{override}: the run has a {key} already: write {plain}, or for several {key}=[NAME,NAME].")
     if override.startswith("~") or value in (None, NONE):
         if key not in optional_groups():
             raise UserError(f"{override}: no run is without {key}=NAME: {near_matches('', options[key])}")
         return
     for name in value if isinstance(value, list) else [value]:
-        if isinstance(name, int | float) or not str(name) or str(name).startswith("_"):
+        if name is None or isinstance(name, int | float) or not str(name) or str(name).startswith("_"):
             raise UserError(f"{override} does not exist: {near_matches(str(name), options[key])}")
 
 

@@ -47,13 +47,16 @@ def experiments() -> dict[str, str]:
 
 
 @cache
+def chosen() -> dict[str, str | None]:
+    """Return what ``conf/train.yaml`` chooses of each group; None where it leaves the group out."""
+    defaults = yaml.safe_load((CONF_DIR / "train.yaml").read_text())["defaults"]
+    choices = [item for entry in defaults if isinstance(entry, dict) for item in entry.items()]
+    return {group: option for group, option in choices if not group.startswith("override ")}
+
+
 def optional_groups() -> frozenset[str]:
     """Return the groups that some run is without: those that ``conf/train.yaml`` has as null."""
-    defaults = yaml.safe_load((CONF_DIR / "train.yaml").read_text())["defaults"]
-    nulls = [
-        group for entry in defaults if isinstance(entry, dict) for group, option in entry.items() if option is None
-    ]
-    return frozenset(nulls) - {"experiment"}
+    return frozenset(group for group, option in chosen().items() if option is None) - {"experiment"}
 
 
 def targets(group: str) -> dict[str, tuple[str, bool]]:
