@@ -12,6 +12,7 @@ from launch.compose import compose_config, parse, values_of, without_hydra
 from launch.errors import UserError
 from launch.names import tell_swept
 from launch.options import groups
+from launch.sweep.search import check_direction
 
 
 def checked_sweep(arguments: list[str]) -> DictConfig:
@@ -42,6 +43,7 @@ def checked_sweep(arguments: list[str]) -> DictConfig:
     tell_swept([*(argument.partition("=")[0] for argument in arguments if len(values_of(argument)) != 1), *space])
     check_names(first)
     check_values(config)
+    check_direction(composed.hydra.sweeper, config.get("optimized_metric"))
     for position, values in enumerate(choices):
         others = [*first[:position], *first[position + 1 :]]
         for value in values[1:]:

@@ -6,7 +6,29 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from generative.metrics.catalogue import metric_of, split_name
 from launch.errors import UserError
+
+
+def check_direction(sweeper: DictConfig, metric: str | None) -> None:
+    """Check that a search goes to the better side of its metric.
+
+    Args:
+        sweeper: The config of the sweeper, of whatever kind.
+        metric: Name of a logged scalar, such as ``val/psnr/sample``, or None.
+
+    Raises:
+        UserError: It would look for the worst value.
+    """
+    direction = sweeper.get("direction")
+    direction = getattr(direction, "name", direction)
+    key, _ = split_name(str(metric).partition("/")[2])
+    wanted = {1: "maximize", -1: "minimize", 0: None}[metric_of(key).sign]
+    if metric and wanted and direction in {"maximize", "minimize"} - {wanted}:
+        raise UserError(
+            f"hydra.sweeper.direction={direction} looks for the worst optimized_metric={metric}: add "
+            f"hydra.sweeper.direction={wanted}."
+        )
 
 
 def continued(sweeper: DictConfig, sweep: Path) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from helpers import ROOT, TINY, finished, read_json, script
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from processes import Run
 
 from launch import threads
@@ -29,6 +29,7 @@ from launch.sweep import jobs as sweep
 from launch.sweep.arguments import checked_sweep
 from launch.sweep.parent import PARENT_VARIABLE
 from launch.sweep.report import report, status, sweep_reported
+from launch.sweep.search import check_direction
 
 COMMON = ["experiment=regression_dit", *TINY, "callbacks.calibration=null"]
 
@@ -318,6 +319,15 @@ def test_what_is_wrong_with_a_sweep_is_said_before_its_first_job() -> None:
             checked_sweep([good[0], *bad])
     with pytest.raises(UserError, match="say what to train"):
         checked_sweep(good[1:])
+
+
+def test_a_search_for_the_worst_value_is_refused() -> None:
+    for metric, wrong, right in (("val/mse/mean", "maximize", "minimize"), ("val/psnr/mean", "minimize", "maximize")):
+        with pytest.raises(UserError, match=f"worst optimized_metric={metric}: add hydra.sweeper.direction={right}"):
+            check_direction(OmegaConf.create({"direction": wrong}), metric)
+        check_direction(OmegaConf.create({"direction": right}), metric)
+    check_direction(OmegaConf.create({"direction": "maximize"}), "val/a_metric_of_mine/mean")
+    check_direction(OmegaConf.create({}), None)
 
 
 def test_a_sweep_is_run_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
