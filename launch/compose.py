@@ -137,6 +137,14 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
     group = key.partition(".")[0]
     if group in optional_groups() and config.get(group) is None:
         return f"{group} is null in this run: choose {group}={' or '.join(groups()[group])} before {key} is set."
+    value = next(parse(o)[1] for o in overrides if parse(o)[0] == key)
+    while isinstance(value, dict) and OmegaConf.is_dict(
+        node := OmegaConf.select(config, key)
+    ):  # the fault is inside it
+        name = next((name for name in value if name not in node or isinstance(value[name], dict)), None)
+        if name is None:
+            return message
+        key, value = f"{key}.{name}", value[name]
     parent_key, _, leaf = key.rpartition(".")
     parent = OmegaConf.select(config, parent_key) if parent_key else config
     while parent_key and not OmegaConf.is_dict(parent):

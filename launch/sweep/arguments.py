@@ -5,6 +5,7 @@ from __future__ import annotations
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from launch.checking import check_values
 from launch.command_line import check_names, require_experiment, taken
@@ -62,5 +63,8 @@ def _with_value(config: DictConfig, override: str, others: list[str]) -> DictCon
     if any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other, _ in map(parse, others)):
         return None  # the order of the two decides
     result = config.copy()
-    OmegaConf.update(result, key, parsed.value(), merge=True)
+    try:
+        OmegaConf.update(result, key, parsed.value(), merge=True)
+    except OmegaConfBaseException:  # composing says in our words what is wrong
+        return None
     return result

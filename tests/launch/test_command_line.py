@@ -85,6 +85,8 @@ REFUSED = [
     (["experiment=meanflow_dit", "data.root=/home/o'brien"], r"is put in quotes: .*o.*brien"),
     (["experiment=meanflow_dit", "trainer.max_steps=-1", "+trainer.max_epochs=1"], "trainer.max_steps=-1 must be"),
     (["experiment=meanflow_dit", "+trainer.max_epochs=1"], "trainer.max_epochs=1 must be"),
+    (["experiment=meanflow_dit", "module={objective:{weights:1}}"], r"module.objective.weights is no key .* weight\?"),
+    (["experiment=meanflow_dit", "+seed.x=1"], 'seed={"x": 1} must be a whole number'),
     (["experiment=meanflow_dit", "+seed=1"], r"^\+seed=1: seed is a key .* already: write seed=1, without the \+\.$"),
     (["experiment=meanflow_dit", "+module.mean_weight=0.5"], r"module.mean_weight is a key .* already: write module"),
     (["experiment=meanflow_dit", "+degradation=blur"], r"degradation is a group .*: write degradation=blur, without"),

@@ -312,6 +312,7 @@ def test_what_is_wrong_with_a_sweep_is_said_before_its_first_job() -> None:
             "hydra/launcher=kubernetes is not installed: pip install 'triptych\\[sweeps\\]'",
         ),
         (["seed=1,"], "is not of the form"),
+        (["callbacks.ema={decay:0.5},{decays:0.5}"], r"callbacks.ema.decays is no key .* did you mean decay\?"),
         (["trainer.max_steps=2,2.5"], "trainer.max_steps=2.5 must be a whole number"),
         (["network={dim:32,depth:1},{dim:x}", "network.depth=2"], "network.dim=x must be a whole number"),
     ):
