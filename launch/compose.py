@@ -23,7 +23,6 @@ from launch.names import job_folder
 from launch.options import (
     FOR_NEW_RUNS,
     NONE,
-    chosen,
     experiments,
     groups,
     leave_out,
@@ -88,9 +87,6 @@ def _check_choice(key: str, value: Any, override: str) -> None:
         raise UserError(f"{override}: leave it out; without {key}=NAME Hydra takes its own.")
     if key not in options:
         return
-    if override.startswith("+") and key in chosen():
-        plain = override.lstrip("+")
-        raise UserError(f"{override}: the run has a {key} already: write {plain}, or for several {key}=[NAME,NAME].")
     if override.startswith("~") or value in (None, NONE):
         if key not in optional_groups():
             raise UserError(f"{override}: no run is without {key}=NAME: {near_matches('', options[key])}")

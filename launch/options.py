@@ -47,16 +47,11 @@ def experiments() -> dict[str, str]:
 
 
 @cache
-def chosen() -> dict[str, str | None]:
-    """Return what ``conf/train.yaml`` chooses of each group; None where it leaves the group out."""
-    defaults = yaml.safe_load((CONF_DIR / "train.yaml").read_text())["defaults"]
-    choices = [item for entry in defaults if isinstance(entry, dict) for item in entry.items()]
-    return {group: option for group, option in choices if not group.startswith("override ")}
-
-
 def optional_groups() -> frozenset[str]:
     """Return the groups that some run is without: those that ``conf/train.yaml`` has as null."""
-    return frozenset(group for group, option in chosen().items() if option is None) - {"experiment"}
+    defaults = yaml.safe_load((CONF_DIR / "train.yaml").read_text())["defaults"]
+    choices = [item for entry in defaults if isinstance(entry, dict) for item in entry.items()]
+    return frozenset(group for group, option in choices if option is None) - {"experiment"}
 
 
 def targets(group: str) -> dict[str, tuple[str, bool]]:
@@ -112,7 +107,7 @@ def without_null(argument: str) -> str:
         Such as ``discriminator=none,patch``; all that sets no such group is as it was.
     """
     key, equals, value = argument.partition("=")
-    if key not in optional_groups():
+    if key.lstrip("+") not in optional_groups():
         return argument
     return key + equals + _NULL.sub(NONE, value)
 

@@ -75,7 +75,7 @@ REFUSED = [
     (["experiment=ddpm_scenes", "guidance=null", "guidance.scale=3"], "guidance.scale=3 .* the run has no guidance"),
     (["experiment=meanflow_dit", "guidance.scale=3"], "guidance is null in this run: choose guidance=classifier_free"),
     (["experiment=meanflow_dit", "+callbacks.sample.every=3"], "the run has no callbacks.sample"),
-    (["experiment=ddpm_scenes", "+guidance=null"], "the run has a guidance already: write guidance=null"),
+    (["experiment=ddpm_scenes", "+guidance=null"], "guidance is a group .*: write guidance=null"),
     (["experiment=meanflow_dit", "callbacks=[default,null]"], r"callbacks=\[default,null\] does not exist"),
     (["experiment=meanflow_dit", "hydra/launcher=null"], "hydra/launcher=null: leave it out"),
     (["experiment=meanflow_dit", "data=_base"], "data=_base does not exist"),
