@@ -296,6 +296,9 @@ def test_a_run_that_fills_holes_must_be_told_where(run: RunFolder) -> None:
         generate.read_degradation(config, generate.DEFAULTS)
     assert generate.read_degradation(config, generate.DEFAULTS | {"masks": "folder"}) is None
     assert generate.read_degradation(config, generate.DEFAULTS | {"degrade": "true"}) is not None
+    config.module._target_ = "lightning_modules.VQGAN"
+    with pytest.raises(UserError, match="fills no holes: leave out masks="):
+        generate.read_degradation(config, generate.DEFAULTS | {"masks": "folder"})
 
 
 BAD_ARGUMENTS = [

@@ -163,8 +163,11 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
     Raises:
         UserError: ``degrade`` and ``masks`` say nothing, too much, or what the run cannot do.
     """
+    answers = build.module_class(config).tasks & ANSWERING
+    if own["masks"] is not None and "inpaint" not in answers:
+        raise UserError("this run fills no holes: leave out masks=.")
     if not is_true(own, "degrade"):
-        if own["masks"] is None and build.module_class(config).tasks & ANSWERING == {"inpaint"}:
+        if own["masks"] is None and answers == {"inpaint"}:
             raise UserError(
                 "this run fills holes: say where they are with masks=FOLDER, or let the run's own degradation make them with "
                 "degrade=true."
@@ -188,6 +191,8 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
         UserError: A folder, file or setting cannot be used.
     """
     if own["labels"] is not None:
+        if "generate" in build.module_class(config).tasks:
+            raise UserError("labels= draws images, and input= restores those of a folder: give one of the two.")
         raise UserError("this run restores images and knows no labels: use input=FOLDER output=FOLDER.")
     if own["input"] is None:
         raise UserError("say where the images are and where the results go with input=FOLDER output=FOLDER.")

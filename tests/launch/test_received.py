@@ -280,7 +280,7 @@ def test_a_name_is_a_name(name: str) -> None:
 def test_names_of_evaluations_are_names(run: RunFolder) -> None:
     for name in ("..", "../../x", "/abs/x", ""):
         with pytest.raises(UserError, match=r"^name=.*choose a name"):
-            read_job([f"run={run.path}", f"name={name}"])
+            read_job([f"run={run.path}", f"name={name}"], "")
         with pytest.raises(UserError, match=r"^name=.*choose a name"):
             evaluate.main(["-m", f"run={run.path}", f"name={name}"])
         with pytest.raises(UserError, match=r"^name=.*choose a name"):
@@ -288,7 +288,7 @@ def test_names_of_evaluations_are_names(run: RunFolder) -> None:
 
 
 def test_an_evaluation_keeps_its_name_and_its_place(run: RunFolder, tmp_path: Path) -> None:
-    job = read_job([f"run={run.path}", "name=x"])
+    job = read_job([f"run={run.path}", "name=x"], "")
     job.check_folder()
     job.folder.mkdir(parents=True)
     job.metrics_path.write_text(json.dumps({"metrics": {}, "record": job.identity()}))
@@ -362,7 +362,7 @@ def test_a_damaged_record_stops_no_other_run(content: bytes, run: RunFolder, tmp
     with pytest.warns(UserWarning, match=r"other is passed over: .*run\.json is damaged"):
         assert trained_classifier("auto", str(tmp_path), "digits", 32) is None
     with pytest.raises(UserError, match=r"run\.json is damaged .*remove it to continue"):
-        read_job([f"run={other}"])
+        read_job([f"run={other}"], "")
 
 
 def test_a_folder_in_the_place_of_a_record(run: RunFolder) -> None:
