@@ -100,3 +100,13 @@ def test_scripts_that_the_pages_call_are_commands() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     scripts = set(re.findall(r"python (\w+)\.py", text))
     assert scripts == set(COMMANDS)
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    """All but those that a reader is to write."""
+    pages = [
+        page for page in PAGES if page.name not in ("extending.md", "CHANGELOG.md") and "results" not in page.parts
+    ]
+    named = {name for page in pages for name in re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|yaml))`", page.read_text())}
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert missing == {"conf/network/mine.yaml"}
