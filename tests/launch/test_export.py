@@ -64,7 +64,9 @@ EXPERIMENTS = sorted(experiments())
 def test_the_code_of_every_card_runs(
     name: str, runs: dict[str, RunFolder], restorer: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_tokens = ["data=digits", "++data.root=none"] if name.startswith("maskgit") else []  # as the tokenizer is
+    of_tokens = (
+        ["data=digits", "data.image_size=32", "++data.root=none"] if name.startswith("maskgit") else []
+    )  # as the tokenizer is
     overrides = [
         f"experiment={name}",
         *tiny(name),
