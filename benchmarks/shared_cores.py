@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from training_step import bare_step, prepared
 
-from callbacks.cores import usable_cores
+from files.cores import usable_cores
 from launch.record import hardware
 
 SMALL_DATA = ["data.num_train=64", "data.num_val=8", "data.num_test=8"]

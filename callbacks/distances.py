@@ -14,8 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.errors import SetupError
-from callbacks.measuring import MeasuringCallback
+from callbacks.measuring import MeasuringCallback, SetupError
 from datamodules.base import datamodule_of
 from datamodules.splits import Split
 from files.cache import cache_folder, cached

@@ -13,9 +13,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.errors import SetupError
 from callbacks.image_grid import keep_image, trained_steps
-from callbacks.measuring import MeasuringCallback, first_rows, log_metrics
+from callbacks.measuring import MeasuringCallback, SetupError, first_rows, log_metrics
 from datamodules.base import datamodule_of
 from files.grids import picture_grid
 from generative.checks import checked

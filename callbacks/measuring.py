@@ -12,6 +12,10 @@ from torch import Tensor
 from generative.types import Batch
 
 
+class SetupError(ValueError):
+    """What a callback needs is missing or does not fit; the message says in one sentence what, and the remedy."""
+
+
 @runtime_checkable
 class Measurement(Protocol):
     """A callback that measures in test, whatever its class: what it holds afterwards goes into ``metrics.json``.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.cores import CoreWatch
 from callbacks.image_grid import PeriodicGrid
+from files.cores import CoreWatch
 from generative.checks import checked
 from generative.ranges import Count
 

@@ -186,7 +186,7 @@ def check_network(module: LightningModule, run: RunFolder, state: dict[str, torc
     if differing := differing_names(module.state_dict(), state):
         raise UserError(
             f"{run.checkpoint} is a checkpoint of another network: {len(differing)} tensors differ, the first is "
-            f"{differing[0]}; use the run's own network= and data= settings."
+            f"{differing[0]}; use the run's own {differing[0].partition('.')[0]}= and data= settings."
         )
 
 

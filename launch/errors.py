@@ -19,8 +19,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.checkpoint import Interrupted, stop_signals
-from callbacks.errors import SetupError
 from callbacks.guards import NonFiniteLossError, SpikeError
+from callbacks.measuring import SetupError
 from callbacks.rank_agreement import RankDisagreementError
 from datamodules.damage import DamagedImageError
 from datamodules.shards.files import ShardError

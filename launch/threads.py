@@ -7,7 +7,7 @@ import os
 import torch
 from lightning import Trainer
 
-from callbacks.cores import usable_cores
+from files.cores import usable_cores
 from launch.run_folder import RunFolder, readable_record
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # torch reads both

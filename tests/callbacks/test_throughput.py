@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks import ImageGrid, StepsGrid, Throughput, cores, throughput
+from callbacks import ImageGrid, StepsGrid, Throughput, throughput
+from files import cores
 from generative.types import Batch
 
 
