@@ -29,7 +29,7 @@ types: .venv/installed-dev
 
 docs: .venv/installed-docs
 	$(BIN)/python docs/tools/config_page.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 constraints: .venv/installed-dev .venv/installed-docs
 	$(BIN)/python docs/tools/constraints.py
