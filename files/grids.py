@@ -74,8 +74,8 @@ def render_grid(
     row_heights = [cell_height + GAP + (NOTE_SIZE + GAP) * num_lines.get(caption, 0) for caption in rows]
     note_widths = [round(note_font.getlength(line)) for texts in lines.values() for text in texts for line in text]
     pitch = max([cell_width, *note_widths]) + GAP
-    size = (left + num_columns * pitch - GAP + MARGIN, header + sum(row_heights) - GAP + MARGIN)
-    grid = Image.new("RGB", size, BACKGROUND)
+    width = max(left + num_columns * pitch - GAP, MARGIN + round(caption_font.getlength(title))) + MARGIN
+    grid = Image.new("RGB", (width, header + sum(row_heights) - GAP + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(grid)
 
     if title:

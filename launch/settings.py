@@ -19,7 +19,7 @@ BEFORE = "settings before"  # of a run whose settings were changed when it was r
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")  # of another node, where its value is listed already
 # Where a run lies, what it reports to, and its draws: rows are means over the seeds.
 _LEFT_OUT = re.compile(
-    r"(paths|logger|hydra|resume|sweep|name|classifier)(\.|$)|(.*\.)?(seed|evaluation_seed|cache_dir|resident|_partial_)$"
+    r"(paths|logger|hydra|resume|sweep|name|classifier|debug|data_changed)(\.|$)|(.*\.)?(seed|evaluation_seed|cache_dir|resident|_partial_)$"
     r"|callbacks\.(?!ema)"
 )
 # What changes how a run proceeds, but not what it arrives at.
@@ -98,11 +98,13 @@ def differing(several: Iterable[Settings]) -> list[str]:
     """Find the keys in which settings differ.
 
     Returns:
-        Keys in the order of the settings, the incidental ones left out.
+        Keys in the order of the settings, the incidental ones left out; without a key is as with null.
     """
     several = list(several)
     keys = dict.fromkeys(key for settings in several for key in settings)
-    return [key for key in keys if len({s.get(key) for s in several}) > 1 and not _INCIDENTAL.match(key)]
+    return [
+        key for key in keys if len({s.get(key, short_value(None)) for s in several}) > 1 and not _INCIDENTAL.match(key)
+    ]
 
 
 def distinguishing(several: Sequence[Settings]) -> list[str]:

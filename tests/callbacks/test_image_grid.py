@@ -55,6 +55,9 @@ def test_notes_of_several_lines_and_of_any_width_fit() -> None:
     assert long.shape[1] > one.width
     assert (long[:, :3] == 255).all()
     assert (long[:, -3:] == 255).all()
+    titled = np.asarray(render_grid({"clean": images[:1]}, "a title that is wider than the one image below it"))
+    assert (titled[:, -3:] == 255).all()
+    assert titled.shape[1] > one.width
 
 
 def test_an_interrupted_write_leaves_the_previous_file(tmp_path, monkeypatch) -> None:
