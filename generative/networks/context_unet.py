@@ -4,7 +4,7 @@ A U-Net with batch norm whose bottleneck is pooled to 2x2 pixels; before each st
 embedding of the labels and an embedding of the time is added. Sizes and training (``experiment=ddpm_iclevr_context_unet``)
 are those with which a label accuracy of 0.806 (test) and 0.821 (new_test) was reported; the flags are its ablations.
 
-Shape legend: B batch, C channels, H/W height and width, T network times, L labels, K condition channels, W width.
+Shape legend: B batch, C channels, H/W height and width, T network times, L labels, K condition channels.
 """
 
 from __future__ import annotations
