@@ -17,7 +17,7 @@ FORMER = {  # values that conf/ once had, and what it has instead
     "generative.networks.perceptual.PerceptualLoss": "generative.judges.perceptual.PerceptualLoss",
     "generative.schedules.TimeLaw": "generative.schedules.TimeDistribution",
 }
-FORMER_KEYS = {
+FORMER_KEYS = {  # also below other keys: in a resolved config the module has its objective in itself
     "callbacks.decoding_grid": "callbacks.steps_grid",
     "callbacks.denoising_grid": "callbacks.steps_grid",
     "objective.time_law": "objective.time_distribution",
@@ -35,16 +35,16 @@ FORMER_OPTIONS = {  # options of groups
 }
 
 
-def renewed(node: Any, at: str = "") -> Any:
+def renewed(node: Any, below: object = "") -> Any:
     """Return a copy of a config in which what ``conf/`` once said is what it says now.
 
     Args:
         node: Plain containers.
-        at: Key of the node with a dot behind it; empty for the whole config.
+        below: Last part of the node's key; empty for the whole config.
     """
     if isinstance(node, dict):
-        now = {name: FORMER_KEYS.get(f"{at}{name}", "").rpartition(".")[2] or name for name in node}
-        return {now[name]: renewed(value, f"{at}{name}.") for name, value in node.items()}
+        now = {name: FORMER_KEYS.get(f"{below}.{name}", "").rpartition(".")[2] or name for name in node}
+        return {now[name]: renewed(value, name) for name, value in node.items()}
     if isinstance(node, list):
         return [renewed(value) for value in node]
     return FORMER.get(node, node) if isinstance(node, str) else node

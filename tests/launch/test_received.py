@@ -25,10 +25,19 @@ from launch.compare.evaluations import read_job
 from launch.compare.reading import read_runs
 from launch.compose import compose_config
 from launch.errors import UserError
-from launch.former import FORMER, FORMER_OPTIONS, renewed_override
+from launch.former import FORMER, FORMER_KEYS, FORMER_OPTIONS, renewed_override
 from launch.names import NAME_LENGTH, checked_name, file_name
 from launch.options import experiments, groups
-from launch.received import TARGET, TYPED_VARIABLE, checked_config, checked_overrides, note_typed, own, typed
+from launch.received import (
+    TARGET,
+    TYPED_VARIABLE,
+    checked_config,
+    checked_export,
+    checked_overrides,
+    note_typed,
+    own,
+    typed,
+)
 from launch.record_files import MAX_NODES, DamagedRecordError, read_json, read_metrics, read_yaml
 from launch.run_folder import RunFolder, newest_unfinished
 from launch.start import resumed_config
@@ -198,6 +207,16 @@ def test_what_conf_once_named_is_what_it_names_now() -> None:
     for former, now in FORMER.items():
         assert checked_config({"part": {TARGET: former}}, "config.yaml") == {"part": {TARGET: now}}
         assert now is None or now in own().arguments, former
+
+
+@pytest.mark.parametrize(("former", "now"), FORMER_KEYS.items())
+def test_what_a_key_was_once_called_is_read_wherever_it_stands(former: str, now: str) -> None:
+    group, _, key = former.partition(".")
+    renamed = {group: {now.partition(".")[2]: {"x": 1}}}
+    assert checked_config({group: {key: {"x": 1}}}, "config.yaml") == renamed
+    export = {"module": {group: {key: {"x": 1}}}}  # an export has no references: each object stands where it is used
+    assert checked_export(export, "config.yaml") == {"module": renamed}
+    assert renewed_override(f"{former}.x=2") == f"{now}.x=2"
 
 
 def test_a_run_of_the_first_release_is_read_and_goes_on(run: RunFolder) -> None:
