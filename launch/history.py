@@ -24,6 +24,7 @@ from files.held import FolderGoneError
 from files.whole import WriteError
 from launch.build import plain_config
 from launch.errors import UserError, one_line
+from launch.former import renewed
 from launch.output import as_typed
 from launch.record import history_of, now
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
@@ -199,7 +200,7 @@ class History(Callback):
         self.has_begun = False
         if checkpoint:
             self.step = int(checkpoint[1]["global_step"])
-            self.changes = changes_of(checkpoint[1].get("config", {}), config)
+            self.changes = changes_of(renewed(checkpoint[1].get("config", {})), config)
             check_changes(run, self.changes)
 
     def entries(self) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from launch.command_line import run_arguments, tell_choices
 from launch.compare.reading import read_runs
 from launch.compose import compose_config
 from launch.errors import UserError
-from launch.history import unfinished_reason
+from launch.history import History, changes_of, unfinished_reason
 from launch.record import images_seen
 from launch.run_folder import RunFolder, write_json
 from launch.settings import BEFORE
@@ -167,6 +167,16 @@ def test_a_refused_resume_says_why_and_leaves_no_trace(overrides: list[str], mes
     with pytest.raises(UserError, match=message):
         resume_here(run, *overrides, *more)
     assert content() == before
+
+
+def test_what_only_has_another_name_now_was_not_changed(run: RunFolder) -> None:
+    path, checkpoint = run.newest_checkpoint()
+    config = checkpoint["config"]
+    config["data"]["_target_"] = "datamodules.digits.DigitsDataModule"
+    for objective in (config["objective"], config["module"]["objective"]):
+        objective["time_law"] = objective.pop("time_distribution") | {"_target_": "generative.schedules.TimeLaw"}
+    history = History(run, run.config(), run.config(), run.overrides(), (path, checkpoint))
+    assert history.changes == changes_of(run.newest_checkpoint()[1]["config"], run.config())
 
 
 def test_a_checkpoint_alone_suffices(run: RunFolder, tmp_path: Path, probe: Probe) -> None:
