@@ -158,7 +158,7 @@ class Ancestral(DiffusionSampler):
             normal data).
     """
 
-    num_steps: int = 1000
+    num_steps: Count = 1000
     variance: Literal["small", "large"] = "small"
 
     def step(self, before: Level | None, now: Level, then: Level) -> Step:

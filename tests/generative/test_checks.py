@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from generative import degradations, networks, objectives, samplers, schedules
 from generative.checks import checked, hints_of, restricts
 from generative.ranges import Count, Positive, Share
 
@@ -75,3 +76,21 @@ def test_what_fits_is_built_as_ever() -> None:
 
 def test_annotations_of_the_base_count_where_arguments_are_handed_on() -> None:
     assert {name for name, hint in hints_of(Module).items() if restricts(hint)} == {"depths", "width"}
+
+
+def test_no_subclass_loses_the_range_of_what_it_overrides() -> None:
+    classes = [
+        value
+        for package in (degradations, networks, objectives, samplers, schedules)
+        for value in vars(package).values()
+        if isinstance(value, type)
+    ]
+    lost = [
+        f"{kind.__name__}.{name}"
+        for kind in classes
+        for base in kind.__mro__[1:-1]
+        for name, hint in hints_of(base).items()
+        if restricts(hint) and name in vars(kind).get("__annotations__", {}) and not restricts(hints_of(kind)[name])
+    ]
+    assert classes
+    assert not lost
