@@ -232,9 +232,13 @@ def check_ranks(config: DictConfig, trainer: Trainer) -> None:
     Raises:
         UserError: They do not, or it cannot.
     """
-    reason = module_class(config).not_shardable
-    if isinstance(trainer.strategy, FullyShardedStrategy) and reason:
-        raise UserError(f"trainer=fsdp cannot train {config.module._target_}: {reason}; use trainer=ddp.")
+    if isinstance(trainer.strategy, FullyShardedStrategy):
+        if reason := module_class(config).not_shardable:
+            raise UserError(f"trainer=fsdp cannot train {config.module._target_}: {reason}; use trainer=ddp.")
+        if reason := getattr(get_class(config.optimizer._target_), "not_shardable", None):
+            raise UserError(
+                f"trainer=fsdp cannot train with {config.optimizer._target_}: {reason}; use optimizer=adamw or trainer=ddp."
+            )
     size, ranks = config.data.global_batch_size, trainer.world_size
     if size % ranks:
         raise UserError(

@@ -130,12 +130,14 @@ def check_optimizer_state(module: TrainingModule, run: RunFolder, checkpoint: di
     Raises:
         UserError: It keeps other values for each weight.
     """
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = module.optimizer_factory([{"params": [weight]}])
-    weight.grad = torch.zeros(1)
+    weights = [nn.Parameter(torch.zeros(1, 1)) for _ in range(2)]  # a hidden matrix and another weight
+    optimizer = module.optimizer_factory([{"params": weights, "matrices": [1, 0]}])
+    for weight in weights:
+        weight.grad = torch.zeros(1, 1)
     optimizer.step()
-    own = set(optimizer.state[weight])
+    kinds = [set(optimizer.state[weight]) for weight in weights]
     for state in (each for saved in checkpoint["optimizer_states"] for each in saved["state"].values()):
+        own = min(kinds, key=lambda kind: len(kind ^ set(state)))
         if own != set(state):
             differing = ", ".join(sorted(own ^ set(state)))
             raise UserError(

@@ -56,7 +56,7 @@ class TrainingModule(LightningModule, ABC):
 
     Args:
         network: The trainable network; its parameters are what the EMA tracks.
-        optimizer: Makes the optimiser from the parameters in two groups, with and without weight decay.
+        optimizer: Makes the optimiser from the parameters in two groups, with and without weight decay (``decay_groups``).
         learning_rate_factor: Optimiser step -> factor of the learning rate.
         total_steps: Optimiser steps of the whole run.
         seed: The run's seed; every draw in training is a function of (seed, purpose, step, rank).
@@ -290,10 +290,10 @@ class TrainingModule(LightningModule, ABC):
             checkpoint: The checkpoint, changed in place.
         """
         parameters = self.trainable_parameters()
-        split_single_group(checkpoint, parameters, decay_groups(parameters, self.modules()))
+        split_single_group(checkpoint, parameters, decay_groups(parameters, self))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build optimiser and learning-rate schedule, stepped each optimiser step."""
-        optimizer = self.optimizer_factory(decay_groups(self.trainable_parameters(), self.modules()))
+        optimizer = self.optimizer_factory(decay_groups(self.trainable_parameters(), self))
         schedule = ComposedSchedule(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

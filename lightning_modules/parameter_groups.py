@@ -1,41 +1,37 @@
-"""Two groups of parameters: those that weight decay acts on, and the rest."""
+"""Two groups of parameters: those that weight decay acts on, and the rest; and which of them are hidden matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from generative.networks.matrices import WEIGHT_LAYERS, hidden_matrices
+
 ParameterGroups = list[dict[str, Any]]
-DECAYED_LAYERS = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 
 
-def decay_groups(parameters: Sequence[nn.Parameter], layers: Iterable[nn.Module]) -> ParameterGroups:
+def decay_groups(parameters: Sequence[nn.Parameter], module: nn.Module) -> ParameterGroups:
     """Split parameters by whether they decay: only weights of linear and convolution layers do.
 
     Norms, biases, embeddings and positions do not: without evidence they belong where they are, and not at zero.
 
     Args:
         parameters: The parameters that are trained.
-        layers: The modules that hold them.
+        module: What holds them.
 
     Returns:
-        The decayed group, for which the optimiser's own ``weight_decay`` holds, and the other one.
+        The decayed group, for which the optimiser's own ``weight_decay`` holds, and the other one; ``matrices`` of a group is
+        for each parameter the number of hidden matrices in it, 0 for one that is none (``generative.optimizers.Muon``).
     """
-    weights = {id(layer.weight) for layer in layers if isinstance(layer, DECAYED_LAYERS)}
-    return [
+    weights = {id(layer.weight) for layer in module.modules() if isinstance(layer, WEIGHT_LAYERS)}
+    hidden = hidden_matrices(module)
+    groups: ParameterGroups = [
         {"params": [p for p in parameters if id(p) in weights]},
         {"params": [p for p in parameters if id(p) not in weights], "weight_decay": 0.0},
     ]
+    return [{**group, "matrices": [hidden.get(id(p), 0) for p in group["params"]]} for group in groups]
 
 
 def split_single_group(checkpoint: dict[str, Any], parameters: Sequence[nn.Parameter], groups: ParameterGroups) -> None:

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generative.networks.labels import ObjectTokens
+from generative.networks.matrices import stacked
 
 AttentionKind = Literal["full", "linear", "cross"]
 DDPM_NORM_EPS = 1e-6  # that of TensorFlow's group norm; PyTorch's is 1e-5
@@ -29,7 +30,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, plain: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=plain)
+        self.qkv = stacked(nn.Linear(dim, 3 * dim, bias=plain), 3)
         self.q_norm = nn.Identity() if plain else nn.RMSNorm(dim // num_heads, eps=1e-6)
         self.k_norm = nn.Identity() if plain else nn.RMSNorm(dim // num_heads, eps=1e-6)
         self.out = nn.Linear(dim, dim)
@@ -46,7 +47,7 @@ class LinearAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = stacked(nn.Linear(dim, 3 * dim, bias=False), 3)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, objects: ObjectTokens | None = None) -> Tensor:
@@ -62,7 +63,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim, bias=False)
-        self.kv = nn.Linear(token_dim, 2 * dim, bias=False)
+        self.kv = stacked(nn.Linear(token_dim, 2 * dim, bias=False), 2)
         self.q_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
         self.k_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
         self.out = nn.Linear(dim, dim)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from generative.checks import checked
 from generative.networks.bottlenecks import Bottleneck
+from generative.networks.matrices import at_end
 from generative.randomness import Randomness
 from generative.ranges import Count, WholeNumber
 
@@ -137,7 +138,7 @@ class Autoencoder(nn.Module):
         self.in_channels = in_channels
         self.grid_size = image_size // patch_size
         self.num_tokens = self.grid_size**2
-        self.bottleneck = bottleneck
+        self.bottleneck = at_end(bottleneck)
         folded_channels = in_channels * fold**2
         self.fold = nn.PixelUnshuffle(fold)
         self.encoder = _encoder(folded_channels, channels, encoder_blocks, encoder_kernels, bottleneck.in_channels)
@@ -221,20 +222,20 @@ class Autoencoder(nn.Module):
 def _encoder(
     in_channels: int, channels: Sequence[int], blocks: Sequence[int], kernels: Sequence[int], out_channels: int
 ) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels[0], kernels[0], padding=kernels[0] // 2)]
+    layers: list[nn.Module] = [at_end(nn.Conv2d(in_channels, channels[0], kernels[0], padding=kernels[0] // 2))]
     for level, width in enumerate(channels):
         if level > 0:  # kernel and stride 2: halves the resolution and looks at no neighbour
             layers.append(nn.Conv2d(channels[level - 1], width, 2, stride=2))
         layers += [Block(width, kernels[level]) for _ in range(blocks[level])]
-    layers += [PixelNorm(channels[-1]), nn.SiLU(), nn.Conv2d(channels[-1], out_channels, 1)]
+    layers += [PixelNorm(channels[-1]), nn.SiLU(), at_end(nn.Conv2d(channels[-1], out_channels, 1))]
     return nn.Sequential(*layers)
 
 
 def _decoder(in_channels: int, channels: Sequence[int], blocks: Sequence[int], latent_dim: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(latent_dim, channels[-1], 3, padding=1)]
+    layers: list[nn.Module] = [at_end(nn.Conv2d(latent_dim, channels[-1], 3, padding=1))]
     for level in reversed(range(len(channels))):
         layers += [Block(channels[level], 3) for _ in range(blocks[level])]
         if level > 0:
             layers += [nn.Upsample(scale_factor=2.0), nn.Conv2d(channels[level], channels[level - 1], 3, padding=1)]
-    layers += [PixelNorm(channels[0]), nn.SiLU(), nn.Conv2d(channels[0], in_channels, 3, padding=1)]
+    layers += [PixelNorm(channels[0]), nn.SiLU(), at_end(nn.Conv2d(channels[0], in_channels, 3, padding=1))]
     return nn.Sequential(*layers)

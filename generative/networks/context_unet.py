@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from generative.checks import checked
 from generative.networks.contract import ImageNetwork
+from generative.networks.matrices import at_end
 from generative.ranges import Count, WholeNumber
 from generative.types import Condition
 
@@ -120,6 +121,7 @@ class ContextUNet(ImageNetwork):
         width = base_channels
         widths = [width, width, *[2 * width] * (1 + extra_levels)]
         self.stem = DoubleConv(in_channels + condition_channels, width)
+        at_end(self.stem.layers[0])
         self.downs = nn.ModuleList(
             nn.Sequential(nn.MaxPool2d(2), DoubleConv(widths[i], widths[i + 1])) for i in range(num_levels)
         )
@@ -142,14 +144,14 @@ class ContextUNet(ImageNetwork):
             nn.Conv2d(2 * width, width, 3, padding=1),
             nn.GroupNorm(NUM_GROUPS, width),
             nn.ReLU(),
-            nn.Conv2d(width, num_outputs * in_channels, 3, padding=1),
+            at_end(nn.Conv2d(width, num_outputs * in_channels, 3, padding=1)),
         )
         embedded = widths[:0:-1]  # of the features before each step up, then before each step down
         if add_at_every_level:
             embedded = [*embedded, *widths[:-1]]
         self.num_labels = math.prod(label_factors) if label_factors and label_embedding else 0
-        self.time_embedding = Embedding(num_times, embedded) if time_embedding else None
-        self.label_embedding = Embedding(self.num_labels, embedded) if self.num_labels else None
+        self.time_embedding = at_end(Embedding(num_times, embedded)) if time_embedding else None
+        self.label_embedding = at_end(Embedding(self.num_labels, embedded)) if self.num_labels else None
 
     def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
         """Run the network.

@@ -23,6 +23,7 @@ from generative.checks import checked
 from generative.networks.attention import Attention, make_attention
 from generative.networks.contract import ImageNetwork
 from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.networks.matrices import at_end, stacked
 from generative.ranges import Count, Positive, WholeNumber
 from generative.types import Condition
 
@@ -79,7 +80,7 @@ class SwiGLU(nn.Module):
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__()
         hidden = 8 * round(dim * ratio * 2 / 3 / 8)
-        self.gate_and_value = nn.Linear(dim, 2 * hidden)
+        self.gate_and_value = stacked(nn.Linear(dim, 2 * hidden), 2)
         self.out = nn.Linear(hidden, dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class DiTBlock(nn.Module):
         self.attention = Attention(dim, num_heads)
         self.mlp_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.mlp = SwiGLU(dim, mlp_ratio)
-        self.modulation = nn.Linear(dim, 6 * dim)
+        self.modulation = stacked(nn.Linear(dim, 6 * dim), 6)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         if cross_attention:
@@ -153,8 +154,8 @@ class Head(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth))
         self.norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(dim, 2 * dim)
-        self.projection = nn.Linear(dim, patch_dim)
+        self.modulation = at_end(nn.Linear(dim, 2 * dim))
+        self.projection = at_end(nn.Linear(dim, patch_dim))
         for layer in (self.modulation, self.projection):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -209,15 +210,15 @@ class DiT(ImageNetwork):
         self.num_times = num_times
         self.num_outputs = num_outputs
         self.dim = dim
-        self.patchify = nn.Linear((in_channels + condition_channels) * patch_size**2, dim)
-        self.time_embedding = TimeEmbedding(num_times, dim)
+        self.patchify = at_end(nn.Linear((in_channels + condition_channels) * patch_size**2, dim))
+        self.time_embedding = at_end(TimeEmbedding(num_times, dim))
         labelled = bool(label_factors)
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio, labelled) for _ in range(depth))
         self.heads = nn.ModuleList(
             Head(dim, head_depth, num_heads, mlp_ratio, in_channels * patch_size**2, labelled)
             for _ in range(num_outputs)
         )
-        self.labels = LabelTokens(label_factors, dim) if labelled else None
+        self.labels = at_end(LabelTokens(label_factors, dim)) if labelled else None
 
     def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
         """Run the network.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from generative.checks import checked
+from generative.networks.matrices import at_end
 from generative.ranges import Count, WholeNumber
 
 NUM_GROUPS = 8  # group norm: batch norm would tie the judgements of a batch's images to each other
@@ -30,7 +31,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         if channels % NUM_GROUPS:
             raise ValueError(f"discriminator.channels={channels} must be a multiple of {NUM_GROUPS}.")
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [at_end(nn.Conv2d(in_channels, channels, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
         width = channels
         for layer in range(1, num_layers + 1):
             wider = channels * min(2**layer, 8)
@@ -41,7 +42,7 @@ class PatchDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
             width = wider
-        layers.append(nn.Conv2d(width, 1, 4, padding=1))
+        layers.append(at_end(nn.Conv2d(width, 1, 4, padding=1)))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:

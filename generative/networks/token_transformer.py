@@ -25,6 +25,7 @@ from generative.checks import checked
 from generative.networks.attention import make_attention
 from generative.networks.dit import SwiGLU, sincos_positions
 from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.networks.matrices import at_end
 from generative.ranges import BelowOne, Count, Positive
 from generative.types import Condition
 
@@ -118,13 +119,13 @@ class TokenTransformer(nn.Module):
         self.embedding = nn.Embedding(num_codes + 1, dim)
         self.codebook: Tensor | None
         self.register_buffer("codebook", None if codebook_KE is None else _standardised(codebook_KE))
-        self.from_code = None if codebook_KE is None else nn.Linear(codebook_KE.shape[1], dim, bias=False)
+        self.from_code = None if codebook_KE is None else at_end(nn.Linear(codebook_KE.shape[1], dim, bias=False))
         self.positions = nn.Parameter(torch.empty(self.num_tokens, dim))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(TokenBlock(dim, num_heads, mlp_ratio, dropout, labelled) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.bias = nn.Parameter(torch.zeros(num_codes))
-        self.labels = LabelTokens(label_factors, dim) if labelled else None
+        self.labels = at_end(LabelTokens(label_factors, dim)) if labelled else None
         self._initialise()
 
     @property

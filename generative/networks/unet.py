@@ -20,6 +20,7 @@ from generative.checks import checked
 from generative.networks.attention import AttentionKind, SpatialAttention
 from generative.networks.contract import ImageNetwork
 from generative.networks.labels import LabelTokens
+from generative.networks.matrices import at_end
 from generative.networks.unet_blocks import (
     AdaptiveNorm,
     Downsampling,
@@ -120,9 +121,11 @@ class UNet(ImageNetwork):
 
         self.patch_size = patch_size
         self.num_outputs = num_outputs
-        self.time_embedding = SinusoidalTimeEmbedding(num_times, base_channels, embedding_dim, ddpm=not adaptive_norm)
-        self.labels = LabelTokens(label_factors, embedding_dim) if label_factors else None
-        self.stem = nn.Conv2d((in_channels + condition_channels) * patch_size**2, base_channels, 3, padding=1)
+        self.time_embedding = at_end(
+            SinusoidalTimeEmbedding(num_times, base_channels, embedding_dim, ddpm=not adaptive_norm)
+        )
+        self.labels = at_end(LabelTokens(label_factors, embedding_dim)) if label_factors else None
+        self.stem = at_end(nn.Conv2d((in_channels + condition_channels) * patch_size**2, base_channels, 3, padding=1))
 
         skips, width = [base_channels], base_channels
         self.encoder = nn.ModuleList()
@@ -144,12 +147,12 @@ class UNet(ImageNetwork):
             if level:
                 self.decoder.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
         # The scale of the output depends on the time: a last norm that knows it saves steps at the start of training.
-        self.head_norm = (
+        self.head_norm = at_end(
             AdaptiveNorm(width, embedding_dim, num_groups)
             if adaptive_norm
             else group_norm(width, num_groups, adaptive_norm)
         )
-        self.head = zeroed(nn.Conv2d(width, num_outputs * in_channels * patch_size**2, 3, padding=1))
+        self.head = at_end(zeroed(nn.Conv2d(width, num_outputs * in_channels * patch_size**2, 3, padding=1)))
         if not adaptive_norm:
             initialise_as_ddpm(self, self.head)
 

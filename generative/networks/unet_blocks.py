@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from generative.networks.attention import DDPM_NORM_EPS, Attention, SpatialAttention
 from generative.networks.labels import ObjectTokens
+from generative.networks.matrices import stacked
 
 TIME_SCALE = 1000.0  # the features of DDPM are those of a step in 0 .. 1000
 MAX_PERIOD = 10000.0  # of the sinusoidal features, in steps (arXiv 1706.03762)
@@ -72,7 +73,7 @@ class AdaptiveNorm(nn.Module):
     def __init__(self, channels: int, embedding_dim: int, num_groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(num_groups, channels)
-        self.embedding = nn.Linear(embedding_dim, 2 * channels)
+        self.embedding = stacked(nn.Linear(embedding_dim, 2 * channels), 2)
 
     def forward(self, x_BCHW: Tensor, embedding_BE: Tensor) -> Tensor:
         """Normalise.

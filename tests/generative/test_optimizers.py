@@ -1,0 +1,192 @@
+"""Muon against the closed form of its iteration, PyTorch's own Muon and AdamW; which weights it takes."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from helpers import tiny
+from torch import Tensor, nn
+
+from generative.networks import TokenTransformer
+from generative.networks.matrices import hidden_matrices
+from generative.optimizers import COEFFICIENTS, Muon, orthogonalised
+from launch.build import build_module
+from launch.compose import compose_config
+
+RATE, MATRIX_RATE, DECAY = 0.01, 0.02, 0.1
+
+
+def weights(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+def set_gradients(parameters: list[nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def copies(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    return [nn.Parameter(p.detach().clone()) for p in parameters]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 12), (12, 5)])
+@pytest.mark.parametrize("num_iterations", [1, 5])
+def test_iterations_act_on_the_singular_values_alone(shape: tuple[int, int], num_iterations: int) -> None:
+    """U S V^T becomes U p(S) V^T with the quintic p, applied so many times to S over its norm."""
+    matrices = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    u, s, vh = torch.linalg.svd(matrices, full_matrices=False)
+    s = s / s.norm(dim=-1, keepdim=True)
+    a, b, c = COEFFICIENTS
+    for _ in range(num_iterations):
+        s = a * s + b * s**3 + c * s**5
+    torch.testing.assert_close(orthogonalised(matrices, num_iterations), u @ (s[..., None] * vh))
+
+
+def test_steps_are_those_of_torch() -> None:
+    """Several steps with weight decay; PyTorch's iterates in bfloat16, of a precision of 2^-8."""
+    own = weights((16, 24), (32, 8))
+    other = copies(own)
+    start = [p.detach().clone() for p in own]
+    muon = Muon([{"params": own, "matrices": [1, 1]}], matrix_lr=MATRIX_RATE, weight_decay=DECAY)
+    torchs = torch.optim.Muon(other, lr=MATRIX_RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw")
+    for seed in range(4):
+        set_gradients(own, seed)
+        set_gradients(other, seed)
+        muon.step()
+        torchs.step()
+    for mine, theirs, before in zip(own, other, start, strict=True):
+        assert (mine - theirs).norm() < 0.02 * (mine - before).norm()
+
+
+def test_stacked_matrices_and_convolutions() -> None:
+    """A weight of three matrices moves as the three do alone, a convolution as the matrix of its rows."""
+    stacked, convolution = weights((12, 6), (6, 4, 3, 3))
+    parts = [nn.Parameter(part.clone()) for part in stacked.detach().chunk(3)]
+    flat = nn.Parameter(convolution.detach().flatten(1))
+    together = Muon([{"params": [stacked, convolution], "matrices": [3, 1]}])
+    alone = Muon([{"params": [*parts, flat], "matrices": [1, 1, 1, 1]}])
+    for seed in range(2):
+        set_gradients([stacked, convolution], seed)
+        assert stacked.grad is not None
+        assert convolution.grad is not None
+        for part, gradient in zip(parts, stacked.grad.chunk(3), strict=True):
+            part.grad = gradient.clone()
+        flat.grad = convolution.grad.flatten(1)
+        together.step()
+        alone.step()
+    torch.testing.assert_close(stacked.detach(), torch.cat([p.detach() for p in parts]))
+    torch.testing.assert_close(convolution.detach().flatten(1), flat.detach())
+
+
+def test_other_weights_move_as_with_adamw() -> None:
+    own = weights((4, 4), (4,), (3, 4))
+    other = copies(own[1:])
+    groups = [
+        {"params": [own[0], own[2]], "matrices": [1, 0], "weight_decay": DECAY},
+        {"params": [own[1]], "matrices": [0], "weight_decay": 0.0},
+    ]
+    muon = Muon(groups, lr=RATE, betas=(0.9, 0.95))
+    adamw = torch.optim.AdamW(
+        [{"params": [other[1]], "weight_decay": DECAY}, {"params": [other[0]], "weight_decay": 0.0}],
+        lr=RATE,
+        betas=(0.9, 0.95),
+    )
+    for seed in range(3):
+        set_gradients(own, seed)
+        for mine, theirs in zip(own[1:], other, strict=True):
+            assert mine.grad is not None
+            theirs.grad = mine.grad.clone()
+        muon.step()
+        adamw.step()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(own[1:], other, strict=True))
+
+
+def test_the_closure_sees_every_group_and_its_loss_is_returned() -> None:
+    parameters = weights((4, 4), (4,))
+    muon = Muon([{"params": parameters, "matrices": [1, 0]}])
+    seen: list[int] = []
+
+    def closure() -> Tensor:
+        seen.append(sum(len(group["params"]) for group in muon.param_groups))
+        muon.zero_grad()
+        loss = torch.cat([p.flatten() for p in parameters]).square().sum()
+        loss.backward()
+        return loss.detach()
+
+    losses = [float(muon.step(closure)) for _ in range(3)]
+    assert seen == [2, 2, 2]
+    assert all(later < earlier for earlier, later in pairwise(losses))
+
+
+def test_a_weight_without_gradient_stays() -> None:
+    parameters = weights((4, 4), (4, 4))
+    before = parameters[1].detach().clone()
+    parameters[0].grad = torch.ones(4, 4)
+    Muon([{"params": parameters, "matrices": [1, 1]}]).step()
+    assert torch.equal(parameters[1], before)
+
+
+def test_a_state_continues_exactly() -> None:
+    own = weights((4, 6), (4,))
+    muon = Muon([{"params": own, "matrices": [1, 0]}])
+    set_gradients(own, 0)
+    muon.step()
+    other = copies(own)
+    resumed = Muon([{"params": other, "matrices": [1, 0]}])
+    resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
+    for parameters, optimizer in ((own, muon), (other, resumed)):
+        set_gradients(parameters, 1)
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(own, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "by_adamw"),
+    [
+        ("meanflow_dit", ("patchify", "time_embedding", "modulation", "projection")),
+        ("ddpm_iclevr", ("stem", "head", "head_norm", "time_embedding", "labels")),
+        ("ddpm_iclevr_context_unet", ("stem.layers.0", "head", "time_embedding", "label_embedding")),
+        ("vqgan_scenes", ("encoder", "decoder", "bottleneck")),
+        ("label_classifier", ("conv1", "fc")),
+    ],
+)
+def test_ends_of_each_network_are_left_to_adamw(experiment: str, by_adamw: tuple[str, ...]) -> None:
+    check_ends(build_module(compose_config([f"experiment={experiment}", *tiny(experiment)])).network, by_adamw)
+
+
+def test_ends_of_the_token_transformer_are_left_to_adamw() -> None:
+    network = TokenTransformer(8, 4, dim=24, depth=1, label_factors=(2, 3), codebook_KE=torch.randn(8, 4))
+    check_ends(network, ("embedding", "positions", "from_code", "labels"))
+
+
+def check_ends(network: nn.Module, by_adamw: tuple[str, ...]) -> None:
+    """Some names of weights of two dimensions and more that AdamW takes: each is there, and no other."""
+    hidden = hidden_matrices(network)
+    names = {name: p for name, p in network.named_parameters() if p.ndim >= 2}
+    taken = {name for name, p in names.items() if id(p) in hidden}
+    left = names.keys() - taken
+    assert len(hidden) == len(taken) > len(left) / 2
+    assert all(any(end in name for end in by_adamw) for name in left), left
+    assert {end for end in by_adamw if any(end in name for name in left)} >= {
+        end for end in by_adamw if end in ("stem", "head", "patchify", "conv1", "fc")
+    }
+    for name in taken:
+        assert len(names[name]) % hidden[id(names[name])] == 0
+        stack = {"qkv": 3, "kv": 2, "gate_and_value": 2, "modulation": 6}.get(name.split(".")[-2], 1)
+        assert hidden[id(names[name])] == stack or "norm" in name, name
+
+
+def test_the_step_has_the_size_of_adamw() -> None:
+    """At most 0.2 times the rate, whatever the shape: singular values end in about [0.7, 1.2]."""
+    for shape in ((64, 64), (32, 128), (96, 16)):
+        (weight,) = weights(shape)
+        before = weight.detach().clone()
+        set_gradients([weight], 0)
+        Muon([{"params": [weight], "matrices": [1]}], matrix_lr=1.0).step()
+        rms = (weight.detach() - before).square().mean().sqrt()
+        assert 0.13 < rms < 0.25
