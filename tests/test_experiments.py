@@ -23,9 +23,10 @@ from launch.received import CONF_DIR
 from launch.run_folder import RunFolder
 from launch.trained_parts import trained_tokenizer
 
+JUDGED = {"label_classifier": "ddpm_scenes", "label_classifier_iclevr": "ddpm_iclevr"}  # a judge, and what it judges
 # What needs a run before it: test_cats_run_from_tokenizer_to_inpainting, tests/lightning_modules and tests/launch.
 IN_TURN = [f"{kind}_{data}" for kind in ("vqgan", "autoencoder", "maskgit") for data in ("scenes", "cats")]
-ALONE = [name for name in experiments() if name not in (*IN_TURN, "label_classifier")]
+ALONE = [name for name in experiments() if name not in (*IN_TURN, *JUDGED, *JUDGED.values())]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,7 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     for file, content in contents.items():
         (folder / file).write_text(json.dumps(content))
     return {
-        "ddpm_iclevr": [f"data.root={folder}"],
-        "ddpm_iclevr_context_unet": [f"data.root={folder}"],
+        **{name: [f"data.root={folder}"] for name in experiments() if "iclevr" in name},
         "ddpm_folder": [f"data.root={folder / 'images'}"],
         "ddpm_cifar10": ["data=scenes"],  # CIFAR-10 is read by torchvision, which knows the whole set alone
     }
@@ -69,6 +69,11 @@ def assert_run_folder(run: object) -> dict[str, float]:
 @pytest.mark.parametrize("name", ALONE)
 def test_an_experiment_runs_two_steps(name: str, tmp_path: Path, data_of: dict[str, list[str]]) -> None:
     run = train_here(tmp_path / "run", f"experiment={name}", f"paths.outputs={tmp_path}", *data_of.get(name, []))
+    assert_pictures_and_metrics(run)
+
+
+def assert_pictures_and_metrics(run: RunFolder) -> dict[str, float]:
+    """Check what a run leaves that makes images, and return its metrics."""
     metrics, config = assert_run_folder(run), run.config()
     outputs = read_json(run.path / "metrics.json")["record"]["sampling"]["num_network_calls"].keys()
     assert {path.name for path in (run.path / "images").iterdir()} >= {config.callbacks.image_grid.key, "test"}
@@ -82,6 +87,7 @@ def test_an_experiment_runs_two_steps(name: str, tmp_path: Path, data_of: dict[s
         assert {f"ssim/{output}" for output in outputs} <= metrics.keys()
     elif "steps_grid" in config.callbacks:
         assert {path.name for path in (run.path / "images").iterdir()} >= {"steps", "steps_test"}
+    return metrics
 
 
 def test_cats_run_from_tokenizer_to_inpainting(tmp_path: Path) -> None:
@@ -100,12 +106,15 @@ def test_cats_run_from_tokenizer_to_inpainting(tmp_path: Path) -> None:
     )
 
 
-def test_classifier_judges_a_diffusion_run(tmp_path: Path) -> None:
-    outputs = f"paths.outputs={tmp_path}"
-    classifier = train_here(tmp_path / "label_classifier" / "run", "experiment=label_classifier", outputs)
+@pytest.mark.parametrize(("judge", "name"), JUDGED.items())
+def test_classifier_judges_a_diffusion_run(
+    judge: str, name: str, tmp_path: Path, data_of: dict[str, list[str]]
+) -> None:
+    settings = [f"paths.outputs={tmp_path}", *data_of.get(name, [])]
+    classifier = train_here(tmp_path / judge / "run", f"experiment={judge}", *settings)
     assert 0 <= assert_run_folder(classifier)["label_accuracy/heldout"] <= 1
-    run = train_here(tmp_path / "ddpm_scenes" / "run", "experiment=ddpm_scenes", outputs)  # classifier=auto finds it
-    metrics = assert_run_folder(run)
+    run = train_here(tmp_path / name / "run", f"experiment={name}", *settings)  # classifier=auto finds it
+    metrics = assert_pictures_and_metrics(run)
     for name in ("label_accuracy", "label_accuracy_std", "label_accuracy_per_image"):
         assert {f"{name}/test", f"{name}/new_test"} <= metrics.keys()
     assert "label_accuracy/real" in metrics

@@ -36,6 +36,8 @@ OTHER_DATA = {
     "ddpm_cifar10": "scenes",
     "ddpm_iclevr": "scenes64",
     "ddpm_iclevr_context_unet": "scenes64",
+    "ddpm_iclevr_large": "scenes64",
+    "label_classifier_iclevr": "scenes64",
 }  # no download
 OPTIONS = {  # that no experiment uses, with one that can
     "meanflow_dit": [

@@ -163,7 +163,9 @@ def test_noise_output_at_zero_terminal_snr_is_refused() -> None:
         build_module(config)
 
 
-@pytest.mark.parametrize("experiment", ["ddpm_scenes", "ddpm_iclevr", "ddpm_folder", "ddpm_cifar10"])
+@pytest.mark.parametrize(
+    "experiment", ["ddpm_scenes", "ddpm_iclevr", "ddpm_iclevr_large", "ddpm_folder", "ddpm_cifar10"]
+)
 def test_experiments_train_where_sampling_starts(experiment: str) -> None:
     config = compose_config([f"experiment={experiment}"])
     schedule, objective = instantiate(config.schedule), instantiate(config.objective)

@@ -35,7 +35,7 @@ def step(module: GenerativeModule, optimizers: dict[str, Any], seed: int | None 
 
 
 @pytest.mark.parametrize(
-    "experiment", ["meanflow_dit", "ddpm_scenes", "ddpm_iclevr", "ddpm_iclevr_context_unet", "vqgan_scenes"]
+    "experiment", ["meanflow_dit", "ddpm_scenes", "ddpm_iclevr_large", "ddpm_iclevr_context_unet", "vqgan_scenes"]
 )
 def test_only_weights_of_layers_decay(experiment: str) -> None:
     """Without gradients AdamW multiplies what decays by 1 - rate * decay and leaves the rest (arXiv 1711.05101)."""
