@@ -41,8 +41,8 @@ OTHER_DATA = {
 }  # no download
 OPTIONS = {  # that no experiment uses, with one that can
     "meanflow_dit": [
-        "objective=alpha_flow", "objective=mean_flow", "objective=flow_matching", "sampler=euler", "sampler=heun",
-        "degradation=blur", "degradation=jpeg", "degradation=super_resolution",
+        "objective=alpha_flow", "objective=mean_flow", "objective=flow_matching", "objective=lsd", "objective=psd",
+        "sampler=euler", "sampler=heun", "degradation=blur", "degradation=jpeg", "degradation=super_resolution",
     ],
     "ddpm_scenes": ["sampler=ancestral", "sampler=ddim", "schedule=linear"],
     "vqgan_scenes": ["bottleneck=fsq", "bottleneck=simvq", "bottleneck=kl"],

@@ -6,6 +6,7 @@ from generative.objectives.diffusion import DiffusionObjective
 from generative.objectives.flow_matching import FlowMatching
 from generative.objectives.masked_tokens import GammaRatio, MaskedTokenObjective, UniformRatio
 from generative.objectives.mean_flow import ImprovedMeanFlow, MeanFlow
+from generative.objectives.self_distillation import LagrangianSelfDistillation, ProgressiveSelfDistillation
 from generative.objectives.weighting import AdaptiveWeight
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "FlowMatching",
     "GammaRatio",
     "ImprovedMeanFlow",
+    "LagrangianSelfDistillation",
     "MaskedTokenObjective",
     "MeanFlow",
+    "ProgressiveSelfDistillation",
     "UniformRatio",
 ]

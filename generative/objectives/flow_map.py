@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from generative.flow_map import FlowMap, per_image
+from generative.flow_map import MIN_TIME, FlowMap, per_image
 from generative.objectives.weighting import AdaptiveWeight, squared_error
 from generative.randomness import Randomness
 from generative.ranges import NonNegative
@@ -33,6 +33,7 @@ class FlowSlice:
         conditional_velocity: (M, C, H, W) e - x.
         condition: Condition of the rows.
         progress: Share of the training done, in [0, 1).
+        randomness: Source of further draws, one row each.
     """
 
     z: Tensor
@@ -43,6 +44,7 @@ class FlowSlice:
     conditional_velocity: Tensor
     condition: Condition
     progress: float
+    randomness: Randomness
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,16 @@ class FlowMapObjective(ABC):
 
     Attributes:
         time_distribution: Distribution of the pairs (r, t).
-        weight: Adaptive weight of each row's error. The velocity at r = t = 1 is the mean: there it never biases.
+        weight: Adaptive weight of each row's error.
+        time_power: Each row's loss counts max(t, 0.05) to this power. With image output the gradient on a row's image grows
+            as 1/t, so that 0 leaves most of the step to the smallest times and little to t = 1, where the mean is learnt.
         velocity_only_share: Share of the training, from its start, with r = t everywhere: the velocity is learnt before
             the flow map leans on it.
     """
 
     time_distribution: TimeDistribution = field(default_factory=TimeDistribution)
     weight: AdaptiveWeight = field(default_factory=AdaptiveWeight)
+    time_power: NonNegative = 0.0
     velocity_only_share: NonNegative = 0.0
 
     @abstractmethod
@@ -117,20 +122,22 @@ class FlowMapObjective(ABC):
         conditional_velocity = source_BCHW - image_BCHW
         u, v = flow_map.velocities(z, pairs.r_B, pairs.t_B, condition)
         velocity_error = squared_error(v, conditional_velocity)
-        velocity_factors = self.weight.factors(velocity_error, pairs.t_B, expectation_B=pairs.r_B == 1)
+        velocity_factors = self.weight.factors(velocity_error, pairs.t_B, pairs.r_B == 1, progress)
+        balance = pairs.t_B.clamp(min=MIN_TIME) ** self.time_power
         m = pairs.num_distinct
         average_error = squared_error(u[m:], conditional_velocity[m:])
-        average_loss = (average_error * self.weight.factors(average_error, pairs.t_B[m:])).sum()
+        average_loss = (average_error * self.weight.factors(average_error, pairs.t_B[m:]) * balance[m:]).sum()
         pixels = image_BCHW[0].numel()
         logs = {"velocity_error": velocity_error.mean() / pixels}
         if m:
+            leading = torch.arange(m, device=z.device)
             rows = FlowSlice(
                 z[:m], pairs.r_B[:m], pairs.t_B[:m], u[:m], v[:m].detach(), conditional_velocity[:m],
-                condition.select(torch.arange(m, device=z.device)), progress,
+                condition.select(leading), progress, randomness.select(leading),
             )  # fmt: skip
             error = squared_error(*self.consistency(flow_map, rows))
             logs["consistency_error"] = error.mean() / pixels
             factors = self.consistency_factors(error, rows.t, velocity_factors[:m], progress)
-            average_loss = average_loss + (error * factors).sum()
-        loss = average_loss / len(t) + (velocity_error * velocity_factors).mean()
+            average_loss = average_loss + (error * factors * balance[:m]).sum()
+        loss = average_loss / len(t) + (velocity_error * velocity_factors * balance).mean()
         return LossOutput(loss, {name: value.detach() for name, value in logs.items()})

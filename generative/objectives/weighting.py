@@ -18,6 +18,7 @@ from generative.checks import checked
 from generative.ranges import NonNegative, Positive
 
 NUM_NEIGHBOURS = 8  # rows of the batch whose times are nearest
+ANNEALING = 0.5, 0.9  # shares of the training
 
 
 def squared_error(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
@@ -67,25 +68,40 @@ class AdaptiveWeight:
         magnitude: ``"time"``: the mean error of the other rows of the batch at about the same time, which leaves the
             minimiser, the expectation, as it is. ``"own"``: the row's own error, as published: the minimiser moves
             towards the likelier answer.
+        terminal: Rows with r = t = 1, whose velocity is to be the mean. ``"unbiased"``: squared error over the mean error of
+            the other such rows, so that the minimiser is the expectation; ``"annealed"``: as other rows in the first half of
+            the training, and from there to ``"unbiased"`` at 90 %; ``"alike"``: as other rows.
     """
 
     power: NonNegative = 1.0
     offset: Positive = 1e-2
     magnitude: Literal["time", "own"] = "own"
+    terminal: Literal["unbiased", "annealed", "alike"] = "unbiased"
 
-    def factors(self, error_B: Tensor, time_B: Tensor, expectation_B: Tensor | None = None) -> Tensor:
+    def factors(
+        self, error_B: Tensor, time_B: Tensor, terminal_B: Tensor | None = None, progress: float = 1.0
+    ) -> Tensor:
         """Return the factors of a batch's errors.
 
         Args:
             error_B: (B,) summed squared errors.
             time_B: (B,) times of the rows.
-            expectation_B: (B,) True for rows whose minimiser must be the expectation, whatever ``magnitude`` is.
+            terminal_B: (B,) True for the rows that ``terminal`` is about; None for no row.
+            progress: Share of the training done, in [0, 1].
 
         Returns:
             (B,) factors without gradient.
         """
-        magnitude = neighbours_error(error_B, time_B)
-        if self.magnitude == "own":
-            own = error_B.detach()
-            magnitude = own if expectation_B is None else torch.where(expectation_B, magnitude, own)
-        return (magnitude + self.offset).pow(-self.power)
+        error_B = error_B.detach()
+        neighbours = neighbours_error(error_B, time_B)
+        factors = ((error_B if self.magnitude == "own" else neighbours) + self.offset).pow(-self.power)
+        if terminal_B is None or self.terminal == "alike":
+            return factors
+        others = terminal_B.sum() - 1
+        means = (error_B.where(terminal_B, 0).sum() - error_B) / others.clamp(min=1)
+        unbiased = (torch.where(others > 0, means, neighbours) + self.offset).pow(-self.power)
+        if self.terminal == "annealed":
+            begin, end = ANNEALING
+            share = min(1.0, max(0.0, (progress - begin) / (end - begin)))
+            unbiased = factors.pow(1 - share) * unbiased.pow(share)
+        return torch.where(terminal_B, unbiased, factors)

@@ -10,7 +10,7 @@ from torch import nn
 from generative.flow_map import FlowMap
 from generative.networks import DiT
 from generative.networks.dit import Attention, sincos_positions
-from generative.objectives.mean_flow import total_derivative
+from generative.objectives.derivative import total_derivative
 from generative.types import Condition
 
 

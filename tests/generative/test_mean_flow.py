@@ -3,105 +3,48 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from flow_maps import ExactGaussianFlow, LinearFlow, LinearVelocity, Perceptron, inputs, network, randomness
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
-from generative.flow_map import FlowMap, per_image
-from generative.networks import DiT
-from generative.objectives import AdaptiveWeight, AlphaFlow, FlowMatching, ImprovedMeanFlow, MeanFlow
+from generative.flow_map import MIN_TIME, FlowMap, per_image
+from generative.objectives import (
+    AdaptiveWeight,
+    AlphaFlow,
+    FlowMatching,
+    ImprovedMeanFlow,
+    LagrangianSelfDistillation,
+    MeanFlow,
+    ProgressiveSelfDistillation,
+)
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
-from generative.objectives.mean_flow import total_derivative
-from generative.objectives.weighting import NUM_NEIGHBOURS, neighbours_error, squared_error
+from generative.objectives.weighting import squared_error
 from generative.randomness import StepRandomness, generator_for
 from generative.samplers import Euler, FlowMapSampler, Heun
 from generative.schedules import TimeDistribution
 from generative.types import Condition
 from launch.compose import compose_config, register_resolvers
 
-OBJECTIVES = [MeanFlow, ImprovedMeanFlow, AlphaFlow, FlowMatching]
-
-
-def randomness(size: int = 8, seed: int = 0) -> StepRandomness:
-    return StepRandomness(generator_for(seed, "test"), size)
-
-
-def network(dtype: torch.dtype = torch.float32) -> DiT:
-    torch.manual_seed(0)
-    net = DiT(
-        image_size=8, in_channels=1, condition_channels=2, num_times=2, num_outputs=2, dim=32, depth=2, num_heads=2
-    )
-    for parameter in net.parameters():  # zero-initialised gates would hide most of the network
-        nn.init.normal_(parameter, std=0.2)
-    return net.to(dtype)
-
-
-def inputs(size: int = 6, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor, Condition]:
-    g = torch.Generator().manual_seed(1)
-    z, v = torch.randn(2, size, 1, 8, 8, generator=g, dtype=dtype)
-    t = 0.3 + 0.6 * torch.rand(size, generator=g, dtype=dtype)
-    r = t * torch.rand(size, generator=g, dtype=dtype)
-    return z, v, r, t, Condition(torch.randn(size, 2, 8, 8, generator=g, dtype=dtype))
-
-
-@pytest.mark.parametrize("output", ["image", "velocity"])
-def test_derivative_equals_a_central_difference(output: str) -> None:
-    flow_map = FlowMap(network(), output)
-    z, v, r, t, condition = inputs()
-    exact = total_derivative(flow_map, z, r, t, v, condition)
-    double = FlowMap(network(torch.float64), output)
-    z, v, r, t = (x.double() for x in (z, v, r, t))
-    condition = Condition(condition.image.double())
-    h = 1e-5
-    with torch.no_grad():
-        ahead = double.velocities(z + h * v, r, t + h, condition)[0]
-        behind = double.velocities(z - h * v, r, t - h, condition)[0]
-    numeric = (ahead - behind) / (2 * h)
-    assert not exact.requires_grad
-    torch.testing.assert_close(exact.double(), numeric, rtol=2e-3, atol=2e-3 * numeric.abs().max().item())
-
-
-def test_derivative_of_a_slice_equals_that_of_the_whole() -> None:
-    flow_map = FlowMap(network())
-    z, v, r, t, condition = inputs()
-    whole = total_derivative(flow_map, z, r, t, v, condition)
-    rows = torch.tensor([1, 4])
-    part = total_derivative(flow_map, z[rows], r[rows], t[rows], v[rows], condition.select(rows))
-    torch.testing.assert_close(part, whole[rows], rtol=1e-4, atol=1e-4)
-
-
-def test_derivative_is_float32_under_autocast() -> None:
-    flow_map = FlowMap(network())
-    z, v, r, t, condition = inputs()
-    plain = total_derivative(flow_map, z, r, t, v, condition)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = total_derivative(flow_map, z, r, t, v, condition)
-    assert mixed.dtype == torch.float32
-    torch.testing.assert_close(mixed, plain)
-
-
-def test_objective_with_separate_derivative_has_the_gradient_of_the_joint_one() -> None:
-    """One ordinary forward plus a tangent without gradient equals torch.func.jvp kept in the graph, target detached."""
-    net, (z, v, r, t, condition) = network(), inputs()
-    flow_map = FlowMap(net)
-    rows_velocity = v
-
-    def gradient(compound: Tensor) -> list[Tensor]:
-        loss = (compound - rows_velocity).square().sum()
-        return torch.autograd.grad(loss, net.parameters(), allow_unused=True)
-
-    u, _ = flow_map.velocities(z, r, t, condition)
-    separate = gradient(u + per_image(t - r) * total_derivative(flow_map, z, r, t, v, condition))
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        u, dudt = torch.func.jvp(
-            lambda z, t: flow_map.velocities(z, r, t, condition)[0], (z, t), (v, torch.ones_like(t))
-        )
-    joint = gradient(u + per_image(t - r) * dudt.detach())
-    for a, b in zip(separate, joint, strict=True):
-        if a is not None:
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item() + 1e-6)
+OBJECTIVES = [
+    MeanFlow,
+    ImprovedMeanFlow,
+    AlphaFlow,
+    LagrangianSelfDistillation,
+    ProgressiveSelfDistillation,
+    FlowMatching,
+]
+OWN_TARGETS = [  # these hold u against the network's own velocity or flow map
+    ImprovedMeanFlow(target="predicted"),
+    ImprovedMeanFlow(target="predicted", derivative="difference"),
+    LagrangianSelfDistillation(),
+    LagrangianSelfDistillation(derivative="difference"),
+    ProgressiveSelfDistillation(),
+    ProgressiveSelfDistillation(middle="half"),
+]
 
 
 @pytest.mark.parametrize("objective_type", OBJECTIVES)
@@ -117,31 +60,12 @@ def test_every_objective_is_flow_matching_where_r_equals_t(objective_type: type[
     torch.testing.assert_close(*losses)
 
 
-class LinearFlow(nn.Module):
-    """The exact flow map of a data set with one image x: u = v = (z - x) / t for all r."""
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__()
-        self.image = nn.Parameter(image)
-
-    def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        return (self.image.expand_as(z), self.image.expand_as(z))
-
-
 @pytest.mark.parametrize("sampler", [FlowMapSampler(1), FlowMapSampler(3), Euler(1), Euler(4), Heun(3)])
 def test_samplers_are_exact_on_a_linear_flow(sampler: Euler) -> None:
     image = torch.rand(1, 1, 8, 8) * 2 - 1
     source = torch.randn(5, 1, 8, 8)
     result = sampler(FlowMap(LinearFlow(image)), source, Condition())
     torch.testing.assert_close(result, image.expand_as(source), rtol=1e-4, atol=1e-4)
-
-
-class LinearVelocity(LinearFlow):
-    """The same flow with velocity output, exact down to t = 0."""
-
-    def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        velocity = (z - self.image) / per_image(times[:, 0])
-        return velocity, velocity
 
 
 @pytest.mark.parametrize("objective_type", OBJECTIVES)
@@ -154,34 +78,6 @@ def test_the_exact_flow_map_is_a_fixed_point(objective_type: type[FlowMapObjecti
     output.loss.backward()
     assert output.loss < 1e-4
     assert net.image.grad.abs().max() < 1e-3
-
-
-class ExactGaussianFlow(nn.Module):
-    """Velocity and flow map of data ~ N(0, s^2) from noise ~ N(0, 1), independent pixels: both linear in z."""
-
-    def __init__(self, data_std: float) -> None:
-        super().__init__()
-        self.data_std = data_std
-
-    def std(self, t: Tensor) -> Tensor:
-        return ((1 - t) ** 2 * self.data_std**2 + t**2).sqrt()
-
-    def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        t, r = per_image(times[:, 0]), per_image(times[:, 0] - times[:, 1])
-        velocity = z * (t - (1 - t) * self.data_std**2) / self.std(t) ** 2
-        gap = (t - r).clamp(min=1e-6)
-        average = (z - z * self.std(r) / self.std(t)) / gap
-        return torch.where(t - r > 1e-6, average, velocity), velocity
-
-
-def test_meanflow_identity_holds_on_a_gaussian_flow() -> None:
-    """u + (t - r) du/dt = v on the closed-form flow map of a Gaussian."""
-    flow_map = FlowMap(ExactGaussianFlow(0.5), "velocity")
-    z, _, r, t, _ = inputs(dtype=torch.float32)
-    r = r.clamp(max=t - 0.05)
-    u, v = flow_map.velocities(z, r, t, Condition())
-    dudt = total_derivative(flow_map, z, r, t, v, Condition())
-    torch.testing.assert_close(u + per_image(t - r) * dudt, v, rtol=1e-3, atol=1e-4)
 
 
 def test_one_step_and_many_steps_agree_on_a_gaussian_flow() -> None:
@@ -211,80 +107,6 @@ def test_predicted_target_agrees_with_the_conditional_one_in_expectation() -> No
         logs = objective(FlowMap(flow, "velocity"), image, source, Condition(), randomness(512)).logs
         errors[target] = logs["consistency_error"].item()
     assert errors["predicted"] < 1e-3 < errors["conditional"]
-
-
-def test_published_weight_closed_form() -> None:
-    error, time = torch.tensor([0.5, 4.0]), torch.tensor([0.3, 1.0])
-    own = AdaptiveWeight(power=1.0, offset=0.1, magnitude="own")
-    torch.testing.assert_close(own.factors(error, time), torch.tensor([1 / 0.6, 1 / 4.1]))
-    kept = own.factors(error, time, expectation_B=torch.tensor([False, True]))
-    torch.testing.assert_close(kept, torch.tensor([1 / 0.6, 1 / 0.6]))  # by the error of the only other row
-    for magnitude in ("own", "time"):
-        plain = AdaptiveWeight(power=0.0, magnitude=magnitude)
-        torch.testing.assert_close(plain.factors(error, time), torch.ones(2))
-    with pytest.raises(ValueError, match=r"objective\.weight\.magnitude=batch"):
-        AdaptiveWeight(magnitude="batch")
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 9, 40])
-def test_neighbours_are_the_other_rows_nearest_in_time(size: int) -> None:
-    g = torch.Generator().manual_seed(size)
-    time, error = torch.rand(size, generator=g), 10 * torch.rand(size, generator=g)
-    time[size // 2 :] = 1.0  # as the rows that teach the mean
-    found = neighbours_error(error, time)
-    order = sorted(range(size), key=lambda row: (time[row].item(), row))
-    for place, row in enumerate(order):
-        first = max(0, min(place - NUM_NEIGHBOURS // 2, size - 1 - NUM_NEIGHBOURS))
-        others = [other for other in order[first : first + NUM_NEIGHBOURS + 1] if other != row]
-        expected = sum(error[other].item() for other in others) / len(others) if others else 1.0
-        assert found[row].item() == pytest.approx(expected, rel=1e-5)
-        changed = error.clone()
-        changed[row] += 5
-        assert neighbours_error(changed, time)[row] == found[row]
-
-
-@pytest.mark.parametrize(
-    ("weight", "likelier"),
-    [
-        (AdaptiveWeight(0.0), (0.62, 0.68)),
-        (AdaptiveWeight(0.5, magnitude="time"), (0.62, 0.68)),
-        (AdaptiveWeight(1.0, magnitude="time"), (0.62, 0.68)),
-        (AdaptiveWeight(0.5, magnitude="own"), (0.95, 1.0)),  # the geometric median
-        (AdaptiveWeight(1.0, magnitude="own"), (0.99, 1.0)),  # nearly a mode
-    ],
-)
-def test_the_minimiser_is_the_mean_unless_a_row_weights_itself(
-    weight: AdaptiveWeight, likelier: tuple[float, float]
-) -> None:
-    """A free estimate of one of two images with probabilities 0.65 and 0.35; the mean is 0.65 of the way."""
-    g = torch.Generator().manual_seed(0)
-    estimate = nn.Parameter(torch.full((100,), 0.5))
-    optimizer = torch.optim.Adam([estimate], lr=0.02)
-    for step in range(400):
-        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 400)
-        target = (torch.rand(64, 1, generator=g) < 0.65).float().expand(-1, 100)
-        error = (estimate - target).square().sum(1)
-        loss = (error * weight.factors(error, torch.ones(64))).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert likelier[0] < estimate.mean().item() < likelier[1]
-
-
-class Perceptron(nn.Module):
-    """A two-headed flow map of points in the plane."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        width = 96
-        self.trunk = nn.Sequential(
-            nn.Linear(4, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
-        )
-        self.heads = nn.Linear(width, 4)
-
-    def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        u, v = self.heads(self.trunk(torch.cat([z.flatten(1), times], dim=1))).chunk(2, dim=1)
-        return u.view_as(z), v.view_as(z)
 
 
 @pytest.mark.slow
@@ -318,6 +140,82 @@ def test_the_default_learns_the_mean_and_both_modes_of_a_mixture() -> None:
         assert share.item() == pytest.approx(0.65, abs=0.05)
 
 
+@pytest.mark.parametrize("objective", OWN_TARGETS, ids=range(len(OWN_TARGETS)))
+def test_a_network_that_is_a_flow_map_agrees_with_itself(objective: FlowMapObjective) -> None:
+    """The closed form of a Gaussian: no error row by row; half of it bent at r < t alone, there is one."""
+
+    class Bent(ExactGaussianFlow):
+        def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+            u, v = super().forward(z, times, condition)
+            return u * (1 + 0.3 * per_image(times[:, 1])), v
+
+    g = torch.Generator().manual_seed(3)
+    image, source = 0.5 * torch.randn(256, 1, 8, 8, generator=g), torch.randn(256, 1, 8, 8, generator=g)
+    errors = [
+        objective(FlowMap(flow, "velocity"), image, source, Condition(), randomness(256)).logs["consistency_error"]
+        for flow in (ExactGaussianFlow(0.5), Bent(0.5))
+    ]
+    assert errors[0] < 1e-4
+    assert errors[1] > 20 * errors[0]
+    assert errors[1] > 1e-4
+
+
+class KnownVelocity(Perceptron):
+    """The exact velocity of data N(0, s^2), and an average velocity to be learnt."""
+
+    def __init__(self, data_std: float) -> None:
+        super().__init__()
+        self.flow = ExactGaussianFlow(data_std)
+
+    def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        return super().forward(z, times, condition)[0], self.flow(z, times, condition)[1]
+
+
+@pytest.mark.parametrize(
+    ("objective", "steps"),
+    [
+        (ImprovedMeanFlow(target="predicted", derivative="difference"), 200),
+        (LagrangianSelfDistillation(derivative="difference"), 400),
+        (ProgressiveSelfDistillation(middle="half"), 200),
+        (ProgressiveSelfDistillation(middle="uniform"), 200),
+    ],
+    ids=["eulerian", "lagrangian", "progressive-half", "progressive-uniform"],
+)
+def test_one_step_of_a_learnt_flow_map_is_that_of_the_closed_form(objective: FlowMapObjective, steps: int) -> None:
+    """The flow of data N(0, s^2) takes noise e to s e; at first one step of the network leaves it where it is."""
+    torch.manual_seed(0)
+    net, size, data_std = KnownVelocity(0.3), 128, 0.3
+    flow_map, optimizer = FlowMap(net, "velocity"), torch.optim.Adam(net.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    objective = replace(objective, weight=AdaptiveWeight(power=0.0), time_distribution=TimeDistribution(zero_share=0.3))
+    for step in range(steps):
+        g = generator_for(0, "data", step)
+        image, source = torch.randn(2, size, 2, 1, 1, generator=g)
+        loss = objective(flow_map, data_std * image, source, Condition(), StepRandomness(g, size), step / steps).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    source = torch.randn(2_000, 2, 1, 1, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        sample = FlowMapSampler(1)(flow_map, source, Condition())
+    assert (sample - data_std * source).square().mean().sqrt() < 0.1
+
+
+def test_rows_count_their_time_to_the_power() -> None:
+    """Plain squared errors of a network that answers zero, by hand."""
+    net = LinearFlow(torch.zeros(1, 1, 8, 8))
+    image, source = torch.rand(8, 1, 8, 8) - 0.5, torch.randn(8, 1, 8, 8)
+    weight, distribution = AdaptiveWeight(power=0.0), TimeDistribution(distinct_share=0.0, terminal_share=0.25)
+    t = distribution(randomness()).t_B
+    z = (1 - per_image(t)) * image + per_image(t) * source
+    error = squared_error(z / per_image(t.clamp(min=MIN_TIME)), source - image)
+    for power in (0.0, 1.0, 2.0):
+        objective = FlowMatching(distribution, weight, power)
+        expected = 2 * (error * t.clamp(min=MIN_TIME) ** power).mean()
+        torch.testing.assert_close(objective(FlowMap(net), image, source, Condition(), randomness()).loss, expected)
+
+
 def _consistency_gradient(objective: AlphaFlow, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradient of the weighted consistency loss, prediction and target, at a given relative step."""
     net, (z, v, r, t, condition) = network(), inputs()
@@ -325,7 +223,7 @@ def _consistency_gradient(objective: AlphaFlow, alpha: float) -> tuple[Tensor, T
     progress = objective.midpoint + math.log(1 / alpha - 1) / objective.sharpness
     assert objective.alpha(progress) == pytest.approx(alpha)
     u, instantaneous = flow_map.velocities(z, r, t, condition)
-    rows = FlowSlice(z, r, t, u, instantaneous.detach(), v, condition, progress)
+    rows = FlowSlice(z, r, t, u, instantaneous.detach(), v, condition, progress, randomness(len(t)))
     prediction, target = objective.consistency(flow_map, rows)
     error = squared_error(prediction, target)
     loss = (error * objective.consistency_factors(error, t, torch.ones_like(t), progress)).mean()

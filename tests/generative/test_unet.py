@@ -18,7 +18,7 @@ from generative.flow_map import FlowMap
 from generative.networks import UNet
 from generative.networks.attention import LinearAttention
 from generative.networks.unet_blocks import ResidualBlock, SinusoidalTimeEmbedding, Stage
-from generative.objectives.mean_flow import total_derivative
+from generative.objectives.derivative import total_derivative
 from generative.types import Condition
 
 SMALL: dict[str, Any] = {

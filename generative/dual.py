@@ -1,0 +1,156 @@
+"""Forward-mode differentiation: every tensor carries its tangent along, and one pass gives values and derivative.
+
+``torch.func.jvp`` does the same, but takes normalisation, gates and attention apart into many small operations: for a
+transformer it costs more than four forward passes. Here the functions that networks spend their time in have rules of their
+own, and all others are differentiated by ``torch.func.jvp`` one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+Pair = tuple[Tensor, Tensor]  # values and tangent
+
+
+class Dual(Tensor):
+    """A tensor with its tangent; what is computed from it carries one too.
+
+    Attributes:
+        tangent: Plain tensor of the same shape: the derivative of the values along one direction.
+    """
+
+    tangent: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, tangent: Tensor) -> Dual:
+        """Join values and tangent.
+
+        Args:
+            values: Floating-point tensor.
+            tangent: Tensor that broadcasts to the shape of the values.
+        """
+        dual = values.as_subclass(cls)
+        dual.tangent = tangent.expand_as(values)
+        return dual
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute values and tangents of a function of duals.
+
+        Raises:
+            NotImplementedError: The function works in place; other references to the values would keep old tangents.
+        """
+        kwargs, name = kwargs or {}, func.__name__
+        with torch._C.DisableTorchFunctionSubclass():
+            if name in NOT_TENSORS:
+                return func(*args, **kwargs)
+            if name == "__get__" and not isinstance(attribute := func(*args), Tensor):
+                return attribute
+            if name in RULES and (pair := RULES[name](*args, **kwargs)) is not None:
+                return cls.of(*pair)
+            if name in LINEAR:
+                values, tangents = func(*args, **kwargs), func(*tree_map(tangent_of, args), **kwargs)
+            elif name.startswith("__i") or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace"):
+                raise NotImplementedError(
+                    f"The exact derivative does not follow the in-place operation {name} in the network: "
+                    "set objective.derivative=difference."
+                )
+            else:
+                values, tangents = _differentiated(func, args, kwargs)
+            return tree_map(lambda v, t: cls.of(v, t) if _is_floating(v) else v, values, tangents)
+
+
+def tangent_of(value: Any) -> Any:
+    """Return the tangent of a tensor, which is zero for a plain one; what is no tensor as it is."""
+    if isinstance(value, Dual):
+        return value.tangent
+    return torch.zeros_like(value) if _is_floating(value) else value
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _differentiated(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    leaves, tree = tree_flatten((args, kwargs))
+    duals = {place: leaf for place, leaf in enumerate(leaves) if isinstance(leaf, Dual)}
+
+    def of_duals(*values: Tensor) -> Any:
+        given = dict(zip(duals, values, strict=True))
+        inner_args, inner_kwargs = tree_unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)], tree)
+        return func(*inner_args, **inner_kwargs)
+
+    values = tuple(dual.as_subclass(Tensor) for dual in duals.values())
+    result: tuple[Any, Any] = torch.func.jvp(of_duals, values, tuple(dual.tangent for dual in duals.values()))  # type: ignore[assignment]
+    return result
+
+
+# A rule has the signature of its function and returns None where it does not know its arguments.
+
+
+def _add(a: Any, b: Any, **kwargs: Any) -> Pair | None:
+    tangents = [x.tangent for x in (a, b) if isinstance(x, Dual)]
+    return None if kwargs else (a + b, sum(tangents[1:], tangents[0]))
+
+
+def _mul(a: Any, b: Any) -> Pair:
+    if isinstance(a, Dual) and isinstance(b, Dual):
+        return a * b, torch.addcmul(a * b.tangent, a.tangent, b)
+    return a * b, a.tangent * b if isinstance(a, Dual) else a * b.tangent
+
+
+def _linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Pair | None:
+    return None if isinstance(weight, Dual) else (F.linear(x, weight, bias), F.linear(x.tangent, weight))
+
+
+def _silu(x: Any, inplace: bool = False) -> Pair | None:
+    gate = x.sigmoid()
+    values = x * gate
+    return None if inplace else (values, x.tangent * torch.addcmul(gate, values, 1 - gate))
+
+
+def _rms_norm(x: Any, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Pair | None:
+    if len(shape) != 1 or isinstance(weight, Dual):
+        return None
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    values = x * inverse
+    along = (values * x.tangent).mean(-1, keepdim=True)
+    tangent = torch.addcmul(x.tangent, values, along, value=-1) * inverse
+    return (values, tangent) if weight is None else (values * weight, tangent * weight)
+
+
+def _attention(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Pair | None:
+    if args or kwargs or not all(isinstance(x, Dual) for x in (q, k, v)):
+        return None
+    scale = 1 / math.sqrt(q.shape[-1])
+    q, q_tangent = q * scale, q.tangent * scale
+    weights = (q @ k.mT).softmax(-1)
+    tangent = torch.cat([q_tangent, q], -1) @ torch.cat([k, k.tangent], -1).mT
+    tangent = weights * (tangent - (weights * tangent).sum(-1, keepdim=True))
+    return weights @ v, tangent @ v + weights @ v.tangent
+
+
+NOT_TENSORS = frozenset({"__len__", "dim", "size", "stride", "numel", "is_floating_point", "is_contiguous"})
+LINEAR = frozenset(  # in all their tensors together; the other arguments are shapes and places
+    {"__get__", "__getitem__", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as"}
+    | {"permute", "transpose", "movedim", "contiguous", "chunk", "split", "unbind", "cat", "stack", "neg", "float"}
+    | {"sum", "mean"}
+)
+RULES: dict[str, Callable[..., Pair | None]] = {
+    "add": _add,
+    "mul": _mul,
+    "linear": _linear,
+    "silu": _silu,
+    "rms_norm": _rms_norm,
+    "scaled_dot_product_attention": _attention,
+}
