@@ -31,7 +31,7 @@ EXPERIMENTS = {  # of which a preset is built; by the start of the preset's name
     "token_transformer": "maskgit_cats",
     "autoencoder_tiny": "vqgan_scenes",
     "autoencoder": "vqgan_cats",
-    "resnet18": "label_classifier",
+    "resnet": "label_classifier",
 }
 TOKENIZER_OF = {"maskgit_scenes": "vqgan_scenes", "maskgit_cats": "vqgan_cats"}
 RANKS = (2, 8, 64)
@@ -43,7 +43,7 @@ LINKS = {  # bytes per second in each direction
 }
 FLOAT = 4  # bytes: weights, gradients and moments are float32, also under bf16-mixed
 COPIES = 5  # weights, gradients, two moments of AdamW, EMA
-UNSHARDED = ("autoencoder", "resnet18")  # refused by trainer=fsdp
+UNSHARDED = ("autoencoder", "resnet")  # refused by trainer=fsdp
 
 
 @dataclass(frozen=True)

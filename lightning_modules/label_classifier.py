@@ -33,7 +33,7 @@ class LabelClassifierModule(TrainingModule):
     network: LabelClassifier
     tasks: ClassVar[frozenset[Task]] = frozenset({"judge"})
     card: ClassVar[Card] = Card(
-        "Label classifier: a ResNet18 with one sigmoid output for each label",
+        "Label classifier: a ResNet with one sigmoid output for each label",
         "Judging images that were drawn of labels.",
         "It knows its training set's labels only; its probabilities on images of other kinds mean nothing.",
     )

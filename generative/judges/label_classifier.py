@@ -1,26 +1,29 @@
-"""Label classifier: a ResNet-18 (He et al. 2016, arXiv 1512.03385) with a sigmoid per label.
+"""Label classifier: a ResNet (He et al. 2016, arXiv 1512.03385) with a sigmoid per label.
 
 Parameter names below ``resnet`` are those of torchvision's ``resnet18`` with ``fc.0`` as the last layer, the layout in
-which evaluators of i-CLEVR are published.
+which evaluators of i-CLEVR are published; with fewer blocks some are missing.
 
 Shape suffixes: B batch, C channels, H height, W width, L labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from generative.checks import checked
 from generative.networks.matrices import at_end
 from generative.ranges import Count
 from generative.weights import NotLoadedError, checkpoint_fault, network_weights, read_checkpoint
 
-FEATURE_SIZE = 512  # width of resnet18 before its last layer
+FEATURE_SIZE = 512  # width of a resnet18 before its last layer
+RESNET18 = (2, 2, 2, 2)  # its blocks in each stage
 DEFAULT_INPUT_SIZE = 64  # the published evaluator's
 CHECKPOINT_PREFIX = "resnet."  # of the weights in a LabelClassifier
 
@@ -33,14 +36,28 @@ class LabelClassifier(nn.Module):
         num_labels: Number of labels L.
         input_size: Side in pixels that images are resized to (bilinear, antialiased) where they have another.
         in_channels: Channels C of the images; the published layout has 3.
+        blocks: Residual blocks of the four stages; those of a resnet18 in the published layout.
+
+    Raises:
+        ValueError: There are not four stages.
     """
 
-    def __init__(self, num_labels: Count = 24, input_size: Count = DEFAULT_INPUT_SIZE, in_channels: Count = 3) -> None:
+    def __init__(
+        self,
+        num_labels: Count = 24,
+        input_size: Count = DEFAULT_INPUT_SIZE,
+        in_channels: Count = 3,
+        blocks: Sequence[Count] = RESNET18,
+    ) -> None:
         super().__init__()
         self.num_labels = num_labels
         self.input_size = input_size
         self.in_channels = in_channels
-        self.resnet = resnet18(weights=None)
+        if len(blocks) != len(RESNET18):
+            raise ValueError(
+                f"network.blocks={list(blocks)} must be four numbers, one for each stage, such as {list(RESNET18)}."
+            )
+        self.resnet = ResNet(BasicBlock, list(blocks))
         if in_channels != 3:
             self.resnet.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         at_end(self.resnet.conv1)
@@ -59,6 +76,7 @@ class LabelClassifier(nn.Module):
         x = image_BCHW
         if x.shape[-2:] != size:
             x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+        x = x.contiguous(memory_format=torch.channels_last)  # convolutions and norms of a CPU are faster so
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
         x = net.layer4(net.layer3(net.layer2(net.layer1(x))))
         return net.avgpool(x).flatten(1)
@@ -109,8 +127,8 @@ def load_label_classifier(path: str | Path) -> LabelClassifier:
             ``fc.0.weight``, ``fc.0.bias``.
 
     Returns:
-        The classifier in evaluation mode, without gradients in its weights. Labels and channels are those of the weights,
-        the input size that of the checkpoint's config; 64 in the public layout.
+        The classifier in evaluation mode, without gradients in its weights. Labels, channels and blocks are those of the
+        weights, the input size that of the checkpoint's config; 64 in the public layout.
 
     Raises:
         ValueError: If the file is missing or is neither of the two.
@@ -121,10 +139,12 @@ def load_label_classifier(path: str | Path) -> LabelClassifier:
     if state is None:
         raise ValueError(_not_a_classifier(path, "it has no resnet18 weights with fc.0"))
     input_size = _input_size(checkpoint, path)
-    classifier = LabelClassifier(len(state["fc.0.weight"]), input_size, state["conv1.weight"].shape[1])
     try:
+        classifier = LabelClassifier(
+            len(state["fc.0.weight"]), input_size, state["conv1.weight"].shape[1], _blocks(state)
+        )
         classifier.resnet.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(_not_a_classifier(path, "its weights are not those of a resnet18")) from error
     return classifier.eval().requires_grad_(False)
 
@@ -162,6 +182,12 @@ def _weights(checkpoint: Any) -> dict[str, Tensor] | None:
         return None
     dimensions = {name: getattr(state.get(name), "ndim", None) for name in ("conv1.weight", "fc.0.weight")}
     return state if dimensions == {"conv1.weight": 4, "fc.0.weight": 2} else None
+
+
+def _blocks(state: dict[str, Tensor]) -> list[int]:
+    """Count the residual blocks of each stage."""
+    stages = range(1, 1 + len(RESNET18))
+    return [sum(f"layer{stage}.{i}.conv1.weight" in state for i in range(len(state))) for stage in stages]
 
 
 def _input_size(checkpoint: dict[str, Any], path: Path) -> int:

@@ -14,7 +14,7 @@ from generative.judges.label_classifier import LabelClassifier, load_label_class
 from generative.weights import weights_hash
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def published() -> nn.Module:
     """A network built as the published evaluator is, with statistics that are not the initial ones."""
     torch.manual_seed(0)
@@ -37,6 +37,19 @@ def test_the_public_layout_loads_and_answers_alike(published: nn.Module, tmp_pat
     with torch.no_grad():
         torch.testing.assert_close(classifier(images()), published(images()))
     assert torch.equal(classifier.logits(images()).sigmoid(), classifier(images()))
+
+
+def test_fewer_blocks_are_those_of_a_resnet18_left_out(published: nn.Module) -> None:
+    classifier = LabelClassifier(blocks=[1, 1, 1, 1]).eval()
+    fewer = {name: p for name, p in published.state_dict().items() if name.split(".")[1] != "1" or "layer" not in name}
+    classifier.resnet.load_state_dict(fewer)  # has neither more nor other names
+    for stage in (published.layer1, published.layer2, published.layer3, published.layer4):
+        stage[1].bn2.weight.data.zero_()  # a block without a branch passes on what it gets, which is not negative
+        stage[1].bn2.bias.data.zero_()
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(images()), published(images()))
+    with pytest.raises(ValueError, match=r"network\.blocks=\[1, 1\] must be four numbers"):
+        LabelClassifier(blocks=[1, 1])
 
 
 def test_features_are_what_the_last_layer_sees(published: nn.Module, tmp_path: Path) -> None:
@@ -71,7 +84,7 @@ def test_images_of_another_size_and_of_one_channel() -> None:
 
 
 def test_a_triptych_checkpoint_loads_with_its_averaged_weights(tmp_path: Path) -> None:
-    network = LabelClassifier(num_labels=5, input_size=48, in_channels=1)
+    network = LabelClassifier(num_labels=5, input_size=48, in_channels=1, blocks=[1, 2, 1, 1])
     average = {name: torch.full_like(p, 0.25) for name, p in network.named_parameters()}
     checkpoint = {
         "global_step": 7,
@@ -82,6 +95,7 @@ def test_a_triptych_checkpoint_loads_with_its_averaged_weights(tmp_path: Path) -
     torch.save(checkpoint, tmp_path / "last.ckpt")
     loaded = load_label_classifier(tmp_path / "last.ckpt")
     assert (loaded.num_labels, loaded.input_size, loaded.in_channels) == (5, 48, 1)
+    assert [len(stage) for stage in (loaded.resnet.layer1, loaded.resnet.layer2, loaded.resnet.layer3)] == [1, 2, 1]
     assert all((p == 0.25).all() for p in loaded.parameters())
     assert (loaded.resnet.bn1.running_var == 1).all()
     checkpoint["callbacks"] = {}  # trained without averages
