@@ -24,7 +24,7 @@ _LEFT_OUT = re.compile(
 )
 # What changes how a run proceeds, but not what it arrives at.
 _INCIDENTAL = re.compile(
-    r"trainer\.(?!max_steps|precision|gradient_clip_val|accumulate_grad_batches)|data\.(eval_batch_size|root|.*_json)$"
+    r"trainer\.(?!max_steps|precision|gradient_clip_val|accumulate_grad_batches)|data\.(eval_batch_size|root|.*_json)$|(module\.)?compile$"
 )
 
 

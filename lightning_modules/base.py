@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.types import Batch, LossOutput
+from lightning_modules.compiled import CompiledTraining
 from lightning_modules.composed import ComposedSchedule
 from lightning_modules.contract import Card, OnDemand, Part, Task
 from lightning_modules.parameter_groups import ParameterGroups, decay_groups, split_single_group
@@ -61,6 +62,7 @@ class TrainingModule(LightningModule, ABC):
         total_steps: Optimiser steps of the whole run.
         seed: The run's seed; every draw in training is a function of (seed, purpose, step, rank).
         evaluation_seed: Seed of the draws in validation, test and grids; the same for all runs that are compared.
+        compile: Whether the network's training forward is compiled; the first step then takes the better part of a minute.
 
     Attributes:
         tasks: What the module does.
@@ -68,6 +70,8 @@ class TrainingModule(LightningModule, ABC):
         part_keys: Arguments that name the file of a frozen network that it needs (``parts``).
         training_only: Arguments that an exported module does without, and what they are there.
         not_shardable: Why the paradigm cannot train with ``trainer=fsdp``, or None where it can.
+        not_compilable: Why the paradigm cannot train with ``compile=true``, or None where it can.
+        trained_method: The method of the network that the loss calls, and which is compiled.
         trained_steps: Optimiser steps behind weights that were loaded from a checkpoint.
         draw_seed: Seed of the last training step's draws, for those who check that ranks draw differently.
     """
@@ -75,8 +79,10 @@ class TrainingModule(LightningModule, ABC):
     tasks: ClassVar[frozenset[Task]]
     card: ClassVar[Card]
     part_keys: ClassVar[tuple[str, ...]] = ()
-    training_only: ClassVar[Mapping[str, Any]] = {}
+    training_only: ClassVar[Mapping[str, Any]] = {"compile": False}
     not_shardable: ClassVar[str | None] = None
+    not_compilable: ClassVar[str | None] = None
+    trained_method: ClassVar[str] = "forward"
 
     def __init__(
         self,
@@ -86,6 +92,7 @@ class TrainingModule(LightningModule, ABC):
         total_steps: int,
         seed: int = 0,
         evaluation_seed: int = 0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -96,6 +103,8 @@ class TrainingModule(LightningModule, ABC):
         self.evaluation_seed = evaluation_seed
         self.trained_steps = 0
         self.draw_seed = 0
+        self.compile_training = compile
+        self._compiled: CompiledTraining | None = None  # made by the first step: nothing else needs it
         self._batch_weights: list[Tensor] = []  # of the batches accumulated so far
         self._drops_out = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
 
@@ -193,7 +202,7 @@ class TrainingModule(LightningModule, ABC):
             torch.manual_seed(generator_for(self.seed, "dropout", batch.step, self.global_rank).initial_seed())
         generator = generator_for(self.seed, "objective", batch.step, self.global_rank, self.device)
         self.draw_seed = generator.initial_seed()
-        output = self.loss(batch, StepRandomness(generator, len(batch.image)))
+        output = self._training_loss(batch, StepRandomness(generator, len(batch.image)))
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.global_step + 1) % interval == 0:  # the steps at which the trainer writes
             rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
@@ -207,6 +216,19 @@ class TrainingModule(LightningModule, ABC):
             return output.loss
         self._batch_weights.append(output.weight)
         return output.loss * (output.weight / self._batch_weights[0])
+
+    def _training_loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
+        """Take the loss, through the compiled network where that is asked for, and tell once what compiling took."""
+        if not self.compile_training:
+            return self.loss(batch, randomness)
+        if self._compiled is None:
+            self._compiled = CompiledTraining(self.network, self.trained_method)
+        begins = self._compiled.seconds is None
+        with self._compiled.used():
+            output = self.loss(batch, randomness)
+        if begins and self._compiled.seconds is not None:
+            self.print(f"compile=true: the network was compiled in {self._compiled.seconds:.0f} s")
+        return output
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make the gradient that of the mean over all terms of the accumulated batches, before clipping.

@@ -50,7 +50,11 @@ class DDPM(GenerativeModule):
         "Drawing images like those of its training set, of the labels where it was trained with labels.",
         "It knows its training set's subjects and labels only; what is drawn may miss or add objects, see the label accuracy.",
     )
-    training_only: ClassVar[Mapping[str, Any]] = {"classifier": None, "classifier_guidance": 0.0}
+    training_only: ClassVar[Mapping[str, Any]] = {
+        **GenerativeModule.training_only,
+        "classifier": None,
+        "classifier_guidance": 0.0,
+    }
 
     def __init__(
         self,

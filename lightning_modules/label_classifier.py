@@ -37,6 +37,7 @@ class LabelClassifierModule(TrainingModule):
         "Judging images that were drawn of labels.",
         "It knows its training set's labels only; its probabilities on images of other kinds mean nothing.",
     )
+    trained_method: ClassVar[str] = "logits"
     not_shardable: ClassVar[str | None] = "its loss calls a part of the network alone, and the network is small"
 
     def __init__(self, network: LabelClassifier, max_shift: WholeNumber = 0, **kwargs: Any) -> None:

@@ -66,7 +66,10 @@ class MaskGIT(GenerativeModule):
         "tables). Noise and blur are not repaired.",
     )
     part_keys: ClassVar[tuple[str, ...]] = ("tokenizer",)
-    training_only: ClassVar[Mapping[str, Any]] = {"cache_dir": None}
+    training_only: ClassVar[Mapping[str, Any]] = {
+        **GenerativeModule.training_only,
+        "cache_dir": None,
+    }
 
     def __init__(
         self,

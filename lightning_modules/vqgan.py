@@ -40,9 +40,17 @@ class VQGAN(GenerativeModule):
         "Making tokens of images for a network of tokens, and images of tokens.",
         "It is lossy, and knows images like those of its training set only.",
     )
-    training_only: ClassVar[Mapping[str, Any]] = {"discriminator": None, "perceptual": None}
+    training_only: ClassVar[Mapping[str, Any]] = {
+        **GenerativeModule.training_only,
+        "discriminator": None,
+        "perceptual": None,
+    }
     not_shardable: ClassVar[str | None] = (
         "its adaptive weight needs the gradient of a whole layer, and its discriminator is trained along with the network"
+    )
+
+    not_compilable: ClassVar[str | None] = (
+        "its adaptive weight takes the gradient of one layer, for which compiled code runs the whole backward pass"
     )
 
     def __init__(

@@ -56,6 +56,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         resumed,
     )
     build.check_ranks(config, trainer)
+    build.check_compile(config, trainer)
     tell_choices(config)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     build.check_training(module)

@@ -1,0 +1,120 @@
+"""The compiled training forward: the same numbers, and used for nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, train_here
+from torch._inductor import config as inductor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from generative.networks import DiT
+from generative.types import Condition
+from launch import build
+from launch.compose import compose_config
+from launch.errors import UserError
+from lightning_modules.compiled import CompiledTraining, try_compiler
+
+
+@pytest.fixture(scope="module")
+def network() -> DiT:
+    torch.manual_seed(0)
+    network = DiT(
+        image_size=8, in_channels=1, condition_channels=2, num_times=2, num_outputs=2, dim=16, depth=1, num_heads=2
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+@pytest.fixture(scope="module")
+def compiled(network: DiT, tmp_path_factory: pytest.TempPathFactory) -> CompiledTraining:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        return CompiledTraining(network, "forward")
+
+
+def _gradients(network: DiT, rows: int, autocast: bool = False) -> list[torch.Tensor]:
+    x, times, image = torch.randn(rows, 1, 8, 8), torch.rand(rows, 2), torch.randn(rows, 2, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        u, v = network(x, times, Condition(image=image))
+    return list(torch.autograd.grad(u.square().sum() + v.square().sum(), list(network.parameters())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "autocast", "tolerance"), [(4, False, 1e-4), (3, False, 1e-4), (4, True, 3e-2)])
+def test_gradients_are_those_of_the_network(
+    network: DiT, compiled: CompiledTraining, rows: int, autocast: bool, tolerance: float
+) -> None:
+    names = list(network.state_dict())
+    torch.manual_seed(1)
+    plain = _gradients(network, rows, autocast)
+    torch.manual_seed(1)
+    with compiled.used():
+        found = _gradients(network, rows, autocast)
+        assert list(network.state_dict()) == names
+    assert compiled.seconds is not None
+    for a, b in zip(found, plain, strict=True):
+        assert (a - b).norm() <= tolerance * b.norm() + 1e-6
+
+
+def test_only_calls_with_gradients_are_compiled_and_no_transforms(
+    network: DiT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda plain: lambda *inputs: called.append(1) or plain(*inputs))
+    compiled = CompiledTraining(network, "forward")
+    x, times = torch.randn(2, 1, 8, 8), torch.rand(2, 2)
+    condition = Condition(image=torch.randn(2, 2, 8, 8))
+    with compiled.used():
+        with torch.no_grad():
+            network(x, times, condition)
+        with sdpa_kernel(SDPBackend.MATH):  # the only one with a forward derivative
+            torch.func.jvp(lambda t: network(x, t, condition)[0], (times,), (torch.ones_like(times),))
+        assert not called
+        network(x, times, condition)
+        assert called
+    network(x, times, condition)
+    assert len(called) == 1
+    assert "forward" not in vars(network)
+
+
+def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    with (
+        inductor.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ValueError, match=r"set compile=false\.$") as raised,
+    ):
+        try_compiler(torch.device("cpu"))
+    assert str(raised.value).startswith("compile=true finds no working compiler for the cpu (")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["experiment=vqgan_scenes"], "cannot train lightning_modules.VQGAN"),
+        (["experiment=meanflow_dit", "trainer=fsdp"], "fsdp"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(overrides: list[str], words: str, tmp_path: Path) -> None:
+    config = compose_config([*overrides, "compile=true", "trainer.accelerator=cpu", "trainer.devices=1"])
+    trainer = build.build_trainer(config, tmp_path, [], False)
+    with pytest.raises(UserError, match=words):
+        build.check_compile(config, trainer)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_arrives_where_a_plain_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [*TINY, "experiment=meanflow_dit", "trainer.accumulate_grad_batches=2"]
+    plain, compiled = (
+        train_here(tmp_path / value, *settings, f"compile={value}").load_checkpoint()["state_dict"]
+        for value in ("false", "true")
+    )
+    assert "compile=true: the network was compiled in" in capsys.readouterr().out
+    assert plain.keys() == compiled.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
