@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Pair = tuple[Tensor, Tensor]  # values and tangent
 
@@ -37,7 +37,7 @@ class Dual(Tensor):
             tangent: Tensor that broadcasts to the shape of the values.
         """
         dual = values.as_subclass(cls)
-        dual.tangent = tangent.expand_as(values)
+        dual.tangent = tangent if tangent.shape == values.shape else tangent.expand_as(values)
         return dual
 
     @classmethod
@@ -58,7 +58,7 @@ class Dual(Tensor):
             if name in RULES and (pair := RULES[name](*args, **kwargs)) is not None:
                 return cls.of(*pair)
             if name in LINEAR:
-                values, tangents = func(*args, **kwargs), func(*tree_map(tangent_of, args), **kwargs)
+                values, tangents = func(*args, **kwargs), func(*map(tangent_of, args), **kwargs)
             elif name.startswith("__i") or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace"):
                 raise NotImplementedError(
                     f"The exact derivative does not follow the in-place operation {name} in the network: "
@@ -66,18 +66,18 @@ class Dual(Tensor):
                 )
             else:
                 values, tangents = _differentiated(func, args, kwargs)
-            return tree_map(lambda v, t: cls.of(v, t) if _is_floating(v) else v, values, tangents)
+            if isinstance(values, Tensor):
+                return cls.of(values, tangents) if values.is_floating_point() else values
+            return type(values)(map(cls.of, values, tangents))
 
 
 def tangent_of(value: Any) -> Any:
-    """Return the tangent of a tensor, which is zero for a plain one; what is no tensor as it is."""
+    """Return the tangent of a tensor, which is zero for a plain one, or of several; what is no tensor as it is."""
     if isinstance(value, Dual):
         return value.tangent
-    return torch.zeros_like(value) if _is_floating(value) else value
-
-
-def _is_floating(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(tangent_of, value))
+    return torch.zeros_like(value) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _differentiated(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -100,6 +100,12 @@ def _differentiated(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 def _add(a: Any, b: Any, **kwargs: Any) -> Pair | None:
     tangents = [x.tangent for x in (a, b) if isinstance(x, Dual)]
     return None if kwargs else (a + b, sum(tangents[1:], tangents[0]))
+
+
+def _sub(a: Any, b: Any, **kwargs: Any) -> Pair | None:
+    if kwargs or not isinstance(a, Dual):
+        return None
+    return a - b, a.tangent - b.tangent if isinstance(b, Dual) else a.tangent
 
 
 def _mul(a: Any, b: Any) -> Pair:
@@ -148,6 +154,7 @@ LINEAR = frozenset(  # in all their tensors together; the other arguments are sh
 )
 RULES: dict[str, Callable[..., Pair | None]] = {
     "add": _add,
+    "sub": _sub,
     "mul": _mul,
     "linear": _linear,
     "silu": _silu,

@@ -119,7 +119,7 @@ class FlowMapObjective(ABC):
         if mean_state_BCHW is not None:
             source_BCHW = torch.where(per_image(pairs.r_B) == 1, mean_state_BCHW, source_BCHW)
         z = (1 - t) * image_BCHW + t * source_BCHW
-        conditional_velocity = source_BCHW - image_BCHW
+        pixels, conditional_velocity = image_BCHW[0].numel(), source_BCHW - image_BCHW
         u, v = flow_map.velocities(z, pairs.r_B, pairs.t_B, condition)
         velocity_error = squared_error(v, conditional_velocity)
         velocity_factors = self.weight.factors(velocity_error, pairs.t_B, pairs.r_B == 1, progress)
@@ -127,7 +127,6 @@ class FlowMapObjective(ABC):
         m = pairs.num_distinct
         average_error = squared_error(u[m:], conditional_velocity[m:])
         average_loss = (average_error * self.weight.factors(average_error, pairs.t_B[m:]) * balance[m:]).sum()
-        pixels = image_BCHW[0].numel()
         logs = {"velocity_error": velocity_error.mean() / pixels}
         if m:
             leading = torch.arange(m, device=z.device)
@@ -140,4 +139,7 @@ class FlowMapObjective(ABC):
             factors = self.consistency_factors(error, rows.t, velocity_factors[:m], progress)
             average_loss = average_loss + (error * factors * balance[:m]).sum()
         loss = average_loss / len(t) + (velocity_error * velocity_factors * balance).mean()
+        loss = loss * pixels ** (
+            self.weight.power - 1
+        )  # as if of a mean over pixels: gradients do not grow with the image
         return LossOutput(loss, {name: value.detach() for name, value in logs.items()})
