@@ -23,9 +23,11 @@ class Dual(Tensor):
     """A tensor with its tangent; what is computed from it carries one too.
 
     Attributes:
+        primal: Plain tensor of the values.
         tangent: Plain tensor of the same shape: the derivative of the values along one direction.
     """
 
+    primal: Tensor
     tangent: Tensor
 
     @classmethod
@@ -37,6 +39,7 @@ class Dual(Tensor):
             tangent: Tensor that broadcasts to the shape of the values.
         """
         dual = values.as_subclass(cls)
+        dual.primal = values
         dual.tangent = tangent if tangent.shape == values.shape else tangent.expand_as(values)
         return dual
 
@@ -58,8 +61,8 @@ class Dual(Tensor):
             if name in RULES and (pair := RULES[name](*args, **kwargs)) is not None:
                 return cls.of(*pair)
             if name in LINEAR:
-                values, tangents = func(*args, **kwargs), func(*map(tangent_of, args), **kwargs)
-            elif name.startswith("__i") or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace"):
+                values, tangents = func(*map(primal_of, args), **kwargs), func(*map(tangent_of, args), **kwargs)
+            elif name in IN_PLACE or kwargs.get("inplace"):
                 raise NotImplementedError(
                     f"The exact derivative does not follow the in-place operation {name} in the network: "
                     "set objective.derivative=difference."
@@ -71,12 +74,19 @@ class Dual(Tensor):
             return type(values)(map(cls.of, values, tangents))
 
 
+def primal_of(value: Any) -> Any:
+    """Return the values of a tensor, or of several, as plain tensors; what is no tensor as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(primal_of, value))
+    return value.primal if isinstance(value, Dual) else value
+
+
 def tangent_of(value: Any) -> Any:
     """Return the tangent of a tensor, which is zero for a plain one, or of several; what is no tensor as it is."""
-    if isinstance(value, Dual):
-        return value.tangent
     if isinstance(value, (list, tuple)):
         return type(value)(map(tangent_of, value))
+    if isinstance(value, Dual):
+        return value.tangent
     return torch.zeros_like(value) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
@@ -89,8 +99,8 @@ def _differentiated(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
         inner_args, inner_kwargs = tree_unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)], tree)
         return func(*inner_args, **inner_kwargs)
 
-    values = tuple(dual.as_subclass(Tensor) for dual in duals.values())
-    result: tuple[Any, Any] = torch.func.jvp(of_duals, values, tuple(dual.tangent for dual in duals.values()))  # type: ignore[assignment]
+    values, tangents = (tuple(getattr(dual, part) for dual in duals.values()) for part in ("primal", "tangent"))
+    result: tuple[Any, Any] = torch.func.jvp(of_duals, values, tangents)  # type: ignore[assignment]
     return result
 
 
@@ -99,28 +109,31 @@ def _differentiated(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 def _add(a: Any, b: Any, **kwargs: Any) -> Pair | None:
     tangents = [x.tangent for x in (a, b) if isinstance(x, Dual)]
-    return None if kwargs else (a + b, sum(tangents[1:], tangents[0]))
+    return None if kwargs else (primal_of(a) + primal_of(b), sum(tangents[1:], tangents[0]))
 
 
 def _sub(a: Any, b: Any, **kwargs: Any) -> Pair | None:
     if kwargs or not isinstance(a, Dual):
         return None
-    return a - b, a.tangent - b.tangent if isinstance(b, Dual) else a.tangent
+    return a.primal - primal_of(b), a.tangent - b.tangent if isinstance(b, Dual) else a.tangent
 
 
 def _mul(a: Any, b: Any) -> Pair:
+    p, q = primal_of(a), primal_of(b)
     if isinstance(a, Dual) and isinstance(b, Dual):
-        return a * b, torch.addcmul(a * b.tangent, a.tangent, b)
-    return a * b, a.tangent * b if isinstance(a, Dual) else a * b.tangent
+        return p * q, torch.addcmul(p * b.tangent, a.tangent, q)
+    return p * q, a.tangent * q if isinstance(a, Dual) else p * b.tangent
 
 
 def _linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Pair | None:
-    return None if isinstance(weight, Dual) else (F.linear(x, weight, bias), F.linear(x.tangent, weight))
+    if isinstance(weight, Dual) or isinstance(bias, Dual):
+        return None
+    return F.linear(x.primal, weight, bias), F.linear(x.tangent, weight)
 
 
 def _silu(x: Any, inplace: bool = False) -> Pair | None:
-    gate = x.sigmoid()
-    values = x * gate
+    gate = x.primal.sigmoid()
+    values = x.primal * gate
     return None if inplace else (values, x.tangent * torch.addcmul(gate, values, 1 - gate))
 
 
@@ -128,8 +141,8 @@ def _rms_norm(x: Any, shape: Any, weight: Tensor | None = None, eps: float | Non
     if len(shape) != 1 or isinstance(weight, Dual):
         return None
     eps = torch.finfo(x.dtype).eps if eps is None else eps
-    inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-    values = x * inverse
+    inverse = (x.primal.square().mean(-1, keepdim=True) + eps).rsqrt()
+    values = x.primal * inverse
     along = (values * x.tangent).mean(-1, keepdim=True)
     tangent = torch.addcmul(x.tangent, values, along, value=-1) * inverse
     return (values, tangent) if weight is None else (values * weight, tangent * weight)
@@ -139,11 +152,11 @@ def _attention(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Pair | None
     if args or kwargs or not all(isinstance(x, Dual) for x in (q, k, v)):
         return None
     scale = 1 / math.sqrt(q.shape[-1])
-    q, q_tangent = q * scale, q.tangent * scale
-    weights = (q @ k.mT).softmax(-1)
-    tangent = torch.cat([q_tangent, q], -1) @ torch.cat([k, k.tangent], -1).mT
+    query, query_tangent = q.primal * scale, q.tangent * scale
+    weights = (query @ k.primal.mT).softmax(-1)
+    tangent = torch.cat([query_tangent, query], -1) @ torch.cat([k.primal, k.tangent], -1).mT
     tangent = weights * (tangent - (weights * tangent).sum(-1, keepdim=True))
-    return weights @ v, tangent @ v + weights @ v.tangent
+    return weights @ v.primal, tangent @ v.primal + weights @ v.tangent
 
 
 NOT_TENSORS = frozenset({"__len__", "dim", "size", "stride", "numel", "is_floating_point", "is_contiguous"})
@@ -151,6 +164,9 @@ LINEAR = frozenset(  # in all their tensors together; the other arguments are sh
     {"__get__", "__getitem__", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as"}
     | {"permute", "transpose", "movedim", "contiguous", "chunk", "split", "unbind", "cat", "stack", "neg", "float"}
     | {"sum", "mean"}
+)
+IN_PLACE = frozenset(
+    name for name in dir(Tensor) if name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
 )
 RULES: dict[str, Callable[..., Pair | None]] = {
     "add": _add,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from generative.checks import checked
-from generative.dual import Dual, tangent_of
+from generative.dual import Dual, primal_of, tangent_of
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.derivative import DerivativeObjective, exactly
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
@@ -51,7 +51,7 @@ class LagrangianSelfDistillation(_OwnTarget, DerivativeObjective):
         if self.derivative == "exact":
             with exactly(z.device):
                 u, _ = flow_map.velocities(z, Dual.of(rows.r, torch.ones_like(rows.r)), rows.t, rows.condition)
-                return u.as_subclass(Tensor), tangent_of(u)
+                return primal_of(u), tangent_of(u)
         step = (rows.t - rows.r).clamp(max=self.difference_step)
         reduced = torch.is_autocast_enabled(z.device.type)
         with torch.autocast(z.device.type, enabled=False):
