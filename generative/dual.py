@@ -125,6 +125,14 @@ def _mul(a: Any, b: Any) -> Pair:
     return p * q, a.tangent * q if isinstance(a, Dual) else p * b.tangent
 
 
+def _addcmul(x: Any, a: Any, b: Any, **kwargs: Any) -> Pair | None:
+    if kwargs:
+        return None
+    tangents = [x.tangent] if isinstance(x, Dual) else []
+    tangents += [_mul(a, b)[1]] if isinstance(a, Dual) or isinstance(b, Dual) else []
+    return torch.addcmul(*map(primal_of, (x, a, b))), sum(tangents[1:], tangents[0])
+
+
 def _linear(x: Any, weight: Tensor, bias: Tensor | None = None) -> Pair | None:
     if isinstance(weight, Dual) or isinstance(bias, Dual):
         return None
@@ -171,6 +179,7 @@ IN_PLACE = frozenset(
 RULES: dict[str, Callable[..., Pair | None]] = {
     "add": _add,
     "sub": _sub,
+    "addcmul": _addcmul,
     "mul": _mul,
     "linear": _linear,
     "silu": _silu,

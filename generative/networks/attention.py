@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generative.networks.labels import ObjectTokens
+from generative.networks.layers import RMSNorm
 from generative.networks.matrices import stacked
 
 AttentionKind = Literal["full", "linear", "cross"]
@@ -31,14 +32,15 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.qkv = stacked(nn.Linear(dim, 3 * dim, bias=plain), 3)
-        self.q_norm = nn.Identity() if plain else nn.RMSNorm(dim // num_heads, eps=1e-6)
-        self.k_norm = nn.Identity() if plain else nn.RMSNorm(dim // num_heads, eps=1e-6)
+        self.q_norm = nn.Identity() if plain else RMSNorm(dim // num_heads, eps=1e-6)
+        self.k_norm = nn.Identity() if plain else RMSNorm(dim // num_heads, eps=1e-6)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, objects: ObjectTokens | None = None) -> Tensor:
-        q, k, v = rearrange(self.qkv(x_BND), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
-        return self.out(rearrange(x, "b h n d -> b n (h d)"))
+        # Tokens before heads, as the linear layers have them: no copy between the layers, forward or backward.
+        q, k, v = self.qkv(x_BND).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)
+        q, k, v = (t.transpose(1, 2) for t in (self.q_norm(q), self.k_norm(k), v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class LinearAttention(nn.Module):
@@ -64,8 +66,8 @@ class CrossAttention(nn.Module):
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim, bias=False)
         self.kv = stacked(nn.Linear(token_dim, 2 * dim, bias=False), 2)
-        self.q_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
-        self.k_norm = nn.RMSNorm(dim // num_heads, eps=1e-6)
+        self.q_norm = RMSNorm(dim // num_heads, eps=1e-6)
+        self.k_norm = RMSNorm(dim // num_heads, eps=1e-6)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x_BND: Tensor, objects: ObjectTokens | None = None) -> Tensor:

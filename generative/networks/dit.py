@@ -11,6 +11,7 @@ Shape legend: B batch, C channels, H/W height and width, N tokens, D width, T ne
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from generative.checks import checked
 from generative.networks.attention import Attention, make_attention
 from generative.networks.contract import ImageNetwork
 from generative.networks.labels import LabelTokens, ObjectTokens
+from generative.networks.layers import RMSNorm, gated
 from generative.networks.matrices import at_end, stacked
 from generative.ranges import Count, Positive, WholeNumber
 from generative.types import Condition
@@ -48,6 +50,14 @@ def sincos_positions(height: int, width: int, dim: int, device: torch.device | s
     rows = torch.cat([rows.sin(), rows.cos()], dim=-1)[:, None].expand(-1, width, -1)
     columns = torch.cat([columns.sin(), columns.cos()], dim=-1)[None].expand(height, -1, -1)
     return rearrange([rows, columns], "two h w d -> (h w) (two d)")
+
+
+@torch.compiler.assume_constant_result
+@functools.lru_cache(maxsize=16)
+def _kept_positions(height: int, width: int, dim: int, device: torch.device) -> Tensor:
+    """Return the position embeddings, computed once for each grid and device; no part of a network's state."""
+    with torch.inference_mode(False):  # what is kept may meet training later
+        return sincos_positions(height, width, dim, device)
 
 
 class TimeEmbedding(nn.Module):
@@ -92,8 +102,7 @@ class SwiGLU(nn.Module):
         Returns:
             (B, N, D) tokens.
         """
-        gate, value = self.gate_and_value(x_BND).chunk(2, dim=-1)
-        return self.out(F.silu(gate) * value)
+        return self.out(gated(self.gate_and_value(x_BND)))
 
 
 def modulate(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
@@ -107,7 +116,7 @@ def modulate(x_BND: Tensor, shift_BD: Tensor, scale_BD: Tensor) -> Tensor:
     Returns:
         (B, N, D) tokens.
     """
-    return x_BND * (1 + scale_BD[:, None]) + shift_BD[:, None]
+    return torch.addcmul(shift_BD[:, None], x_BND, 1 + scale_BD[:, None])
 
 
 class DiTBlock(nn.Module):
@@ -115,15 +124,15 @@ class DiTBlock(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, cross_attention: bool = False) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.attention_norm = RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.attention = Attention(dim, num_heads)
-        self.mlp_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.mlp_norm = RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.mlp = SwiGLU(dim, mlp_ratio)
         self.modulation = stacked(nn.Linear(dim, 6 * dim), 6)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         if cross_attention:
-            self.cross_norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+            self.cross_norm = RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.cross_attention = make_attention("cross", dim, num_heads, dim) if cross_attention else None
 
     def forward(self, x_BND: Tensor, embedding_BD: Tensor, objects: ObjectTokens | None = None) -> Tensor:
@@ -139,10 +148,10 @@ class DiTBlock(nn.Module):
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(embedding_BD).chunk(6, dim=-1)
         attended = self.attention(modulate(self.attention_norm(x_BND), shift_a, scale_a))
-        x_BND = x_BND + gate_a[:, None] * attended
+        x_BND = torch.addcmul(x_BND, gate_a[:, None], attended)
         if self.cross_attention is not None:
             x_BND = x_BND + self.cross_attention(self.cross_norm(x_BND), objects)
-        return x_BND + gate_m[:, None] * self.mlp(modulate(self.mlp_norm(x_BND), shift_m, scale_m))
+        return torch.addcmul(x_BND, gate_m[:, None], self.mlp(modulate(self.mlp_norm(x_BND), shift_m, scale_m)))
 
 
 class Head(nn.Module):
@@ -153,7 +162,7 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio, cross_attention) for _ in range(depth))
-        self.norm = nn.RMSNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.norm = RMSNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulation = at_end(nn.Linear(dim, 2 * dim))
         self.projection = at_end(nn.Linear(dim, patch_dim))
         for layer in (self.modulation, self.projection):
@@ -236,7 +245,7 @@ class DiT(ImageNetwork):
             x_BCHW = torch.cat([x_BCHW, condition.image], dim=1)
         height, width = x_BCHW.shape[-2] // self.patch_size, x_BCHW.shape[-1] // self.patch_size
         patches = rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch_size, q=self.patch_size)
-        x_BND = self.patchify(patches) + sincos_positions(height, width, self.dim, x_BCHW.device)
+        x_BND = self.patchify(patches) + _kept_positions(height, width, self.dim, x_BCHW.device)
         embedding_BD = self.time_embedding(times_BT)
         objects = None
         if self.labels is not None:

@@ -1,8 +1,9 @@
 """Bidirectional transformer over a grid of tokens: guesses the codes of masked tokens from all the others.
 
 MaskGIT (Chang et al. 2022, arXiv 2202.04200) with pre-norm, QK-norm (arXiv 2302.05442) and SwiGLU (arXiv 2002.05202). The
-blocks' norm is layer norm, as RMSNorm has no fused kernel on the CPU: forward and backward take four times as long, a tenth of
-a training step. Labels enter as object tokens, pooled into the embedding and by cross-attention, as in the DiT.
+blocks' norm is layer norm, as PyTorch's RMSNorm has no fused kernel on the CPU: forward and backward take four times as
+long, a tenth of a training step. Labels enter as object tokens, pooled into the embedding and by cross-attention, as in the
+DiT.
 
 The output layer shares the weights of the token embedding (arXiv 1608.05859), as in MaskGIT: through the softmax every code
 gets a gradient from every masked token, so that also the embeddings of rare codes are trained in a short run. To each learnt

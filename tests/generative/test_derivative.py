@@ -93,6 +93,9 @@ def _functions() -> dict[str, Callable[..., Tensor]]:
         "sums": lambda x, y: 2 - (x + y) - plain + (3 * x - plain[0]) + torch.add(x, y, alpha=3) + (bias[0] - y[:, :1]),
         "broadcast": lambda x, y: (plain + x[:, :1]).sum(1) + torch.ones(5, 1, 1).add(x[0]).sum((0, 1)),
         "products": lambda x, y: x * y * plain / 7 + plain / (2 + x.square()) + x[:, :1] * y + x / (3 + y.abs()),
+        "scaled sums": lambda x, y: (
+            torch.addcmul(plain, x, y) * torch.addcmul(y, plain, plain) + torch.addcmul(x[:, :1], plain, y, value=2)
+        ),
         "linear": lambda x, y: F.linear(x, weight, bias) @ weight + F.linear(plain, x[0, :2]).sum(-1, keepdim=True),
         "gates": lambda x, y: F.silu(x) * y.sigmoid() + F.gelu(x) + x.sin().exp() + x.clamp(min=0.1),
         "norms": lambda x, y: F.rms_norm(x, (8,)) + F.rms_norm(y, (8,), bias.repeat(2)[:8], 1e-3) + F.rms_norm(x, (4, 8)),
