@@ -21,6 +21,7 @@ from generative.randomness import generator_for
 from generative.weights import averaged_weights, differing_names
 from launch.checking import check_kinds
 from launch.errors import UserError, as_user_error
+from launch.precision import settle_precision
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule, TrainingModule
 from lightning_modules.compiled import try_compiler
@@ -134,6 +135,7 @@ def build_trainer(
             f"trainer.accelerator={config.trainer.accelerator}: PyTorch finds no GPU on this machine: choose trainer=cpu, or "
             "trainer=ddp_cpu for several processes."
         )
+    settle_precision(config)
     with as_user_error():
         profiler = PROFILERS.get(config.trainer.get("profiler"))
         make = instantiate(

@@ -38,7 +38,7 @@ NARROWER: dict[str, dict[str, Any]] = {
         "limit_val_batches": NonNegative | None,
         "limit_test_batches": NonNegative | None,
         "profiler": Literal["simple", "advanced", "pytorch"] | None,
-        "precision": Literal["32-true", "16-mixed", "bf16-mixed", "32", 32],
+        "precision": Literal["auto", "32-true", "16-mixed", "bf16-mixed", "32", 32],
     },
     "torch.optim.AdamW": {
         "lr": Positive,

@@ -21,6 +21,7 @@ from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
 from launch.options import leave_out
 from launch.paths import absolute_path, make_absolute
+from launch.precision import settle_precision, tell_kept_precision
 from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
 
@@ -159,6 +160,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
     if not config.resume:
         leave_out(config, overrides)
         make_absolute(config)
+        settle_precision(config)
         return run, config, overrides, config
     return run, *resumed_config(run, overrides, config, config[DATA_CHANGED])
 
@@ -181,6 +183,8 @@ def resumed_config(
     new = [override for key, override in given.items() if known.get(key) != override]
     in_force = apply_overrides(run.config(), recorded, new, fresh)
     make_absolute(in_force)
+    settle_precision(in_force)
+    tell_kept_precision(in_force, merged(recorded, new))
     config = filled_in(run, in_force, new)
     config.resume = literal(run.path)
     if data_changed is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ class LabelClassifier(nn.Module):
     Raises:
         ValueError: There are not four stages.
     """
+
+    convolutional: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +105,8 @@ class Autoencoder(nn.Module):
         grid_size: Side G of the token grid.
         num_tokens: Tokens N of an image.
     """
+
+    convolutional: ClassVar[bool] = True
 
     def __init__(
         self,

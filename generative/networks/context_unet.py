@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,8 @@ class Embedding(nn.Module):
 @checked("network")
 class ContextUNet(ImageNetwork):
     """U-Net whose label embedding scales, and whose time embedding shifts, the features before each step up."""
+
+    convolutional: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 
@@ -9,4 +11,9 @@ class ImageNetwork(nn.Module):
     """A network of this contract: ``network(x_BCHW, times_BT, condition) -> tuple`` of one (B, C, H, W) image per output.
 
     Times are in [0, 1]. What an output means (noise, image, velocity) is the objective's business.
+
+    Attributes:
+        convolutional: Whether most of the computation is convolutions; any network may say so of itself.
     """
+
+    convolutional: ClassVar[bool] = False

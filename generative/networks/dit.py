@@ -52,7 +52,6 @@ def sincos_positions(height: int, width: int, dim: int, device: torch.device | s
     return rearrange([rows, columns], "two h w d -> (h w) (two d)")
 
 
-@torch.compiler.assume_constant_result
 @functools.lru_cache(maxsize=16)
 def _kept_positions(height: int, width: int, dim: int, device: torch.device) -> Tensor:
     """Return the position embeddings, computed once for each grid and device; no part of a network's state."""
@@ -245,7 +244,8 @@ class DiT(ImageNetwork):
             x_BCHW = torch.cat([x_BCHW, condition.image], dim=1)
         height, width = x_BCHW.shape[-2] // self.patch_size, x_BCHW.shape[-1] // self.patch_size
         patches = rearrange(x_BCHW, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch_size, q=self.patch_size)
-        x_BND = self.patchify(patches) + _kept_positions(height, width, self.dim, x_BCHW.device)
+        positions = sincos_positions if torch.compiler.is_compiling() else _kept_positions
+        x_BND = self.patchify(patches) + positions(height, width, self.dim, x_BCHW.device)
         embedding_BD = self.time_embedding(times_BT)
         objects = None
         if self.labels is not None:

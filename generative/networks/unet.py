@@ -11,6 +11,7 @@ Shape legend: B batch, C channels, H/W height and width, T network times, K cond
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,8 @@ class UNet(ImageNetwork):
     ``image_size=32`` and ``patch_size=2`` the first level is 16. The middle block has full attention, and cross-attention
     where any level has it. Without labels there is nothing to attend to, and ``cross_attention`` is left out.
     """
+
+    convolutional: ClassVar[bool] = True
 
     def __init__(
         self,
