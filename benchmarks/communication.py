@@ -102,7 +102,9 @@ def networks(preset: str, experiment: str) -> list[torch.nn.Module]:
         encoder = instantiate(tokenizer.network, _convert_="all")
         make = instantiate(config.network, _convert_="all")
         codes = torch.empty(encoder.num_codes, encoder.bottleneck.dim)
-        return [make(num_codes=len(codes), grid_size=round(encoder.num_tokens**0.5), codebook_KE=codes)]
+        side = encoder.image_size // encoder.grid_size
+        patch_shape = (encoder.in_channels, side, side)
+        return [make(num_codes=len(codes), grid_size=encoder.grid_size, codebook_KE=codes, patch_shape=patch_shape)]
 
 
 def cost_of(preset: str) -> Cost:

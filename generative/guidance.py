@@ -58,8 +58,8 @@ class ClassifierFreeGuidance:
 
     Attributes:
         scale: 1 is the plain conditional network, at the cost of one call.
-        interval: Network times, 0 clean and 1 noise, between which guidance acts, both included; outside of it the plain
-            network is called once.
+        interval: Times, 0 clean and 1 noise, between which guidance acts, both included; outside of it the plain network is
+            called once. The time of masked tokens is the share that is still masked.
         rescale: Share phi in [0, 1] of the output that gets back the conditional output's standard deviation; 0.7 in the
             paper. Large scales oversaturate without it.
     """
@@ -118,7 +118,9 @@ class _GuidedNetwork:
             mixed = rescaled(
                 torch.lerp(unconditional, conditional, self.guidance.scale), conditional, self.guidance.rescale
             )
-            guided.append(mixed if inside_B is None else torch.where(inside_B[:, None, None, None], mixed, conditional))
+            if inside_B is not None:
+                mixed = torch.where(inside_B.view(-1, *[1] * (mixed.ndim - 1)), mixed, conditional)
+            guided.append(mixed)
         return tuple(guided)
 
 

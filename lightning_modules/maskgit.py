@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,21 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generative.checks import checked
+from generative.guidance import ClassifierFreeGuidance, LabelDropout
 from generative.inpainting import composite, gray_patches, token_mask
 from generative.metrics.means import NamedMeans
 from generative.networks.token_transformer import TokenTransformer
 from generative.networks.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
-from generative.objectives.masked_tokens import MaskedTokenObjective, token_accuracy
-from generative.patch_evidence import patch_evidence
+from generative.objectives.masked_tokens import MaskedTokenObjective, near_codes, token_accuracy
+from generative.patch_evidence import code_patches, patch_evidence
 from generative.randomness import Randomness
 from generative.ranges import Positive, WholeNumber
 from generative.samplers.masked import MaskedTokenSampler
-from generative.types import Batch, Condition, LossOutput, State
+from generative.types import Batch, Condition, LossOutput, State, restoration_condition
 from lightning_modules.base import ImageData
 from lightning_modules.contract import Card, Output, Part, Task
 from lightning_modules.generative_module import GenerativeModule
 
 ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which the token accuracy is measured
+NUM_MEASURED = 1024  # training images in which the patches of the codes are measured
+MEASURED_AT_ONCE = 64
 NUM_CHECKED = 32  # validation images whose known pixels are looked at before the first step
 
 
@@ -39,6 +43,9 @@ class MaskGIT(GenerativeModule):
         tokenizer: Checkpoint of the tokenizer, or None where none was found.
         sampler: How the tokens of a hole are drawn.
         conditional: Whether the network is told the labels of the data set.
+        guidance: Classifier-free guidance of ``sample``; of scale 1 where there are no labels to guide by.
+        label_dropout: What is hidden of the labels in training, so that the network knows the unconditional answer too;
+            None hides nothing.
         dilation: Tokens by which a hole is widened, so that none that saw its fill counts as known; None is the
             tokenizer's receptive radius, 0 trusts tokens next to the hole.
         pixel_std: Standard deviation of pixels around the patch of their code, by which the known pixels of partly covered
@@ -78,6 +85,8 @@ class MaskGIT(GenerativeModule):
         objective: MaskedTokenObjective,
         sampler: MaskedTokenSampler,
         conditional: bool = False,
+        guidance: ClassifierFreeGuidance | None = None,
+        label_dropout: LabelDropout | None = None,
         dilation: WholeNumber | None = None,
         pixel_std: Positive | None = None,
         feather: WholeNumber = 0,
@@ -97,10 +106,24 @@ class MaskGIT(GenerativeModule):
         self.objective = objective
         self.sampler = sampler
         self.conditional = conditional
+        self.guidance = guidance or ClassifierFreeGuidance()
+        if self.guidance.rescale:
+            raise ValueError(
+                f"guidance.rescale={self.guidance.rescale:g} is for images, not for logits: set guidance.rescale=0."
+            )
+        self.label_dropout = label_dropout
         self.dilation = loaded.dilation if dilation is None else dilation
+        if pixel_std is not None and transformer.pixels is not None:
+            raise ValueError(
+                f"module.pixel_std={pixel_std:g} would count the known pixels twice, which network.pixels=true has the network "
+                "see: set module.pixel_std=null, or network.pixels=false."
+            )
         self.pixel_std = pixel_std
         self.feather = feather
         self.reimpose_known = reimpose_known
+        self._targets: Tensor | None = (
+            None  # (K, K) what the loss asks for in the place of each code; None: the code alone
+        )
         self._network_calls = NamedMeans()
         self.mean_network_calls: float | None = None
         self.cache_dir = cache_dir
@@ -143,18 +166,31 @@ class MaskGIT(GenerativeModule):
         return _settings(load_tokenizer(arguments["tokenizer"]))
 
     def setup(self, stage: str) -> None:
-        """Tokenize the training images."""
+        """Tokenize the training images, and measure what their patches look like."""
         if stage == "fit":
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             data.use_tokenizer(self._tokenizer, self.cache_dir)
+            self.measure_patches(data)
+
+    def measure_patches(self, data: ImageData) -> None:
+        """Tell network and objective what the patches of each code look like in the first training images."""
+        batch = data.batch("train", range(min(NUM_MEASURED, len(data.splits.train))), self.device)
+        tokens = torch.cat([self.tokenizer.encode(part) for part in batch.image.split(MEASURED_AT_ONCE)])
+        if self.network.pixels is not None:
+            self.network.pixels.measure(batch.image, tokens)
+        if self.objective.target_std > 0:
+            patch_KCPP, _ = code_patches(batch.image, tokens, self.network.num_codes)
+            self._targets = near_codes(patch_KCPP, self.objective.target_std)
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """The tokens come with the batch, the tokenizer does not run."""
         assert batch.tokens is not None, "the data module has no tokenizer"
-        hole = None
-        if self.objective.hole_share > 0 and batch.validity is not None:
-            hole = self._unknown(batch.validity)
-        return self.objective(self.network, batch.tokens, hole, self._condition(batch), randomness)
+        hole = None if batch.validity is None else self._unknown(batch.validity)
+        condition, targets = self._condition(batch), self._targets
+        if condition.labels is not None and self.label_dropout is not None:
+            condition = replace(condition, labels=self.label_dropout(condition.labels, randomness))
+        targets = None if targets is None else targets.to(batch.tokens.device)
+        return self.objective(self.network, batch.tokens, hole, condition, randomness, targets)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """A plausible image, the tokenizer's picture of it, and the mean.
@@ -171,7 +207,7 @@ class MaskGIT(GenerativeModule):
         degraded, validity = batch.observed()
         tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
         condition, evidence = self._condition(batch), self._evidence(batch)
-        filled = self.sampler(self.network, tokens, unknown, condition, randomness, evidence)
+        filled = self.sampler(self.network, tokens, unknown, condition, randomness, evidence, self._guidance)
         decoded = self.tokenizer.decode(filled)
         mean = self._mean(tokens, unknown, condition, evidence)
         outputs = {"sample": decoded, "mean": mean}
@@ -185,7 +221,9 @@ class MaskGIT(GenerativeModule):
             return None
         degraded, validity = batch.observed()
         tokenizer = self.tokenizer
-        return patch_evidence(degraded, validity, tokenizer.patches.to(degraded), tokenizer.grid_size, self.pixel_std)
+        return patch_evidence(
+            degraded, validity, tokenizer.patches.to(degraded).flatten(1), tokenizer.grid_size, self.pixel_std
+        )
 
     def _mean(self, tokens_BN: Tensor, unknown_BN: Tensor, condition: Condition, evidence_BNK: Tensor | None) -> Tensor:
         logits_BNK = self.network(torch.where(unknown_BN, self.network.mask_token, tokens_BN), condition).float()
@@ -204,7 +242,7 @@ class MaskGIT(GenerativeModule):
         degraded, validity = batch.observed()
         tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
         for state in self.sampler.states(
-            self.network, tokens, unknown, self._condition(batch), randomness, self._evidence(batch)
+            self.network, tokens, unknown, self._condition(batch), randomness, self._evidence(batch), self._guidance
         ):
             picture = self.tokenizer.decode(state.predicted)
             yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
@@ -224,7 +262,7 @@ class MaskGIT(GenerativeModule):
             return images | {"reconstruction": reconstruction, "composite": bound}
 
         def accuracy() -> dict[str, Tensor]:
-            tokens, condition = self.tokenizer.encode(batch.image), self._condition(batch)
+            tokens, condition = self.tokenizer.encode(batch.image), self._condition(batch, batch.image)
             return {
                 str(ratio): token_accuracy(
                     self.network, tokens, ratio, condition, self.evaluation_randomness(batch, f"mask/{ratio}")
@@ -251,6 +289,7 @@ class MaskGIT(GenerativeModule):
         return {
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
+            "guidance": repr(self.guidance) if self.conditional else None,
             "tokenizer": self._tokenizer.record(),
             "dilation": self.dilation,
             "pixel_std": self.pixel_std,
@@ -262,8 +301,17 @@ class MaskGIT(GenerativeModule):
     def _unknown(self, validity_B1HW: Tensor) -> Tensor:
         return token_mask(validity_B1HW, self._tokenizer.grid_size, self.dilation)
 
-    def _condition(self, batch: Batch) -> Condition:
-        return Condition(labels=batch.labels if self.conditional else None)
+    def _condition(self, batch: Batch, known_BCHW: Tensor | None = None) -> Condition:
+        """What the network is told: of the image all that is known, or all of an image that is known whole."""
+        image = None
+        if self.network.pixels is not None:
+            observed = batch.observed() if known_BCHW is None else (known_BCHW, torch.ones_like(known_BCHW[:, :1]))
+            image = restoration_condition(*observed).image
+        return Condition(image, batch.labels if self.conditional else None)
+
+    @property
+    def _guidance(self) -> ClassifierFreeGuidance | None:
+        return self.guidance if self.conditional else None
 
 
 def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -272,6 +320,7 @@ def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
         "num_codes": tokenizer.num_codes,
         "grid_size": tokenizer.grid_size,
         "codebook_KE": tokenizer.codebook(),
+        "patch_shape": (tokenizer.network.in_channels, tokenizer.patch_size, tokenizer.patch_size),
     }
 
 

@@ -10,7 +10,12 @@ gets a gradient from every masked token, so that also the embeddings of rare cod
 embedding a linear map of the tokenizer's own code is added: codes that mean nearly the same begin nearly equal and learn
 together. The mask token has an embedding and no output, so it cannot be predicted.
 
-Shape legend: B batch, N tokens of the grid in row-major order, D width, K codes, L labels.
+With ``pixels`` the network sees the known pixels too, those of partly covered patches among them: every token's embedding holds
+them, so that all tokens learn from them, and a power of the likelihood of its own patch's pixels is added to its logits
+(``generative.patch_evidence``), which is right from the first step on; what the neighbours' pixels say has to be learnt.
+
+Shape legend: B batch, N tokens of the grid in row-major order, D width, K codes, L labels, C image channels, H/W height and
+width in pixels, P side of a token's patch in pixels, G side of the grid.
 """
 
 from __future__ import annotations
@@ -27,10 +32,12 @@ from generative.networks.attention import make_attention
 from generative.networks.dit import SwiGLU, sincos_positions
 from generative.networks.labels import LabelTokens, ObjectTokens
 from generative.networks.matrices import at_end
+from generative.patch_evidence import code_patches, patch_evidence
 from generative.ranges import BelowOne, Count, Positive
 from generative.types import Condition
 
 INIT_STD = 0.02  # of MaskGIT, as of BERT (arXiv 1810.04805)
+INITIAL_POWER = 0.2  # of the likelihood of a patch's pixels
 
 
 class TokenNetwork(Protocol):
@@ -76,6 +83,64 @@ class TokenBlock(nn.Module):
         return x_BND + self.dropout(self.mlp(self.mlp_norm(x_BND)))
 
 
+class KnownPixels(nn.Module):
+    """What known pixels say of the tokens: features for their embeddings, and log-likelihoods of their codes.
+
+    Args:
+        num_codes: Number of codes K.
+        grid_size: Side of the token grid.
+        dim: Width D.
+        patch_shape: Channels C, and height and width P of a token's patch.
+
+    Attributes:
+        patch: (K, C, P, P) mean patch of each code.
+        std: (K,) standard deviation of the pixels of each code's patches; both are set by ``measure``.
+    """
+
+    def __init__(self, num_codes: int, grid_size: int, dim: int, patch_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.grid_size = grid_size
+        channels, size, _ = patch_shape
+        self.patch: Tensor
+        self.std: Tensor
+        self.scale: Tensor
+        self.register_buffer("patch", torch.zeros(num_codes, *patch_shape))
+        self.register_buffer("std", torch.ones(num_codes))
+        self.register_buffer("scale", torch.ones(()))  # of all pixels
+        self.embed = at_end(nn.Conv2d(channels + 1, dim, size, stride=size, bias=False))
+        nn.init.normal_(self.embed.weight, std=2 * INIT_STD * self.embed.weight[0].numel() ** -0.5)
+        self.log_power = nn.Parameter(torch.tensor(INITIAL_POWER).log())
+
+    @torch.no_grad()
+    def measure(self, image_BCHW: Tensor, tokens_BN: Tensor) -> None:
+        """Learn from images and their tokens how the patches of each code look; before it, all look alike.
+
+        Args:
+            image_BCHW: (B, C, H, W) images in [-1, 1].
+            tokens_BN: (B, N) int64 tokens.
+        """
+        patch_KCPP, std_K = code_patches(image_BCHW, tokens_BN, len(self.std))
+        self.patch.copy_(patch_KCPP)
+        self.std.copy_(std_K)
+        self.scale.copy_(image_BCHW.std())
+
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at the known pixels.
+
+        Args:
+            image_BCHW: (B, C + 1, H, W) images in [-1, 1], and in the last channel 1 where a pixel is known, else 0.
+
+        Returns:
+            (B, N, D) features and (B, N, K) log-likelihoods up to a constant of each token; both are zero for tokens without
+            known pixels.
+        """
+        validity_B1HW = image_BCHW[:, -1:]
+        image_BCHW = image_BCHW[:, :-1] * validity_B1HW
+        features_BDGG = self.embed(torch.cat([image_BCHW / self.scale, validity_B1HW], dim=1))
+        evidence_BNK = patch_evidence(image_BCHW, validity_B1HW, self.patch.flatten(1), self.grid_size, self.std)
+        return features_BDGG.flatten(2).mT, evidence_BNK * self.log_power.exp()
+
+
 @checked("network")
 class TokenTransformer(nn.Module):
     """Bidirectional transformer from tokens, some of them masked, to the logits of all tokens' codes.
@@ -90,6 +155,8 @@ class TokenTransformer(nn.Module):
         dropout: Share of features dropped from the embeddings and the residual branches while training, in [0, 1).
         label_factors: Number of values of each factor of the labels; empty for no labels.
         codebook_KE: (K, E) codes of the tokenizer, or None where nothing is known of them.
+        pixels: Whether the network sees known pixels: the condition's image is then the degraded image and its validity.
+        patch_shape: Channels, height and width of a token's patch of pixels.
 
     Raises:
         ValueError: If the settings do not fit each other.
@@ -110,6 +177,8 @@ class TokenTransformer(nn.Module):
         dropout: BelowOne = 0.0,
         label_factors: Sequence[Count] = (),
         codebook_KE: Tensor | None = None,
+        pixels: bool = False,
+        patch_shape: Sequence[Count] = (3, 4, 4),
     ) -> None:
         super().__init__()
         if dim % num_heads or dim % 4:
@@ -127,6 +196,8 @@ class TokenTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.bias = nn.Parameter(torch.zeros(num_codes))
         self.labels = at_end(LabelTokens(label_factors, dim)) if labelled else None
+        self.labels = LabelTokens(label_factors, dim) if labelled else None
+        self.pixels = KnownPixels(num_codes, grid_size, dim, patch_shape) if pixels else None
         self._initialise()
 
     @property
@@ -144,7 +215,9 @@ class TokenTransformer(nn.Module):
 
         Args:
             tokens_BN: (B, N) int64 codes, or ``mask_token`` where they are not known.
-            condition: Its labels are (B, L), or None for no condition. A network without labels does not look at them.
+            condition: Its labels are (B, L), or None for no condition. Its image is the (B, C + 1, H, W) degraded image and
+                its validity, or None where no pixel is known. A network without labels, or without pixels, does not look
+                at them.
 
         Returns:
             (B, N, K) logits.
@@ -155,10 +228,14 @@ class TokenTransformer(nn.Module):
         if self.labels is not None:
             objects = self.labels(condition.labels, len(tokens_BN))
             x_BND = x_BND + objects.pooled[:, None]
+        evidence_BNK: Tensor | float = 0.0
+        if self.pixels is not None and condition.image is not None:
+            features_BND, evidence_BNK = self.pixels(condition.image)
+            x_BND = x_BND + features_BND
         x_BND = self.dropout(x_BND)
         for block in self.blocks:
             x_BND = block(x_BND, objects)
-        return F.linear(self.norm(x_BND), table_KD[: self.num_codes], self.bias)
+        return F.linear(self.norm(x_BND), table_KD[: self.num_codes], self.bias) + evidence_BNK
 
     def _table(self) -> Tensor:
         """(K + 1, D) embeddings of the codes and of the mask token."""

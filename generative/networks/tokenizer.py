@@ -53,6 +53,7 @@ class Tokenizer(Frozen[Autoencoder]):
     Attributes:
         num_codes: Number of codes K.
         grid_size: Side G of the token grid.
+        patch_size: Side of a token's patch in pixels.
         hash: Hash of the weights.
         dilation: How many tokens around its own patch a token depends on, measured.
     """
@@ -68,6 +69,7 @@ class Tokenizer(Frozen[Autoencoder]):
         self.path = str(path)
         self.num_codes = network.num_codes
         self.grid_size = network.grid_size
+        self.patch_size = network.image_size // network.grid_size
         self.hash = weights_hash(network)
         self.dilation = receptive_radius(network.encode, network.image_size, network.in_channels, network.grid_size)
 
@@ -116,12 +118,12 @@ class Tokenizer(Frozen[Autoencoder]):
 
     @cached_property
     def patches(self) -> Tensor:
-        """(K, P) patch that the decoder paints for each code, in the middle of a grid of the same code; channels first."""
+        """(K, C, P, P) patch that the decoder paints for each code, in the middle of a grid of the same code."""
         grid = torch.arange(self.num_codes, device=self.network.last_layer.device)[:, None].expand(
             -1, self.grid_size**2
         )
         pictures = torch.cat([self.decode(part) for part in grid.split(PATCH_BATCH)])
-        patches = rearrange(pictures, "k c (h p) (w q) -> k h w (c p q)", h=self.grid_size, w=self.grid_size)
+        patches = rearrange(pictures, "k c (h p) (w q) -> k h w c p q", h=self.grid_size, w=self.grid_size)
         return patches[:, self.grid_size // 2, self.grid_size // 2]
 
     def check_images(self, image_size: int, channels: int) -> None:

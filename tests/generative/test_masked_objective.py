@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generative.objectives import GammaRatio, MaskedTokenObjective, UniformRatio
-from generative.objectives.masked_tokens import token_accuracy
+from generative.objectives.masked_tokens import near_codes, token_accuracy
 from generative.randomness import IndexRandomness, StepRandomness, generator_for
 from generative.types import Condition
 
@@ -25,9 +25,10 @@ class Table:
     def __init__(self, logits_NK: Tensor) -> None:
         self.logits_NK = logits_NK.requires_grad_()
         self.seen = torch.empty(0)
+        self.told = Condition()
 
     def __call__(self, tokens_BN: Tensor, condition: Condition) -> Tensor:
-        self.seen = tokens_BN
+        self.seen, self.told = tokens_BN, condition
         return self.logits_NK.expand(len(tokens_BN), -1, -1)
 
 
@@ -78,6 +79,42 @@ def test_loss_of_a_tiny_case_by_hand() -> None:
     assert result.logs["cross_entropy"].item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2, abs=1e-6)
     assert result.logs["accuracy"].item() == 0.5
     assert result.logs["masked_share"].item() == 1
+
+
+def test_near_codes_share_the_target_by_the_distance_of_their_patches() -> None:
+    """Patches of one grey each: 0, d and far away; by hand the first two share in the proportion 1 : exp(-d^2 / (2 s^2))."""
+    d, s = 0.03, 0.02
+    target = near_codes(torch.tensor([0.0, d, 1.0])[:, None, None, None].expand(3, 3, 4, 4), s)
+    other = math.exp(-(d**2) / (2 * s**2))
+    expected = torch.tensor([[1, other, 0], [other, 1, 0], [0, 0, 1 + other]]) / (1 + other)
+    torch.testing.assert_close(target, expected)
+
+
+def test_loss_of_shared_targets_equals_that_of_pytorch() -> None:
+    network, tokens = table(), codes()
+    target = torch.rand(K, K, generator=torch.Generator().manual_seed(6)).softmax(dim=-1)
+    result = MaskedTokenObjective(GammaRatio(), label_smoothing=0.0, target_std=0.1)(
+        network, tokens, None, Condition(), randomness(), target
+    )
+    masked = network.seen == network.mask_token
+    logits = network.logits_NK.expand(200, -1, -1)[masked]
+    with pytest.raises(ValueError, match=r"objective\.target_std=0\.1 needs the patches"):
+        MaskedTokenObjective(GammaRatio(), target_std=0.1)(network, tokens, None, Condition(), randomness())
+    torch.testing.assert_close(result.loss, F.cross_entropy(logits, target[tokens[masked]]))
+    torch.testing.assert_close(result.logs["cross_entropy"], F.cross_entropy(logits, tokens[masked]).detach())
+
+
+def test_the_pixels_of_masked_tokens_are_seen_in_the_hole_alone() -> None:
+    network, tokens, hole = table(), codes(), holes(200)
+    image = torch.rand(200, 4, 12, 12, generator=torch.Generator().manual_seed(7)) + 1
+    MaskedTokenObjective(GammaRatio(), hole_share=0.5)(network, tokens, hole, Condition(image), randomness())
+    masked = network.seen == network.mask_token
+    patches = F.unfold(network.told.image, 2, stride=2).mT
+    assert torch.equal(patches.any(dim=-1), hole | ~masked)
+    assert torch.equal(patches[hole | ~masked], F.unfold(image, 2, stride=2).mT[hole | ~masked])
+    token_accuracy(network, tokens, 0.5, Condition(image), randomness())
+    patches = F.unfold(network.told.image, 2, stride=2).mT
+    assert torch.equal(patches.any(dim=-1), network.seen != network.mask_token)
 
 
 def test_every_image_has_its_count_of_masked_tokens() -> None:

@@ -328,6 +328,47 @@ def test_settings_out_of_range_are_refused(bad: dict) -> None:
         MaskedTokenSampler(**bad)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_revisions_keep_what_is_known_and_draw_a_share_anew(order: str) -> None:
+    network = Toy()
+    tokens, unknown = rows()
+    sampler = MaskedTokenSampler(4, order=order, revisions=3, revised_share=0.25)
+    states = list(sampler.states(network, tokens, unknown, Condition(), randomness(6)))
+    plain = list(MaskedTokenSampler(4, order=order).states(Toy(), tokens, unknown, Condition(), randomness(6)))
+    assert torch.equal(states[len(plain) - 1].tokens, plain[-1].tokens)
+    assert len(states) == len(plain) + 3
+    for state, seen in zip(states[-3:], network.seen[-3:], strict=True):
+        assert not state.unknown.any()
+        assert torch.equal(state.tokens[~unknown], tokens[~unknown])
+        masked = seen == network.mask_token
+        assert masked.sum(dim=1).tolist() == [1, 2, 3, 4, 4]  # a quarter of 1, 5, 9, 15 and 16, rounded up
+        assert not (masked & ~unknown[1:]).any()
+    assert sampler.network_calls(unknown).tolist() == [0, 4, 7, 7, 7, 7]
+    assert sampler.num_network_calls == 7
+
+
+def test_revisions_forget_the_order_of_the_first_draws() -> None:
+    """Two tokens that are equal with probability 0.9, by conditionals; all at once they are drawn independently."""
+
+    class Pair:
+        mask_token = 2
+
+        def __call__(self, tokens_BN: Tensor, condition: Condition) -> Tensor:
+            p_BN = torch.tensor([0.9, 0.1, 0.5])[tokens_BN.flip(1)]
+            return torch.stack([p_BN, 1 - p_BN], dim=-1).log()
+
+    size = 4000
+
+    def equal(revisions: int) -> float:
+        sampler = MaskedTokenSampler(1, "one_shot", "random", revisions=revisions, revised_share=0.5)
+        start = torch.zeros(size, 2, dtype=torch.long)
+        tokens = sampler(Pair(), start, torch.ones_like(start, dtype=torch.bool), Condition(), randomness(size))
+        return (tokens[:, 0] == tokens[:, 1]).float().mean().item()
+
+    assert equal(0) == pytest.approx(0.5, abs=0.03)
+    assert equal(4) == pytest.approx(0.9, abs=0.02)
+
+
 def test_halton_needs_a_square() -> None:
     with pytest.raises(ValueError, match=r"sampler\.order=halton needs a square grid"):
         halton_order(12)

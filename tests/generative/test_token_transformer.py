@@ -131,6 +131,58 @@ def test_codes_that_are_the_same_share_the_part_that_is_not_learnt_for_each() ->
     assert "codebook" in net.state_dict()
 
 
+def seeing() -> tuple[TokenTransformer, Tensor, Tensor]:
+    """A network that has measured patches of 2x2 pixels; and the images and tokens it did so in."""
+    torch.manual_seed(0)
+    image, token = torch.rand(40, 3, 8, 8) * 2 - 1, torch.randint(9, (40, 16))  # code 9 does not occur
+    net = TokenTransformer(10, 4, dim=32, depth=1, num_heads=2, pixels=True, patch_shape=(3, 2, 2))
+    net.pixels.measure(image, token)
+    return net, image, token
+
+
+def test_patches_of_the_codes_are_those_of_the_images() -> None:
+    """With one patch more for each code: the mean of all, with their deviation."""
+    net, image, token = seeing()
+    patches = image.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 2, 2)
+    for code in (4, 9):
+        own = torch.cat([patches[token.flatten() == code], patches.mean(0, keepdim=True)])
+        torch.testing.assert_close(net.pixels.patch[code], own.mean(0))
+        variance = (own - own.mean(0)).square().mean() + (patches - patches.mean(0)).square().mean() / len(own)
+        torch.testing.assert_close(net.pixels.std[code], variance.sqrt())
+
+
+def test_known_pixels_of_a_patch_are_evidence_for_its_code() -> None:
+    """Without what is learnt, they are a power of Gaussian likelihoods of the known pixels; unknown ones may hold anything."""
+    net, _, _ = seeing()
+    nn.init.zeros_(net.pixels.embed.weight)
+    image, validity = torch.rand(2, 3, 8, 8) * 2 - 1, (torch.rand(2, 1, 8, 8) < 0.5).float()
+    inputs = torch.full((2, 16), net.mask_token)
+    plain = net(inputs, Condition())
+    added = net(inputs, Condition(torch.cat([image, validity], dim=1))) - plain
+    block, known = image[1, :, 2:4, 4:6], validity[1, 0, 2:4, 4:6] > 0
+    normal = torch.distributions.Normal(net.pixels.patch[:, :, known], net.pixels.std[:, None, None])
+    expected = normal.log_prob(block[:, known]).flatten(1).sum(1) * net.pixels.log_power.exp()
+    torch.testing.assert_close(added[1, 6] - added[1, 6, 0], expected - expected[0], rtol=1e-4, atol=1e-4)
+    other = torch.where(validity > 0, image, torch.rand_like(image))
+    torch.testing.assert_close(net(inputs, Condition(torch.cat([other, validity], dim=1))), plain + added)
+    torch.testing.assert_close(net(inputs, Condition(torch.zeros(2, 4, 8, 8))), plain)
+
+
+def test_known_pixels_reach_other_tokens_and_all_that_sees_them_learns() -> None:
+    net, _, _ = seeing()
+    for block in net.blocks:  # the identity at first
+        nn.init.normal_(block.attention.out.weight)
+    image = torch.rand(1, 4, 8, 8)
+    changed = image.clone()
+    changed[:, :, :2, :2] = 0
+    inputs = torch.full((1, 16), net.mask_token)
+    logits = net(inputs, Condition(image))
+    assert (net(inputs, Condition(changed)) - logits)[0, 1:].abs().amax(dim=-1).amin() > 0
+    F.cross_entropy(logits[0], torch.arange(16) % 10).backward()
+    assert net.pixels.embed.weight.grad.any()
+    assert net.pixels.log_power.grad.any()
+
+
 def test_neighbours_have_similar_positions_at_first() -> None:
     net = TokenTransformer(10, 8, dim=64, depth=1, num_heads=2)
     position = net.positions.detach()

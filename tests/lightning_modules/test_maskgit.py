@@ -11,6 +11,7 @@ import torch
 from helpers import read_json, tiny, train_here
 from lightning import Callback, Trainer
 from processes import Run
+from torch import Tensor
 
 from benchmarks.inpainting import mean_colour, opencv
 from callbacks import Evaluation, TokenAccuracy
@@ -68,11 +69,13 @@ def test_mean_of_certain_tokens_is_their_picture(outputs: Path) -> None:
     assert module.tokenizer.codebook().shape == (256, 16)
 
 
-def test_known_pixels_of_partly_covered_patches_are_used(outputs: Path) -> None:
-    module, data = built(outputs, "degradation=brush_mask")
+@pytest.mark.parametrize("setting", [[], ["network.pixels=false", "module.pixel_std=0.1"]], ids=str)
+def test_known_pixels_of_partly_covered_patches_are_used(outputs: Path, setting: list[str]) -> None:
+    module, data = built(outputs, "degradation=brush_mask", *setting)
+    module.measure_patches(data)
     batch = data.batch("test", range(10))
     informed = module.sample(batch, module.evaluation_randomness(batch))["mean"]
-    module.pixel_std = None
+    module.pixel_std = module.network.pixels = None
     alone = module.sample(batch, module.evaluation_randomness(batch))["mean"]
     errors = [(picture - batch.image).square().mean() for picture in (informed, alone)]
     assert errors[0] < errors[1]
@@ -114,6 +117,7 @@ def test_training_takes_its_tokens_from_the_cache(outputs: Path, tmp_path: Path)
     module, data = built(outputs, "data.horizontal_flip=true")
     tokenizer = module.tokenizer
     data.use_tokenizer(tokenizer, str(tmp_path))
+    module.measure_patches(data)
     batch = first_training_batch(data)
     assert torch.equal(batch.tokens, tokenizer.encode(batch.image))  # of mirrored images too
     mirrored = (batch.image != data.batch("train", batch.index).image).flatten(1).any(1)
@@ -232,6 +236,25 @@ def test_labels_reach_the_network(outputs: Path) -> None:
     assert not torch.equal(module.sample(batch, module.evaluation_randomness(batch))["decoded"], a)
 
 
+def test_labels_are_hidden_in_training_and_guide_in_a_part_of_the_decoding(outputs: Path) -> None:
+    """The null condition of a network that nothing was hidden from would be an unknown input."""
+    hiding = "module.label_dropout.set_probability=1"
+    module, data = built(outputs, "module=maskgit_labels", hiding, "guidance.scale=3", "guidance.interval=[0.9,1]")
+    data.use_tokenizer(module.tokenizer, None)
+    module.measure_patches(data)
+    seen: list[tuple[int, Tensor]] = []
+    module.network.register_forward_pre_hook(lambda network, inputs: seen.append((len(inputs[0]), inputs[1].labels)))
+    batch = first_training_batch(data)
+    assert batch.labels.any()
+    module.loss(batch, module.evaluation_randomness(batch))
+    assert not seen.pop()[1].any()
+    batch = data.batch("test", range(4))
+    assert (module._unknown(batch.validity).sum(1) > 1).all()
+    list(module.states(batch, module.evaluation_randomness(batch)))
+    assert [rows for rows, _ in seen] == [8, 4]  # both branches at the first step, where all of the hole is masked
+    assert torch.equal(seen[0][1], torch.cat([batch.labels, torch.zeros_like(batch.labels)]))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -241,12 +264,14 @@ def test_labels_reach_the_network(outputs: Path) -> None:
         ("module.dilation=-1", "module.dilation=-1"),
         ("module.feather=-1", "module.feather=-1"),
         ("module.pixel_std=0", "module.pixel_std=0"),
+        ("module.pixel_std=0.1", "would count the known pixels twice"),
+        ("module=maskgit_labels guidance.rescale=0.7", "guidance.rescale=0.7 is for images"),
         ("tokenizer=/nowhere", "there is no such run folder"),
     ],
 )
 def test_wrong_parts_are_refused_in_one_sentence(outputs: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_module(compose_config(["experiment=maskgit_scenes", f"paths.outputs={outputs}", override]))
+        build_module(compose_config(["experiment=maskgit_scenes", f"paths.outputs={outputs}", *override.split()]))
 
 
 def test_baselines_keep_known_pixels(outputs: Path) -> None:
