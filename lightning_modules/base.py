@@ -316,6 +316,8 @@ class TrainingModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Build optimiser and learning-rate schedule, stepped each optimiser step."""
-        optimizer = self.optimizer_factory(decay_groups(self.trainable_parameters(), self))
+        optimizer: Any = self.optimizer_factory(decay_groups(self.trainable_parameters(), self))
+        # A fused optimiser would divide by the loss scale in its step, after clipping: the scaler does so before.
+        optimizer._step_supports_amp_scaling = False
         schedule = ComposedSchedule(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

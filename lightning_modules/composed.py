@@ -53,5 +53,8 @@ def keep_settings(optimizer: Optimizer) -> None:
     def put_back(loaded: Optimizer) -> None:
         for group, own in zip(loaded.param_groups, settings, strict=True):
             group.update(own)
+            for p in group["params"] if group.get("fused") else ():  # which counts steps on the device of the weights
+                if "step" in loaded.state[p]:
+                    loaded.state[p]["step"] = loaded.state[p]["step"].to(p.device)
 
     optimizer.register_load_state_dict_post_hook(put_back)

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
+from lightning.pytorch.plugins import MixedPrecision
+from torch import nn
 
 from launch.build import build_module
 from launch.compose import compose_config
 from launch.restorable import _optimizer_fault
 from lightning_modules import GenerativeModule
+from lightning_modules.composed import keep_settings
 
 LOOKED_UP = ("embedding.weight", "positions", "labels.factors.0", "labels.factors.1", "labels.null")
 RATE, DECAY = 0.01, 0.5
@@ -95,3 +98,38 @@ def test_an_optimizer_of_one_group_is_taken_over() -> None:
     unchanged = copy.deepcopy(checkpoint)
     new.on_load_checkpoint(checkpoint)
     assert checkpoint["optimizer_states"][0]["param_groups"] == unchanged["optimizer_states"][0]["param_groups"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_fused_optimiser_clips_under_bfloat16(optimizer: str) -> None:
+    module = module_of("meanflow_dit", f"optimizer={optimizer}", "optimizer.fused=true")
+    made = module.configure_optimizers()["optimizer"]
+    assert made.param_groups[0]["fused"]
+    parameters = list(module.network.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    MixedPrecision("bf16-mixed", "cpu").clip_gradients(made, 0.5)
+    assert torch.nn.utils.get_total_norm([p.grad for p in parameters]) == pytest.approx(0.5)
+
+
+def test_a_fused_optimiser_continues_what_another_began() -> None:
+    plain, fused = ([nn.Parameter(torch.ones(3))] for _ in range(2))
+    states = []
+    for kind, parameters in (("foreach", plain), ("fused", fused)):
+        optimizer = torch.optim.AdamW(parameters, **{kind: True})
+        keep_settings(optimizer)
+        if states:
+            optimizer.load_state_dict(states[0])
+        else:
+            _one_step(optimizer, parameters)
+            states.append(copy.deepcopy(optimizer.state_dict()))
+            fused[0].data.copy_(parameters[0])
+        assert optimizer.param_groups[0][kind]
+        _one_step(optimizer, parameters)
+    torch.testing.assert_close(plain[0], fused[0])
+
+
+def _one_step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = torch.arange(1.0, 4.0)
+    optimizer.step()
