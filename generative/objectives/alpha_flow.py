@@ -60,4 +60,4 @@ class AlphaFlow(FlowMapObjective):
         The error is of order a^2, so the factor a^(2 power - 1) keeps the MeanFlow loss as its limit for every power: the
         published a / (L + c) for power 1, the plain a^-1 L for power 0.
         """
-        return self.alpha(progress) ** (2 * self.weight.power - 1) * self.weight.factors(error_M, time_M)
+        return self.alpha(progress) ** (2 * self.weight.power - 1) * self.weight.factors(error_M, time_M, progress)

@@ -87,7 +87,7 @@ class FlowMapObjective(ABC):
         Returns:
             (M,) factors without gradient.
         """
-        return self.weight.factors(error_M, time_M)
+        return self.weight.factors(error_M, time_M, progress)
 
     def __call__(
         self,
@@ -122,11 +122,11 @@ class FlowMapObjective(ABC):
         pixels, conditional_velocity = image_BCHW[0].numel(), source_BCHW - image_BCHW
         u, v = flow_map.velocities(z, pairs.r_B, pairs.t_B, condition)
         velocity_error = squared_error(v, conditional_velocity)
-        velocity_factors = self.weight.factors(velocity_error, pairs.t_B, pairs.r_B == 1, progress)
+        velocity_factors = self.weight.factors(velocity_error, pairs.t_B, progress, pairs.r_B == 1)
         balance = pairs.t_B.clamp(min=MIN_TIME) ** self.time_power
         m = pairs.num_distinct
         average_error = squared_error(u[m:], conditional_velocity[m:])
-        average_loss = (average_error * self.weight.factors(average_error, pairs.t_B[m:]) * balance[m:]).sum()
+        average_loss = (average_error * self.weight.factors(average_error, pairs.t_B[m:], progress) * balance[m:]).sum()
         logs = {"velocity_error": velocity_error.mean() / pixels}
         if m:
             leading = torch.arange(m, device=z.device)

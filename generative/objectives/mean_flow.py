@@ -50,4 +50,6 @@ class ImprovedMeanFlow(DerivativeObjective):
     def consistency_factors(
         self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
     ) -> Tensor:
-        return velocity_factors_M if self.target == "predicted" else self.weight.factors(error_M, time_M)
+        if self.target == "predicted":
+            return velocity_factors_M
+        return super().consistency_factors(error_M, time_M, velocity_factors_M, progress)

@@ -66,42 +66,47 @@ class AdaptiveWeight:
         power: 0 is plain squared error; 1, the default of the papers, brings all times to one size.
         offset: Added to the summed squared error; 1e-3 in MeanFlow, 1e-2 in improved MeanFlow.
         magnitude: ``"time"``: the mean error of the other rows of the batch at about the same time, which leaves the
-            minimiser, the expectation, as it is. ``"own"``: the row's own error, as published: the minimiser moves
-            towards the likelier answer.
-        terminal: Rows with r = t = 1, whose velocity is to be the mean. ``"unbiased"``: squared error over the mean error of
-            the other such rows, so that the minimiser is the expectation; ``"annealed"``: as other rows in the first half of
-            the training, and from there to ``"unbiased"`` at 90 %; ``"alike"``: as other rows.
+            minimiser, the expectation, as it is. ``"own"``: the row's own error, as published: easy rows are learnt sooner,
+            but the minimiser moves towards the likelier answer. ``"annealed"``: ``"own"`` in the first half of the training,
+            and from there to ``"time"`` at 90 %.
+        terminal: The same for the rows with r = t = 1, whose velocity is to be the mean. ``"unbiased"``: the mean error of the
+            other such rows; ``"annealed"``: from ``"own"`` to that; ``"alike"``: as other rows.
     """
 
     power: NonNegative = 1.0
     offset: Positive = 1e-2
-    magnitude: Literal["time", "own"] = "own"
+    magnitude: Literal["time", "own", "annealed"] = "own"
     terminal: Literal["unbiased", "annealed", "alike"] = "unbiased"
 
     def factors(
-        self, error_B: Tensor, time_B: Tensor, terminal_B: Tensor | None = None, progress: float = 1.0
+        self, error_B: Tensor, time_B: Tensor, progress: float = 1.0, terminal_B: Tensor | None = None
     ) -> Tensor:
         """Return the factors of a batch's errors.
 
         Args:
             error_B: (B,) summed squared errors.
             time_B: (B,) times of the rows.
-            terminal_B: (B,) True for the rows that ``terminal`` is about; None for no row.
             progress: Share of the training done, in [0, 1].
+            terminal_B: (B,) True for the rows that ``terminal`` is about; None for no row.
 
         Returns:
             (B,) factors without gradient.
         """
         error_B = error_B.detach()
+        begin, end = ANNEALING
+        done = min(1.0, max(0.0, (progress - begin) / (end - begin)))
+        shares = {"own": 0.0, "annealed": done, "time": 1.0, "unbiased": 1.0}
+
+        def mixed(unbiased_B: Tensor, share: float) -> Tensor:
+            return (error_B + self.offset).pow(self.power * (share - 1)) * (unbiased_B + self.offset).pow(
+                -self.power * share
+            )
+
         neighbours = neighbours_error(error_B, time_B)
-        factors = ((error_B if self.magnitude == "own" else neighbours) + self.offset).pow(-self.power)
+        factors = mixed(neighbours, shares[self.magnitude])
         if terminal_B is None or self.terminal == "alike":
             return factors
         others = terminal_B.sum() - 1
-        means = (error_B.where(terminal_B, 0).sum() - error_B) / others.clamp(min=1)
-        unbiased = (torch.where(others > 0, means, neighbours) + self.offset).pow(-self.power)
-        if self.terminal == "annealed":
-            begin, end = ANNEALING
-            share = min(1.0, max(0.0, (progress - begin) / (end - begin)))
-            unbiased = factors.pow(1 - share) * unbiased.pow(share)
-        return torch.where(terminal_B, unbiased, factors)
+        means = (error_B.where(terminal_B, 0).sum() - error_B).clamp(min=0) / others.clamp(min=1)
+        means = torch.where(others > 0, means, neighbours)
+        return torch.where(terminal_B, mixed(means, shares[self.terminal]), factors)

@@ -14,7 +14,7 @@ def test_published_weight_closed_form() -> None:
     error, time = torch.tensor([0.5, 4.0]), torch.tensor([0.3, 1.0])
     own = AdaptiveWeight(power=1.0, offset=0.1, magnitude="own")
     torch.testing.assert_close(own.factors(error, time), torch.tensor([1 / 0.6, 1 / 4.1]))
-    alone = own.factors(error, time, torch.tensor([False, True]))
+    alone = own.factors(error, time, 0.3, torch.tensor([False, True]))
     torch.testing.assert_close(alone, torch.tensor([1 / 0.6, 1 / 0.6]))  # by the error of the only other row
     for magnitude in ("own", "time"):
         plain = AdaptiveWeight(power=0.0, magnitude=magnitude)
@@ -65,7 +65,7 @@ def test_the_minimiser_is_the_mean_unless_a_row_weights_itself(
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
         target = (torch.rand(size, 1, generator=g) < 0.65).float().expand(-1, 100)
         error = (estimate - target).square().sum(1)
-        loss = (error * weight.factors(error, ones, ones == 1, step / steps)).mean()
+        loss = (error * weight.factors(error, ones, step / steps, ones == 1)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -79,17 +79,22 @@ def test_rows_that_teach_the_mean_are_measured_by_each_other(magnitude: str, pow
     weights = {t: AdaptiveWeight(power, 0.5, magnitude, t) for t in ("alike", "unbiased", "annealed")}
 
     def factors(terminal: str, progress: float = 0.3) -> Tensor:
-        return weights[terminal].factors(error, time, time == 1, progress)
+        return weights[terminal].factors(error, time, progress, time == 1)
 
     alike, unbiased = factors("alike"), factors("unbiased")
     torch.testing.assert_close(unbiased[2:], torch.tensor([4.5, 4.0, 2.0]).pow(-power))
     torch.testing.assert_close(unbiased[:2], alike[:2])
     torch.testing.assert_close(alike, weights["unbiased"].factors(error, time))
-    for progress, expected in {
-        0.0: alike,
-        0.5: alike,
-        0.7: (alike * unbiased).sqrt(),
-        0.9: unbiased,
-        1.0: unbiased,
-    }.items():
-        torch.testing.assert_close(factors("annealed", progress), expected)
+    own = (error[2:] + 0.5).pow(-power)
+    expected = {0.0: own, 0.5: own, 0.7: (own * unbiased[2:]).sqrt(), 0.9: unbiased[2:], 1.0: unbiased[2:]}
+    for progress, terminal in expected.items():
+        torch.testing.assert_close(factors("annealed", progress)[2:], terminal)
+
+
+def test_annealed_weights_go_from_a_row_s_own_error_to_that_of_its_neighbours() -> None:
+    g = torch.Generator().manual_seed(0)
+    error, time = 10 * torch.rand(32, generator=g), torch.rand(32, generator=g)
+    own, neighbours, annealed = (AdaptiveWeight(0.5, magnitude=m) for m in ("own", "time", "annealed"))
+    first, last = own.factors(error, time), neighbours.factors(error, time)
+    for progress, expected in {0.3: first, 0.6: first**0.75 * last**0.25, 0.95: last}.items():
+        torch.testing.assert_close(annealed.factors(error, time, progress), expected)
