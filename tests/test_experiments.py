@@ -191,7 +191,7 @@ def test_every_option_composes(override: str) -> None:
         "objective=flow_matching",
         "objective=lsd",
         "objective=psd",
-        "objective.derivative=difference",
+        "objective.derivative=exact",
         "sampler=heun",
         "trainer.precision=bf16-mixed",
     ],

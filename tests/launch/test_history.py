@@ -33,7 +33,7 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("begun") / "run"
-    return train_here(folder, "experiment=meanflow_dit", *QUIET, f"trainer.max_steps={STEPS}")
+    return train_here(folder, "experiment=meanflow_dit", "optimizer=adamw", *QUIET, f"trainer.max_steps={STEPS}")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def step(module: GenerativeModule, optimizers: dict[str, Any], seed: int | None 
 )
 def test_only_weights_of_layers_decay(experiment: str) -> None:
     """Without gradients AdamW multiplies what decays by 1 - rate * decay and leaves the rest (arXiv 1711.05101)."""
-    module = module_of(experiment)
+    module = module_of(experiment, "optimizer=adamw")
     optimizers = module.configure_optimizers()
     rate = optimizers["optimizer"].param_groups[0]["lr"]
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
@@ -63,7 +63,7 @@ def test_only_weights_of_layers_decay(experiment: str) -> None:
 
 
 def test_both_groups_follow_the_learning_rate() -> None:
-    module = module_of("meanflow_dit")
+    module = module_of("meanflow_dit", "optimizer=adamw")
     optimizers = module.configure_optimizers()
     for number in range(4):
         rates = {group["lr"] for group in optimizers["optimizer"].param_groups}
@@ -74,8 +74,8 @@ def test_both_groups_follow_the_learning_rate() -> None:
 def test_an_optimizer_of_one_group_is_taken_over() -> None:
     """A run from before the two groups: its next steps are those it would have made (weight decay was 0 by default)."""
     old, new = (
-        module_of("meanflow_dit", "optimizer.weight_decay=0"),
-        module_of("meanflow_dit", "optimizer.weight_decay=0"),
+        module_of("meanflow_dit", "optimizer=adamw", "optimizer.weight_decay=0"),
+        module_of("meanflow_dit", "optimizer=adamw", "optimizer.weight_decay=0"),
     )
     optimizer = old.optimizer_factory(old.trainable_parameters())
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, old.learning_rate_factor)
