@@ -196,8 +196,9 @@ def run_arguments(
     register_resolvers()
     note_typed(arguments)
     run = RunFolder.existing(folder, "run")
-    fresh = compose_config(merged(run.overrides(), arguments))
-    config = apply_overrides(run_config(run), run.overrides(), arguments, fresh)
+    recorded = run.overrides()
+    fresh = compose_config(merged(recorded, arguments), recorded=recorded)
+    config = apply_overrides(run_config(run), recorded, arguments, fresh)
     make_absolute(config)
     check_values(fresh)
     return run, config, own, arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,19 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("trained_tokenizer", trained_tokenizer, replace=True)
 
 
-def compose_config(overrides: list[str], config_name: str = "train", with_hydra: bool = False) -> DictConfig:
+_UNKNOWN = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?! is)")
+
+
+def compose_config(
+    overrides: list[str], config_name: str = "train", with_hydra: bool = False, recorded: Collection[str] = ()
+) -> DictConfig:
     """Compose a config.
 
     Args:
         config_name: Primary config.
         with_hydra: Keep the ``hydra`` node.
+        recorded: Overrides of an earlier run. One whose key ``conf/`` no longer has in such a run is left out: its value
+            stands in the run's recorded config.
 
     Returns:
         The config, interpolations not resolved.
@@ -65,6 +73,10 @@ def compose_config(overrides: list[str], config_name: str = "train", with_hydra:
         with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
             config = compose(config_name, [*map(without_null, overrides)], return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        unknown = _UNKNOWN.search(str(error))
+        gone = [o for o in recorded if o in overrides and unknown and parse(o)[0] == unknown.group(1)]
+        if gone:
+            return compose_config([o for o in overrides if o not in gone], config_name, with_hydra, recorded)
         raise UserError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().clear()
@@ -116,8 +128,7 @@ def _explain(error: Exception, overrides: list[str]) -> str:
         key = parse(adding[0])[0]
         kind = "group" if key in groups() else "key"
         return f"{adding[0]}: {key} is a {kind} of this config already: write {adding[0].lstrip('+')}, without the +."
-    unknown = re.search(r"Could not (?:override|delete from config\.) '([^']+)'(?! is)", text)
-    if unknown:
+    if unknown := _UNKNOWN.search(text):
         return _explain_key(unknown.group(1), overrides, one_line(error))
     return one_line(error)
 
@@ -256,7 +267,7 @@ def apply_overrides(
     for key in FOR_NEW_RUNS & {parse(override)[0] for override in overrides}:
         raise UserError(f"{key}= cannot be changed on an existing run: override single groups or keys.")
     if fresh is None:
-        fresh = compose_config(merged(saved_overrides, overrides))
+        fresh = compose_config(merged(saved_overrides, overrides), recorded=saved_overrides)
     OmegaConf.set_struct(result, False)
     for override in overrides:
         key, _ = parse(override)

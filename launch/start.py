@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def composed_start(overrides: list[str]) -> DictConfig:
     note_typed(overrides)
     check_names(overrides)
     if resume not in (None, "null", "auto"):
-        return _checked(_resume_overrides(str(resume), overrides))
+        return _checked(*_resume_overrides(str(resume), overrides))
     require_experiment(overrides)
     config = _checked(overrides)
     if resume == "auto":
@@ -57,7 +57,7 @@ def composed_start(overrides: list[str]) -> DictConfig:
             print(f"resume=auto: {what}", flush=True)  # noqa: T201
         if found:
             this_time = [o for o in overrides if o.startswith(f"{DATA_CHANGED}=")]
-            return _checked(_resume_overrides(str(found.path), this_time))
+            return _checked(*_resume_overrides(str(found.path), this_time))
     return config
 
 
@@ -111,8 +111,8 @@ def put_in_force(config: DictConfig) -> Iterator[DictConfig]:
         HydraConfig.instance().cfg = None
 
 
-def _checked(overrides: list[str]) -> DictConfig:
-    config = compose_config(overrides, with_hydra=True)
+def _checked(overrides: list[str], recorded: Collection[str] = ()) -> DictConfig:
+    config = compose_config(overrides, with_hydra=True, recorded=recorded)
     check_values(without_hydra(config))
     return config
 
@@ -128,7 +128,8 @@ def _unfinished(config: DictConfig, overrides: list[str]) -> RunFolder | None:
     return run if same and run.checkpoint.exists() and not record.get("finished") else None
 
 
-def _resume_overrides(folder: str, overrides: list[str]) -> list[str]:
+def _resume_overrides(folder: str, overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of a run that continues, and those of them that are recorded."""
     run = RunFolder.existing(folder, "resume")
     overrides = [_from_here(o) for o in overrides]
     keys = {parse(o)[0] for o in overrides}
@@ -137,7 +138,7 @@ def _resume_overrides(folder: str, overrides: list[str]) -> list[str]:
     if "hydra.run.dir" in keys:
         raise UserError("resume= continues in the run's own folder: leave out hydra.run.dir=.")
     own = [o for o in run.overrides() if parse(o)[0] not in (*THIS_TIME, "hydra.run.dir")]
-    return [*merged(own, overrides), f"resume={quoted(run.path)}", f"hydra.run.dir={quoted(run.path)}"]
+    return [*merged(own, overrides), f"resume={quoted(run.path)}", f"hydra.run.dir={quoted(run.path)}"], own
 
 
 def _from_here(override: str) -> str:

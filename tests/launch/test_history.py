@@ -255,3 +255,21 @@ def test_an_automatic_choice_is_told_once_with_its_steps(tmp_path: Path, capsys:
         "tokenizer=auto: no finished run fits; none is used",
         f"tokenizer=auto: {run.checkpoint} (1,500 steps)",
     ]
+
+
+def test_recorded_overrides_that_conf_has_no_key_for_stay_in_the_record(tmp_path: Path) -> None:
+    """``conf/train.yaml`` once chose a sampler and an objective for every run; a regression is without them now."""
+    run = train_here(tmp_path / "run", "experiment=regression_dit", "callbacks.checkpoint.every_n_steps=2")
+    config, gone = run.config(), ["sampler.num_steps=2", "objective.weight.power=0.5"]
+    config.sampler = compose_config(["experiment=meanflow_dit", gone[0]]).sampler
+    run.write_config(config, [*run.overrides(), *gone])
+    run_arguments([f"run={run.path}"], {}, "")
+    with pytest.raises(UserError, match="sampler is null in this run"):  # what is typed is refused as ever
+        run_arguments([f"run={run.path}", "sampler.num_steps=4"], {}, "")
+    with pytest.raises(UserError, match="sampler is null in this run"):
+        resume_here(run, "sampler.num_steps=4", "trainer.max_steps=3")
+    resume_here(run, "trainer.max_steps=3")
+    assert run.record["finished"]
+    assert run.record["step"] == 3
+    assert set(gone) <= set(run.overrides())
+    assert run.config().sampler.num_steps == 2
