@@ -109,7 +109,7 @@ class KnownPixels(nn.Module):
         self.register_buffer("scale", torch.ones(()))  # of all pixels
         self.embed = at_end(nn.Conv2d(channels + 1, dim, size, stride=size, bias=False))
         nn.init.normal_(self.embed.weight, std=2 * INIT_STD * self.embed.weight[0].numel() ** -0.5)
-        self.log_power = nn.Parameter(torch.tensor(INITIAL_POWER).log())
+        self.log_power = nn.Parameter(torch.tensor([INITIAL_POWER]).log())  # fully_shard takes no scalars
 
     @torch.no_grad()
     def measure(self, image_BCHW: Tensor, tokens_BN: Tensor) -> None:
