@@ -6,11 +6,12 @@ Shape suffixes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
 from files.pixels import to_bytes
@@ -19,6 +20,7 @@ from files.whole import whole_file
 CELL_SIZE = 96  # px: small images are enlarged to about this height
 NUM_COLUMNS = 8  # pictures of a row, where nothing else is asked for
 MARGIN, GAP = 16, 6  # px
+PLACES = "pictures"  # text of a PNG file
 CAPTION_SIZE, NOTE_SIZE = 15, 12  # px, letter heights
 BACKGROUND, INK, FAINT_INK = (255, 255, 255), (32, 32, 32), (112, 112, 112)
 
@@ -53,7 +55,7 @@ def render_grid(
         notes: Short text under each of the N images of a row, by the row's caption; it may have several lines.
 
     Returns:
-        An RGB image.
+        An RGB image, which tells ``read_grid`` where its pictures are.
 
     Raises:
         ValueError: If there is no image, or the rows differ in shape.
@@ -83,7 +85,7 @@ def render_grid(
     lefts = [left + column * pitch + (pitch - GAP - cell_width) // 2 for column in range(num_columns)]
     for x, text in zip(lefts, column_captions, strict=False):
         draw.text((x + cell_width // 2, header - GAP), text, FAINT_INK, note_font, anchor="ms")
-    top = header
+    top, tops = header, {}
     for (caption, images), row_height in zip(rows.items(), row_heights, strict=True):
         draw.text((left - MARGIN, top + cell_height // 2), caption, INK, caption_font, anchor="rm")
         for x, image in zip(lefts, images, strict=True):
@@ -92,8 +94,37 @@ def render_grid(
             for number, line in enumerate(note):
                 y = top + cell_height + GAP // 2 + number * (NOTE_SIZE + GAP)
                 draw.text((x + cell_width // 2, y), line, FAINT_INK, note_font, anchor="mt")
+        tops[caption] = top
         top += row_height
+    places = {"lefts": lefts, "tops": tops, "size": [cell_width, cell_height], "scale": scale, "notes": notes}
+    grid.info[PLACES] = json.dumps(places, default=list)
     return grid
+
+
+def read_grid(path: Path) -> dict[str, list[tuple[Image.Image, str]]]:
+    """Take a grid that ``write_png`` has written apart again.
+
+    Args:
+        path: The file.
+
+    Returns:
+        By caption of a row its pictures, at their own size, each with the note under it.
+
+    Raises:
+        ValueError: The file does not tell where its pictures are.
+    """
+    with Image.open(path) as file:
+        text, grid = getattr(file, "text", {}).get(PLACES), file.convert("RGB")
+    if text is None:
+        raise ValueError(f"{path} does not tell where its pictures are: draw it again.")
+    places = json.loads(text)
+    (width, height), scale, rows = places["size"], places["scale"], {}
+    for caption, top in places["tops"].items():
+        boxes = [(left, top, left + width, top + height) for left in places["lefts"]]
+        pictures = [grid.crop(box).resize((width // scale, height // scale), Image.Resampling.NEAREST) for box in boxes]
+        notes = [*places["notes"].get(caption, ()), *[""] * len(pictures)]
+        rows[caption] = list(zip(pictures, notes, strict=False))
+    return rows
 
 
 def picture_grid(
@@ -130,5 +161,8 @@ def write_png(image: Image.Image, path: Path) -> None:
     Args:
         path: File to write; its folder is created.
     """
+    told = PngImagePlugin.PngInfo()
+    if PLACES in image.info:
+        told.add_text(PLACES, image.info[PLACES], zip=True)
     with whole_file(path) as file:
-        image.save(file, format="PNG")
+        image.save(file, format="PNG", pnginfo=told)

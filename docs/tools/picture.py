@@ -1,7 +1,11 @@
-"""Draws docs/assets/paradigms.png, single test images of three runs, out of the grids kept in benchmarks/results/."""
+"""Draws docs/assets/paradigms.png, single test images of three runs, out of the grids kept in benchmarks/results/.
+
+A grid is kept by copying it from its run: images/test/step=*.png, images/label_sets_test/step=*.png.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +13,23 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from files.grids import read_grid  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 TARGET = ROOT / "docs" / "assets" / "paradigms.png"
-PIXELS, SHOWN = 96, 32  # side of a cell in the grids, and of the image that it shows enlarged three times
 CELL, GAP, MARGIN, TITLE, LABEL = 240, 12, 18, 76, 46
 LABELS = 108  # height of three lines of labels
 DRAWN = "objects by name; ✗ the classifier misses it"
-SETS = [  # label sets 25 to 28 of test.json, as the grid names them
-    "blue sphere\nyellow cylinder", "✗ cyan cube\nred sphere\ncyan cylinder", "blue cube\ngray sphere\npurple cylinder",
-    "purple cube\nyellow cube\nbrown cylinder",
-]  # fmt: skip
 INK, FAINT, HOLE = "#1f2328", "#59636e", (255, 0, 110)
 
 
-def cells(file: str, left: int, top: int, step: int, columns: list[int]) -> list[Image.Image]:
-    """Return single images of a row of a grid, each at its own size."""
-    grid = Image.open(RESULTS / file).convert("RGB")
-    boxes = [(left + step * column, top) for column in columns]
-    return [grid.crop((x, y, x + PIXELS, y + PIXELS)).resize((SHOWN, SHOWN), Image.Resampling.BOX) for x, y in boxes]
+def row(file: str, caption: str | int, columns: list[int]) -> tuple[list[Image.Image], list[str]]:
+    """Return images of a row of a grid, which is named or counted, and the notes under them."""
+    rows = read_grid(RESULTS / file)
+    found = rows[caption] if isinstance(caption, str) else list(rows.values())[caption]
+    return [found[column][0] for column in columns], [found[column][1] for column in columns]
 
 
 def with_hole(clean: Image.Image, masked: Image.Image) -> Image.Image:
@@ -35,7 +38,8 @@ def with_hole(clean: Image.Image, masked: Image.Image) -> Image.Image:
     changed_HW = np.abs(clean_HWC - image_HWC).sum(-1)
     grey = image_HWC.reshape(-1, 3)[changed_HW.argmax()]
     outside = np.pad(changed_HW > 0, 1)
-    neighbours_HW = sum(outside[y : y + SHOWN, x : x + SHOWN].astype(int) for y, x in ((0, 1), (1, 0), (1, 2), (2, 1)))
+    height, width = changed_HW.shape
+    neighbours_HW = sum(outside[y : y + height, x : x + width].astype(int) for y, x in ((0, 1), (1, 0), (1, 2), (2, 1)))
     image_HWC[(image_HWC == grey).all(-1) & ((changed_HW > 0) | (neighbours_HW > 1))] = HOLE
     return Image.fromarray(image_HWC)
 
@@ -77,19 +81,19 @@ def draw(panels: list[tuple[str, list[tuple[str, list[Image.Image]]]]], labels: 
 def main() -> None:
     """Read the grids and write the picture."""
     digits = [0, 2, 3, 7]
-    grid = "meanflow_dit_mnist.png"
-    degraded, sample, mean = (cells(grid, 103, top, 102, digits) for top in (167, 287, 407))
-    drawn = cells("ddpm_scenes_test.png", 75, 479, 103, [0, 1, 2, 3])
+    degraded, sample, mean = (row("meanflow_dit_mnist.png", name, digits)[0] for name in ("degraded", "sample", "mean"))
+    drawn, labels = row("ddpm_scenes_test.png", -1, [0, 1, 2, 3])
     scenes = [1, 4, 5, 7]
-    grid = "maskgit_scenes_test.png"
-    clean, masked, filled = (cells(grid, 103, top, 102, scenes) for top in (65, 167, 287))
+    clean, masked, filled = (
+        row("maskgit_scenes_test.png", name, scenes)[0] for name in ("clean", "degraded", "sample")
+    )
     holes = [with_hole(*pair) for pair in zip(clean, masked, strict=True)]
     panels = [
         ("MeanFlow restores", [("degraded", degraded), ("sample, one step", sample), ("mean, one network call", mean)]),
         ("DDPM draws from labels", [(DRAWN, drawn)]),
-        ("MaskGIT fills holes", [("missing pixels in pink", holes), ("sample, eight steps", filled)]),
+        ("MaskGIT fills holes", [("missing pixels in pink", holes), ("sample", filled)]),
     ]
-    draw(panels, SETS, TARGET)
+    draw(panels, labels, TARGET)
 
 
 if __name__ == "__main__":
