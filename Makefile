@@ -1,6 +1,6 @@
 # make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite;
 # make check: style and types; make docs: the site, into site/; make constraints: the installed versions, for others;
-# make kills: kill -9 at 20 random moments; make exhaustive: every number of every experiment with five values.
+# make kills: kill -9 at 20 random moments; make exhaustive: every number of every experiment with five values, and what takes minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -16,7 +16,7 @@ kills: .venv/installed-dev
 	$(BIN)/python -m pytest -s -k killed tests/test_faults.py tests/test_resume.py --kills=20
 
 exhaustive: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m exhaustive tests/test_values.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m exhaustive
 
 check: lint types
 

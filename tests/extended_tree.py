@@ -3,59 +3,28 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from helpers import ROOT, assert_same_state, read_json, resume_here, train_here
+from helpers import ROOT, read_json, train_here
 from PIL import Image
+from round_trips import IN_THE_MIDDLE, assert_round_trips, assert_same_samples
 
 import triptych
-from launch.commands import evaluate, export, generate
+from launch.commands import generate
 from launch.commands.compare import compare
 from launch.run_folder import RunFolder
-
-SMALL = ["callbacks.checkpoint.every_n_steps=2", "trainer.max_steps=4", "trainer.val_check_interval=2"]
-
-
-def state(run: RunFolder) -> dict[str, torch.Tensor]:
-    return torch.load(run.checkpoint, weights_only=True)["state_dict"]
 
 
 def images(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def resumed(run: RunFolder, to: Path) -> RunFolder:
-    """Continue from the checkpoint in the middle, as after a kill."""
-    again = RunFolder(
-        shutil.copytree(run.path, to, ignore=shutil.ignore_patterns("metrics.*", "evaluations", "export"))
-    )
-    folder = again.path / "checkpoints"
-    (folder / "previous.ckpt").replace(folder / "last.ckpt")
-    assert torch.load(again.checkpoint, weights_only=True)["global_step"] == 2
-    resume_here(again)
-    return again
-
-
 def used(run: RunFolder, out: Path) -> None:
-    """What is done with any run: resumed, evaluated again, exported and loaded."""
-    assert_same_state(state(run), state(resumed(run, out / "resumed")))
-    metrics = read_json(run.path / "metrics.json")["metrics"]
-    evaluate.main([f"run={run.path}", "name=again"])
-    assert read_json(run.path / "evaluations" / "again" / "metrics.json")["metrics"] == metrics
-    export.main([f"run={run.path}"])
-    of_run, of_export = triptych.load(run.path), triptych.load(run.path / "export")
-    image = torch.rand(2, 1, 32, 32) * 2 - 1
-    batch = triptych.Batch(
-        image, torch.arange(2), labels=torch.eye(10)[:2], degraded=image, validity=torch.ones(2, 1, 32, 32)
-    )
-    for module in (of_run, of_export):
-        assert isinstance(module, triptych.GenerativeModule)
-    a, b = (module.sample(batch, module.evaluation_randomness(batch)) for module in (of_run, of_export))
-    assert_same_state(dict(a), dict(b))
+    """What is done with any run, and the code of its card."""
+    assert_same_samples(*assert_round_trips(run, out))
     code = (run.path / "export" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     space: dict[str, torch.Tensor] = {}
     exec(code.replace('"."', repr(str(run.path / "export"))), space)
@@ -63,14 +32,14 @@ def used(run: RunFolder, out: Path) -> None:
 
 
 def main(out: Path) -> None:
-    flow = train_here(out / "rectified_flow" / "run", "experiment=rectified_flow", *SMALL, "module.num_steps=3")
+    flow = train_here(out / "rectified_flow" / "run", "experiment=rectified_flow", *IN_THE_MIDDLE, "module.num_steps=3")
     assert images(flow.path / "images") == ["restoration", "steps", "steps_test", "test"]
     used(flow, out / "flow")
     generate.main([f"run={flow.path}", "labels=3", "num_images=2", f"output={out / 'drawn'}"])
     assert images(out / "drawn") == ["0000.png", "0001.png", "grid.png"]
 
     several = ["degradation=posterize", "callbacks=[default,mean_error,gradient_norm]"]
-    restorer = train_here(out / "residual" / "run", "experiment=residual", *SMALL, *several)
+    restorer = train_here(out / "residual" / "run", "experiment=residual", *IN_THE_MIDDLE, *several)
     used(restorer, out / "restorer")
     assert {"mean_error/mean", "psnr/mean"} <= read_json(restorer.path / "metrics.json")["metrics"].keys()
     with (restorer.path / "metrics.csv").open() as file:

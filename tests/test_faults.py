@@ -19,6 +19,7 @@ from launch.run_folder import RunFolder
 
 INTERVAL = 4  # steps between checkpoints
 ACCUMULATED = "trainer.accumulate_grad_batches=2"  # a validation begins between two batches of a step
+RECIPE = ["optimizer=muon", "objective.derivative=difference"]
 INTERVALS_PER_KILL = 3  # a kill comes at most this many checkpoints after the start of its process
 
 
@@ -63,7 +64,8 @@ def killed_again_and_again(folder: Path, trainer: str, moments: list[str]) -> li
         What was found after each kill.
     """
     steps = INTERVAL * (INTERVALS_PER_KILL * len(moments) + 2) + 1
-    common = ["train.py", *arguments("meanflow_dit", steps, INTERVAL, trainer), ACCUMULATED, f"paths.outputs={folder}"]
+    common = ["train.py", *arguments("meanflow_dit", steps, INTERVAL, trainer), ACCUMULATED, *RECIPE]
+    common.append(f"paths.outputs={folder}")
     whole, killed, draw, found = folder / "whole", folder / "killed", random.Random(0), []
     begin = time.monotonic()
     run = Run(folder / "whole.log", *common, f"hydra.run.dir={whole}", forks=True)

@@ -30,7 +30,9 @@ SINGLE = ("vqgan_scenes", "label_classifier", "ddpm_scenes")  # the next ones fi
 SHARDED = ("meanflow_dit", "maskgit_scenes")
 STEPS = ["trainer.max_steps=3", "trainer.val_check_interval=2", "learning_rate=constant"]
 CPU_PAIR = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-FEW = ["sampler.num_steps=2", "callbacks.image_grid.num_images=2", "optimizer=adamw"]  # Muon cannot be sharded
+FEW = ["sampler.num_steps=2", "callbacks.image_grid.num_images=2"]
+SHARDABLE = [*FEW, "optimizer=adamw"]  # Muon is not
+SETTINGS = ["optimizer=muon", "objective.derivative=difference"]
 LOGGED = ["logger=wandb", "logger.offline=true"]
 ODD = "data.num_test=9"  # the ranks have unequally many
 SWEPT = [o for o in [*SMALL_RUN, *TINY_DIT, ODD] if not o.startswith(("trainer.max_steps", "trainer.val_check"))]
@@ -52,9 +54,12 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_on_two_ranks(
         [
             *(job(outputs, f"{name}/run", name, "ddp_cpu") for name in SINGLE),
-            *(job(outputs, f"sharded/{name}", name, "fsdp", *FEW) for name in SHARDED),
-            job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *FEW, "trainer.max_steps=2"),
-            job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *FEW, resume=True),
+            *(job(outputs, f"sharded/{name}", name, "fsdp", *SHARDABLE) for name in SHARDED),
+            job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *SHARDABLE, "trainer.max_steps=2"),
+            job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *SHARDABLE, resume=True),
+            job(outputs, "settings/whole", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS),
+            job(outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, "trainer.max_steps=2"),
+            job(outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, resume=True),
         ],
         outputs,
     )
@@ -64,7 +69,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def swept(outputs: Path) -> dict[str, Path]:
     """The three paradigms as a sweep of two-rank jobs: run folders by experiment."""
-    sweep = [*SWEPT, *STEPS, *FEW, *LOGGED, "classifier=null", f"paths.outputs={outputs}", "sweep=ranks"]
+    sweep = [*SWEPT, *STEPS, *SHARDABLE, *LOGGED, "classifier=null", f"paths.outputs={outputs}", "sweep=ranks"]
     experiments = f"experiment={','.join(PARADIGMS)}"
     Run(outputs / "sweep.log", "train.py", "-m", experiments, "trainer=ddp_cpu", *sweep, forks=True).finished()
     return {read_json(path)["name"]: path.parent for path in (outputs / "sweeps" / "ranks").glob("*/run.json")}
@@ -95,14 +100,15 @@ def assert_same_metrics_on_one_rank(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SINGLE)
-def test_metrics_of_two_ranks_are_those_of_one(name: str, outputs: Path) -> None:
-    assert_same_metrics_on_one_rank(outputs / name / "run")
+@pytest.mark.parametrize("folder", [*(f"{name}/run" for name in SINGLE), "settings/whole"])
+def test_metrics_of_two_ranks_are_those_of_one(folder: str, outputs: Path) -> None:
+    assert_same_metrics_on_one_rank(outputs / folder)
 
 
 @pytest.mark.slow
-def test_sharded_training_resumes_to_the_last_bit(outputs: Path) -> None:
-    resumed, whole = (checkpoint(outputs / "sharded" / name) for name in ("resumed", "meanflow_dit"))
+@pytest.mark.parametrize(("folder", "alone"), [("sharded", "meanflow_dit"), ("settings", "whole")])
+def test_training_on_two_ranks_resumes_to_the_last_bit(folder: str, alone: str, outputs: Path) -> None:
+    resumed, whole = (checkpoint(outputs / folder / name) for name in ("resumed", alone))
     assert resumed["global_step"] == 3
     for part in ("state_dict", "optimizer_states"):
         assert_same_state(resumed[part], whole[part], part)
@@ -137,7 +143,7 @@ def test_a_sweep_of_two_rank_jobs_runs_each_job_once(outputs: Path, swept: dict[
         assert [step for step, _ in logged.series("train/loss")] == [1, 2, 3]
     # One folder for each run and no other: the second rank wrote none of its own.
     for name in ("run.json", "metrics.csv"):
-        assert len(list(outputs.rglob(name))) == len(PARADIGMS) + len(SINGLE) + len(SHARDED) + 1
+        assert len(list(outputs.rglob(name))) == len(PARADIGMS) + len(SINGLE) + len(SHARDED) + 1 + 2
 
 
 @pytest.mark.slow
@@ -156,9 +162,12 @@ def test_sharded_training_is_that_of_ddp(name: str, outputs: Path, swept: dict[s
     assert_same_metrics_on_one_rank(outputs / "sharded" / name)
 
 
-@pytest.mark.parametrize("name", ["vqgan_scenes", "label_classifier"])
-def test_what_cannot_be_sharded_is_refused_before_training(name: str, tmp_path: Path) -> None:
-    config = compose_config([f"experiment={name}", *tiny(name), "trainer=fsdp", *CPU_PAIR])
+@pytest.mark.parametrize(
+    "overrides",
+    [["experiment=vqgan_scenes"], ["experiment=label_classifier"], ["experiment=meanflow_dit", *SETTINGS[:1]]],
+)
+def test_what_cannot_be_sharded_is_refused_before_training(overrides: list[str], tmp_path: Path) -> None:
+    config = compose_config([*overrides, "trainer=fsdp", *CPU_PAIR])
     trainer = build_trainer(config, tmp_path, [], False)
     with pytest.raises(UserError, match="trainer=ddp"):
         check_ranks(config, trainer)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import read_json, train_here
 from processes import Run, arguments, assert_same_run, end_all
-from test_faults import ACCUMULATED
+from test_faults import ACCUMULATED, RECIPE
 
 from launch.run_folder import RunFolder
 
@@ -29,6 +29,7 @@ def _nothing_left_running() -> Iterator[None]:
         # codes restart and the discriminator begins on the way
         ("vqgan_scenes", "ddp_cpu", ["objective.adversarial_start=5", "data.num_train=64", ACCUMULATED]),
         ("maskgit_scenes", "cpu", []),
+        pytest.param("meanflow_dit", "ddp_cpu", [*RECIPE, "compile=true"], marks=pytest.mark.exhaustive),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(experiment: str, trainer: str, own: list[str], tmp_path: Path) -> None:
