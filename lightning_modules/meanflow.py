@@ -75,6 +75,14 @@ class MeanFlowRestorer(GenerativeModule):
     def outputs(self) -> dict[str, Output]:
         return {"sample": Output(self.sampler.num_network_calls), "mean": Output(1)}
 
+    def check_training(self) -> None:
+        """Both passes of a difference go through the same network."""
+        if self.objective.compares_passes and self._drops_out:
+            raise ValueError(
+                "objective.derivative=difference needs a network without dropout: set network.dropout=0, "
+                "or objective.derivative=exact."
+            )
+
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         source = self._source(batch, randomness)
         return self.objective(

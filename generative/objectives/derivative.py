@@ -109,6 +109,10 @@ class DerivativeObjective(FlowMapObjective):
     derivative: Derivative = "exact"
     difference_step: DifferenceStep = 2e-3
 
+    @property
+    def compares_passes(self) -> bool:
+        return self.derivative == "difference"
+
     def total_derivative(self, flow_map: FlowMap, rows: FlowSlice, velocity_MCHW: Tensor) -> Tensor:
         """Return du/dt of some rows along a velocity.
 

@@ -65,6 +65,11 @@ class FlowMapObjective(ABC):
     time_power: NonNegative = 0.0
     velocity_only_share: NonNegative = 0.0
 
+    @property
+    def compares_passes(self) -> bool:
+        """Whether it takes differences of two forward passes, which must differ in nothing else: not with dropout."""
+        return False
+
     @abstractmethod
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
         """Return prediction and target on the slice with r < t.

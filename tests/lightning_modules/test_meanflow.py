@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -76,6 +77,15 @@ def test_known_pixels_are_put_back_exactly() -> None:
         known = data.validity.bool()
         assert torch.equal(image[known], data.degraded[known])
         assert not torch.equal(image, data.degraded)
+
+
+def test_a_difference_of_passes_is_refused_with_dropout() -> None:
+    settings = {"optimizer": partial(torch.optim.AdamW), "learning_rate_factor": lambda step: 1.0, "total_steps": 10}
+    for share, derivative, refused in ((0.1, "difference", True), (0.1, "exact", False), (0.0, "difference", False)):
+        network = nn.Sequential(Spy(), nn.Dropout(share))
+        module = MeanFlowRestorer(network, ImprovedMeanFlow(derivative=derivative), FlowMapSampler(1), **settings)
+        with pytest.raises(ValueError, match=r"network\.dropout=0") if refused else nullcontext():
+            module.check_training()
 
 
 def test_the_slider_blends_sample_and_mean() -> None:
