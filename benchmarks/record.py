@@ -11,6 +11,7 @@ import argparse
 import resource
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from launch.start import composed_start
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path(__file__).parent / "records.md"
 QUICK = ["debug=smoke"]
+WIDTH = 125  # of the page's lines
 SET_BY_TASK = ("experiment", "seed", "hydra.run.dir", "resume", "debug")
 HEAD = """# Records: how soon a given quality is reached
 
@@ -57,8 +59,8 @@ python benchmarks/record.py scenes_labels classifier=RUN
 
 ## Tasks
 
-| task | training | figures to reach | measured with, besides the data's fingerprints |
-|---|---|---|---|
+Besides the settings below, the data's fingerprints must be those of the task.
+
 """
 RECORDS = """
 ## Records
@@ -164,7 +166,9 @@ def page(lines: str) -> str:
     for name, task in TASKS.items():
         first = f", after `experiment={task.part.experiment}`" if task.part else ""
         settings = ", ".join(f"`{key}` {value}" for key, value in task.conditions.items())
-        rows.append(f"| `{name}` | `{' '.join(task.arguments)}`{first} | {figures(task.targets, {})} | {settings} |\n")
+        goal = f"- **`{name}`**: `{' '.join(task.arguments)}`{first}, to {figures(task.targets, {})}"
+        text = f"{goal}. Measured with {settings}."
+        rows.append(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False) + "\n")
     return HEAD + "".join(rows) + RECORDS + lines
 
 
