@@ -1,8 +1,8 @@
-"""What a training step costs: the full loop against a bare one, and the objectives against flow matching.
+"""What the loop of ``train.py`` costs beside a bare loop of the same steps: data, damage, EMA, logging, guards, progress.
 
-Prints ratios measured in one run, pair by pair in turn, because absolute times on a shared machine drift:
-``python benchmarks/training_step.py``. On a machine with a GPU, ``trainer=gpu`` as an override measures that. Another
-experiment, such as ``--experiment ddpm_scenes``, is measured as full loop against bare loop alone.
+Prints their ratio, measured in one run and in turn, because absolute times on a shared machine drift:
+``python benchmarks/training_step.py``; ``--experiment ddpm_scenes`` for another experiment, and overrides such as
+``optimizer=muon``, ``compile=true`` or, on a machine with a GPU, ``trainer=gpu``. Steps are compared by ``speed.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,9 @@ import torch
 from lightning import Callback
 from omegaconf import open_dict
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from generative.flow_map import FlowMap, per_image
-from generative.objectives import FlowMatching, ImprovedMeanFlow
-from generative.objectives.flow_map import FlowSlice
 from generative.randomness import Randomness, StepRandomness, generator_for
 from generative.types import Batch
 from launch import build
@@ -35,7 +31,8 @@ from launch.compose import compose_config
 from launch.loggers import build_loggers
 from launch.record import hardware
 from launch.run_folder import RunFolder
-from lightning_modules import MaskGIT, MeanFlowRestorer
+from lightning_modules import MaskGIT
+from lightning_modules.compiled import CompiledTraining
 
 
 class Stopwatch(Callback):
@@ -87,12 +84,6 @@ def prepared(experiment: str, overrides: list[str]) -> tuple[Any, Batch, torch.o
     return module, batch, module.configure_optimizers()["optimizer"]
 
 
-def meanflow_loss(module: Any, objective: Any, batch: Batch, randomness: Randomness) -> Tensor:
-    """The loss of a restorer under another objective than its own."""
-    source = randomness.normal(*batch.image.shape[1:])
-    return objective(module.flow_map, batch.image, source, module._condition(batch), randomness, progress=0.5).loss
-
-
 def bare_step(
     module: Any,
     batch: Batch,
@@ -119,20 +110,6 @@ def seconds(function: Callable[[int], None], steps: int) -> float:
     return (time.perf_counter() - begin) / steps
 
 
-class InGraph(ImprovedMeanFlow):
-    """The derivative kept in the autograd graph: what torch.func.jvp costs without no_grad."""
-
-    def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
-        """See ``FlowMapObjective.consistency``."""
-
-        def average_velocity(z: Tensor, t: Tensor) -> Tensor:
-            return flow_map.velocities(z, rows.r, t, rows.condition)[0]
-
-        with sdpa_kernel(SDPBackend.MATH):
-            result = torch.func.jvp(average_velocity, (rows.z, rows.t), (rows.v, torch.ones_like(rows.t)))
-        return result[0] + per_image(rows.t - rows.r) * result[1], rows.v
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -145,11 +122,14 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     module, batch, optimizer = prepared(arguments.experiment, arguments.overrides)
     print(f"{hardware(batch.image.device)}, {arguments.experiment}, batch {len(batch.image)}\n")
-    if isinstance(module, MeanFlowRestorer):
-        compare_objectives(module, batch, optimizer, arguments)
+    compiled = CompiledTraining(module.network, module.trained_method).used if module.compile_training else nullcontext
+
+    def loss(batch: Batch, randomness: Randomness) -> Tensor:
+        with compiled():
+            return module.loss(batch, randomness).loss
 
     def bare(step: int) -> None:
-        bare_step(module, batch, optimizer, lambda b, r: module.loss(b, r).loss, step)
+        bare_step(module, batch, optimizer, loss, step)
 
     seconds(bare, 3)
     shares, rates = [], []
@@ -161,40 +141,6 @@ def main() -> None:
         rates.append(len(batch.image) / full)
     print(f"\nfull loop of train.py: {statistics.median(rates):.0f} images/s; "
           f"share of the bare loop's: {statistics.median(shares):.3f} ({min(shares):.3f}-{max(shares):.3f})")  # fmt: skip
-
-
-def compare_objectives(
-    module: Any, batch: Batch, optimizer: torch.optim.Optimizer, arguments: argparse.Namespace
-) -> None:
-    """Print what a step costs under each objective of a flow map."""
-    objective = module.objective
-    distribution = objective.time_distribution
-    everywhere = type(distribution)(**{**vars(distribution), "distinct_share": 1 - distribution.terminal_share})
-    kinds: dict[str, Any] = {
-        "flow matching": FlowMatching(distribution, objective.weight),
-        "MeanFlow, JVP under no_grad on the slice": objective,
-        "MeanFlow, JVP under no_grad on the whole batch": ImprovedMeanFlow(
-            everywhere, objective.weight, target=objective.target
-        ),
-        "MeanFlow, JVP in the graph on the slice": InGraph(distribution, objective.weight, target=objective.target),
-    }
-    steps = {
-        name: partial(bare_step, module, batch, optimizer, partial(meanflow_loss, module, kind))
-        for name, kind in kinds.items()
-    }
-    for step in steps.values():
-        seconds(step, 3)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(arguments.rounds):
-        for name, step in steps.items():
-            times[name].append(seconds(step, arguments.steps))
-    base = times["flow matching"]
-    print(f"slice with r < t: {distribution.distinct_share:.0%}\n")
-    print("| step | ms, median | ratio to flow matching, median (min-max) |\n|---|---:|---:|")
-    for name, values in times.items():
-        ratios = [a / b for a, b in zip(values, base, strict=True)]
-        print(f"| {name} | {1e3 * statistics.median(values):.1f} "
-              f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |")  # fmt: skip
 
 
 if __name__ == "__main__":
