@@ -36,19 +36,21 @@ def _trained(key: str, value: str | None, outputs: Path, data: tuple[str, int]) 
         return None
     if value != "auto":
         return str(Path(value).resolve()) if Path(value).is_file() else str(RunFolder.existing(value, key).checkpoint)
-    found = []
+    finished = []
     for record_path in outputs.rglob("run.json"):
         run = RunFolder(record_path.parent)
         record = readable_record(run) or {}
         trained_on = record.get("data") or {}
         same_data = (trained_on.get("name"), trained_on.get("image_size")) == data
         if record.get("finished") and same_data and run.checkpoint.exists():
-            try:
-                if _serves_as(key, run, debug=outputs.name == "debug"):
-                    found.append((str(record.get("ended", "")), str(run.checkpoint.resolve())))
-            except UserError as error:  # this run only is damaged, or is not to be trusted
-                passed_over(str(run.path), error)
-    return max(found)[1] if found else None
+            finished.append((str(record.get("ended", "")), str(run.checkpoint.resolve()), run))
+    for _, checkpoint, run in sorted(finished, key=lambda each: each[:2], reverse=True):
+        try:
+            if _serves_as(key, run, debug=outputs.name == "debug"):
+                return checkpoint
+        except UserError as error:  # this run only is damaged, or is not to be trusted
+            passed_over(str(run.path), error)
+    return None
 
 
 def _serves_as(key: str, run: RunFolder, debug: bool) -> bool:
