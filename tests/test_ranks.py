@@ -122,7 +122,9 @@ def test_training_on_two_ranks_resumes_to_the_last_bit(folder: str, alone: str, 
 @pytest.mark.slow
 def test_a_sharded_run_goes_on_on_one_rank(outputs: Path) -> None:
     run = RunFolder(outputs / "sharded" / "resumed")
-    overrides = job(outputs, "", "meanflow_dit", "cpu", "trainer.devices=1", "trainer.max_steps=4")["arguments"]
+    overrides = job(outputs, "", "meanflow_dit", "cpu", *SHARDABLE, "trainer.devices=1", "trainer.max_steps=4")[
+        "arguments"
+    ]
     config = composed(run.path, overrides)
     config.resume = str(run.path)
     train(run, config, overrides)
