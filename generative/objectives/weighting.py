@@ -67,15 +67,15 @@ class AdaptiveWeight:
         offset: Added to the summed squared error; 1e-3 in MeanFlow, 1e-2 in improved MeanFlow.
         magnitude: ``"time"``: the mean error of the other rows of the batch at about the same time, which leaves the
             minimiser, the expectation, as it is. ``"own"``: the row's own error, as published: easy rows are learnt sooner,
-            but the minimiser moves towards the likelier answer. ``"annealed"``: ``"own"`` in the first half of the training,
-            and from there to ``"time"`` at 90 %.
+            but the minimiser moves towards the likelier answer.
         terminal: The same for the rows with r = t = 1, whose velocity is to be the mean. ``"unbiased"``: the mean error of the
-            other such rows; ``"annealed"``: from ``"own"`` to that; ``"alike"``: as other rows.
+            other such rows; ``"annealed"``: ``"own"`` in the first half of the training, and from there to that at 90 %;
+            ``"alike"``: as other rows.
     """
 
     power: NonNegative = 1.0
     offset: Positive = 1e-2
-    magnitude: Literal["time", "own", "annealed"] = "own"
+    magnitude: Literal["time", "own"] = "own"
     terminal: Literal["unbiased", "annealed", "alike"] = "unbiased"
 
     def factors(
@@ -92,21 +92,16 @@ class AdaptiveWeight:
         Returns:
             (B,) factors without gradient.
         """
-        error_B = error_B.detach()
-        begin, end = ANNEALING
-        done = min(1.0, max(0.0, (progress - begin) / (end - begin)))
-        shares = {"own": 0.0, "annealed": done, "time": 1.0, "unbiased": 1.0}
-
-        def mixed(unbiased_B: Tensor, share: float) -> Tensor:
-            return (error_B + self.offset).pow(self.power * (share - 1)) * (unbiased_B + self.offset).pow(
-                -self.power * share
-            )
-
-        neighbours = neighbours_error(error_B, time_B)
-        factors = mixed(neighbours, shares[self.magnitude])
+        own = error_B.detach()
+        neighbours = neighbours_error(own, time_B)
+        factors = ((own if self.magnitude == "own" else neighbours) + self.offset).pow(-self.power)
         if terminal_B is None or self.terminal == "alike":
             return factors
         others = terminal_B.sum() - 1
-        means = (error_B.where(terminal_B, 0).sum() - error_B).clamp(min=0) / others.clamp(min=1)
-        means = torch.where(others > 0, means, neighbours)
-        return torch.where(terminal_B, mixed(means, shares[self.terminal]), factors)
+        means = (own.where(terminal_B, 0).sum() - own).clamp(min=0) / others.clamp(min=1)
+        unbiased = (torch.where(others > 0, means, neighbours) + self.offset).pow(-self.power)
+        if self.terminal == "annealed":
+            begin, end = ANNEALING
+            done = min(1.0, max(0.0, (progress - begin) / (end - begin)))
+            unbiased = (own + self.offset).pow(-self.power * (1 - done)) * unbiased.pow(done)
+        return torch.where(terminal_B, unbiased, factors)

@@ -89,12 +89,3 @@ def test_rows_that_teach_the_mean_are_measured_by_each_other(magnitude: str, pow
     expected = {0.0: own, 0.5: own, 0.7: (own * unbiased[2:]).sqrt(), 0.9: unbiased[2:], 1.0: unbiased[2:]}
     for progress, terminal in expected.items():
         torch.testing.assert_close(factors("annealed", progress)[2:], terminal)
-
-
-def test_annealed_weights_go_from_a_row_s_own_error_to_that_of_its_neighbours() -> None:
-    g = torch.Generator().manual_seed(0)
-    error, time = 10 * torch.rand(32, generator=g), torch.rand(32, generator=g)
-    own, neighbours, annealed = (AdaptiveWeight(0.5, magnitude=m) for m in ("own", "time", "annealed"))
-    first, last = own.factors(error, time), neighbours.factors(error, time)
-    for progress, expected in {0.3: first, 0.6: first**0.75 * last**0.25, 0.95: last}.items():
-        torch.testing.assert_close(annealed.factors(error, time, progress), expected)
