@@ -45,6 +45,7 @@ def _gradients(network: DiT, rows: int, autocast: bool = False) -> list[torch.Te
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the C++ compiler waits for cores where others use them
 @pytest.mark.parametrize(("rows", "autocast", "tolerance"), [(4, False, 1e-4), (3, False, 1e-4), (4, True, 3e-2)])
 def test_gradients_are_those_of_the_network(
     network: DiT, compiled: CompiledTraining, rows: int, autocast: bool, tolerance: float
@@ -109,6 +110,7 @@ def test_what_cannot_be_compiled_is_refused(overrides: list[str], words: str, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the C++ compiler waits for cores where others use them
 def test_a_compiled_training_arrives_where_a_plain_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also resumed in its middle, where it has the same bits; nothing of it is in evaluation and export."""
     settings = [*TINY, *IN_THE_MIDDLE, "experiment=meanflow_dit", "trainer.accumulate_grad_batches=2"]
