@@ -67,8 +67,8 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Iterable[dict[str, Any]],
-        lr: NonNegative = 1e-3,
-        matrix_lr: NonNegative = 5e-3,
+        lr: Positive = 1e-3,
+        matrix_lr: Positive = 5e-3,
         momentum: BelowOne = 0.95,
         num_iterations: Count = 5,
         betas: tuple[BelowOne, BelowOne] = (0.9, 0.95),

@@ -207,7 +207,7 @@ def test_every_class_of_the_config_is_checked() -> None:
         ("trainer.max_steps=-1", "trainer.max_steps=-1 must be greater than or equal to 1"),
         ("trainer.val_check_interval=0.5", "trainer.val_check_interval=0.5 must be a whole number"),
         ("trainer.val_check_interval=1.0", "trainer.val_check_interval=1.0 must be a whole number"),
-        ("trainer.precision=64-true", "trainer.precision=64-true must be '32-true', '16-mixed'"),
+        ("trainer.precision=64-true", "trainer.precision=64-true must be 'auto', '32-true'"),
         ("degradation.steps.block.num_blocks=true", "num_blocks=true must be a whole number"),
     ],
 )
