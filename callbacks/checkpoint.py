@@ -113,6 +113,20 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
+def asked_stop(error: BaseException | None) -> Interrupted | None:
+    """Return the stop that an error came from.
+
+    A signal may arrive in the middle of any library's work, and tidying up what is half done may then fail in its place.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, Interrupted):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @checked("callbacks.checkpoint")
 class LastCheckpoint(Checkpoint):
     """Saves the whole state every n optimiser steps, at the end, and when a signal asks the run to stop.

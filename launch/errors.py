@@ -18,7 +18,7 @@ from hydra.errors import ConfigCompositionException, HydraException, Instantiati
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.checkpoint import Interrupted, stop_signals
+from callbacks.checkpoint import Interrupted, asked_stop, stop_signals
 from callbacks.guards import NonFiniteLossError, SpikeError
 from callbacks.measuring import SetupError
 from callbacks.rank_agreement import RankDisagreementError
@@ -192,6 +192,8 @@ def reported() -> Iterator[None]:
                 output.flush()
             except BaseException as error:
                 code = exit_code(error)
+                if code is None and (stop := asked_stop(error)):
+                    error, code = stop, exit_code(stop)
                 if code is None:
                     raise
                 text = one_line(error)

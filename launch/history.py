@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from callbacks.checkpoint import Interrupted, LastCheckpoint
+from callbacks.checkpoint import Interrupted, LastCheckpoint, asked_stop
 from files.held import FolderGoneError
 from files.whole import WriteError
 from launch.build import plain_config
@@ -286,6 +286,7 @@ class History(Callback):
         """
         if not (self.has_begun and is_main_process()):
             return
+        error = asked_stop(error) or error
         known = isinstance(error, Interrupted | KeyboardInterrupt)
         reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
         with suppress(WriteError, FolderGoneError, OSError):  # the error itself is what the user is to see

@@ -1,0 +1,35 @@
+"""A stop is told as one, whatever a library makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from omegaconf import OmegaConf
+
+from launch.errors import reported
+
+
+def stopped_in_a_library() -> None:
+    try:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            OmegaConf.create([])
+        finally:
+            raise AttributeError("half done")
+    except AttributeError as error:
+        raise TypeError("wrapped") from error
+
+
+def test_a_stop_in_the_middle_of_a_library_is_told_as_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tidying up what the signal left half done fails in its place, as it can in OmegaConf."""
+    with pytest.raises(SystemExit) as exit_, reported():
+        stopped_in_a_library()
+    assert exit_.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.startswith("Stopped by SIGTERM while no training step was running")
+
+
+def test_an_error_without_a_stop_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), reported():
+        1 / 0  # noqa: B018
