@@ -132,7 +132,8 @@ class Muon(Optimizer):
         buffers = [self.state[p]["momentum_buffer"] for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         alike: dict[tuple[Any, ...], list[tuple[nn.Parameter, Tensor]]] = {}  # of one size: orthogonalised together
         for (p, number), update in zip(pairs, updates, strict=True):
             stack = update.reshape(number, len(p) // number, -1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class, get_object, instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -238,7 +238,7 @@ def check_ranks(config: DictConfig, trainer: Trainer) -> None:
     if isinstance(trainer.strategy, FullyShardedStrategy):
         if reason := module_class(config).not_shardable:
             raise UserError(f"trainer=fsdp cannot train {config.module._target_}: {reason}; use trainer=ddp.")
-        if reason := getattr(get_class(config.optimizer._target_), "not_shardable", None):
+        if reason := getattr(get_object(config.optimizer._target_), "not_shardable", None):
             raise UserError(
                 f"trainer=fsdp cannot train with {config.optimizer._target_}: {reason}; use optimizer=adamw or trainer=ddp."
             )

@@ -192,7 +192,9 @@ def reported() -> Iterator[None]:
                 output.flush()
             except BaseException as error:
                 code = exit_code(error)
+                after = ""
                 if code is None and (stop := asked_stop(error)):
+                    after = f"then {type(error).__name__}: {one_line(error)}"
                     error, code = stop, exit_code(stop)
                 if code is None:
                     raise
@@ -202,7 +204,7 @@ def reported() -> Iterator[None]:
                         f"The memory is too small ({text.rstrip('.')}): use a smaller batch or network, or a machine with "
                         "more."
                     )
-                _say(f"error: {text}" if code == EXIT_USER_ERROR else text, lost(output.error))
+                _say(f"error: {text}" if code == EXIT_USER_ERROR else text, after or lost(output.error))
                 sys.exit(code)
     finally:
         for number, handler in handlers.items():

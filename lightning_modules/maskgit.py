@@ -121,9 +121,7 @@ class MaskGIT(GenerativeModule):
         self.pixel_std = pixel_std
         self.feather = feather
         self.reimpose_known = reimpose_known
-        self._targets: Tensor | None = (
-            None  # (K, K) what the loss asks for in the place of each code; None: the code alone
-        )
+        self._targets: Tensor | None = None  # (K, K) what the loss asks for in the place of each code, if not it alone
         self._network_calls = NamedMeans()
         self.mean_network_calls: float | None = None
         self.cache_dir = cache_dir

@@ -196,7 +196,6 @@ class TokenTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.bias = nn.Parameter(torch.zeros(num_codes))
         self.labels = at_end(LabelTokens(label_factors, dim)) if labelled else None
-        self.labels = LabelTokens(label_factors, dim) if labelled else None
         self.pixels = KnownPixels(num_codes, grid_size, dim, patch_shape) if pixels else None
         self._initialise()
 

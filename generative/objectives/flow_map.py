@@ -146,5 +146,5 @@ class FlowMapObjective(ABC):
         loss = average_loss / len(t) + (velocity_error * velocity_factors * balance).mean()
         loss = loss * pixels ** (
             self.weight.power - 1
-        )  # as if of a mean over pixels: gradients do not grow with the image
+        )  # as of a mean over pixels: gradients do not grow with the image
         return LossOutput(loss, {name: value.detach() for name, value in logs.items()})

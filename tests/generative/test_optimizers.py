@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from itertools import pairwise
 
 import pytest
@@ -146,39 +147,42 @@ def test_a_state_continues_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "by_adamw"),
+    ("experiment", "inside", "left"),
     [
-        ("meanflow_dit", ("patchify", "time_embedding", "modulation", "projection")),
-        ("ddpm_iclevr", ("stem", "head", "head_norm", "time_embedding", "labels")),
-        ("ddpm_iclevr_context_unet", ("stem.layers.0", "head", "time_embedding", "label_embedding")),
-        ("vqgan_scenes", ("encoder", "decoder", "bottleneck")),
-        ("label_classifier", ("conv1", "fc")),
+        ("meanflow_dit", r"blocks\.", r"patchify|time_embedding|heads\.\d+\.(modulation|projection)"),
+        ("ddpm_scenes", r"blocks\.", r"patchify|time_embedding|labels|heads\.\d+\.(modulation|projection)"),
+        ("ddpm_iclevr", r"(encoder|middle|decoder)\.", r"stem|head|head_norm|time_embedding|labels"),
+        (
+            "ddpm_iclevr_context_unet",
+            r"stem\.layers\.3|downs|bottleneck|ups|head\.0",
+            r"stem\.layers\.0|head\.3|(time|label)_embedding",
+        ),
+        ("vqgan_scenes", r"(encoder|decoder)\.([1-9]|10|11)\.", r"(encoder|decoder)\.(0|\d+)\.weight|bottleneck"),
+        ("label_classifier", r"resnet\.layer\d", r"resnet\.(conv1|fc)"),
     ],
 )
-def test_ends_of_each_network_are_left_to_adamw(experiment: str, by_adamw: tuple[str, ...]) -> None:
-    check_ends(build_module(compose_config([f"experiment={experiment}", *tiny(experiment)])).network, by_adamw)
+def test_ends_of_each_network_are_left_to_adamw(experiment: str, inside: str, left: str) -> None:
+    check_ends(build_module(compose_config([f"experiment={experiment}", *tiny(experiment)])).network, inside, left)
 
 
 def test_ends_of_the_token_transformer_are_left_to_adamw() -> None:
-    network = TokenTransformer(8, 4, dim=24, depth=1, label_factors=(2, 3), codebook_KE=torch.randn(8, 4))
-    check_ends(network, ("embedding", "positions", "from_code", "labels"))
+    network = TokenTransformer(8, 4, dim=24, depth=1, label_factors=(2, 3), codebook_KE=torch.randn(8, 4), pixels=True)
+    check_ends(network, r"blocks\.", r"embedding|positions|from_code|labels|pixels\.embed")
 
 
-def check_ends(network: nn.Module, by_adamw: tuple[str, ...]) -> None:
-    """Some names of weights of two dimensions and more that AdamW takes: each is there, and no other."""
+def check_ends(network: nn.Module, inside: str, left: str) -> None:
+    """Every weight of two dimensions and more is of one of the two kinds, by its name, and Muon takes those inside."""
     hidden = hidden_matrices(network)
-    names = {name: p for name, p in network.named_parameters() if p.ndim >= 2}
-    taken = {name for name, p in names.items() if id(p) in hidden}
-    left = names.keys() - taken
-    assert len(hidden) == len(taken) > len(left) / 2
-    assert all(any(end in name for end in by_adamw) for name in left), left
-    assert {end for end in by_adamw if any(end in name for name in left)} >= {
-        end for end in by_adamw if end in ("stem", "head", "patchify", "conv1", "fc")
-    }
+    weights = {name: p for name, p in network.named_parameters() if p.ndim >= 2}
+    taken = {name for name, p in weights.items() if id(p) in hidden}
+    assert taken
+    assert {name for name in taken if not re.match(inside, name)} == set()
+    assert {name for name in weights.keys() - taken if not re.match(left, name)} == set()
     for name in taken:
-        assert len(names[name]) % hidden[id(names[name])] == 0
-        stack = {"qkv": 3, "kv": 2, "gate_and_value": 2, "modulation": 6}.get(name.split(".")[-2], 1)
-        assert hidden[id(names[name])] == stack or "norm" in name, name
+        layer = name.split(".")[-2]
+        stack = {"qkv": 3, "kv": 2, "gate_and_value": 2, "modulation": 6}.get(layer, 2 if layer == "embedding" else 1)
+        assert hidden[id(weights[name])] == stack, name
+        assert len(weights[name]) % stack == 0
 
 
 def test_the_step_has_the_size_of_adamw() -> None:

@@ -27,7 +27,9 @@ def test_a_stop_in_the_middle_of_a_library_is_told_as_a_stop(capsys: pytest.Capt
     with pytest.raises(SystemExit) as exit_, reported():
         stopped_in_a_library()
     assert exit_.value.code == 128 + signal.SIGTERM
-    assert capsys.readouterr().err.startswith("Stopped by SIGTERM while no training step was running")
+    told = capsys.readouterr().err
+    assert told.startswith("Stopped by SIGTERM while no training step was running")
+    assert told.endswith("(then TypeError: wrapped)\n")  # nothing is hidden, should it be a fault of its own
 
 
 def test_an_error_without_a_stop_keeps_its_traceback() -> None:
