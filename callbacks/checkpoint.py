@@ -18,7 +18,7 @@ from files.held import FolderGoneError, check_held
 from files.whole import WriteError, whole_file
 from generative.checks import checked
 from generative.ranges import Count
-from generative.weights import read_checkpoint
+from generative.weights import NotLoadedError, read_checkpoint
 
 FILE_NAME = "last.ckpt"
 PREVIOUS_NAME = "previous.ckpt"
@@ -265,25 +265,34 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back, and note with an error where the run stood and where it can continue."""
         self._restore_handlers()
-        path, step = self.path(trainer), self._last_saved
-        is_saved = path.exists() and step >= 0
-        where = f" at step {trainer.global_step}; " + (
-            f"the last good checkpoint is {path} of step {step}: " if is_saved else "no checkpoint is there yet: "
-        )
-        how = (
-            f"continue with python train.py {shlex.quote(f'resume={trainer.default_root_dir}')}"
-            if is_saved
-            else "start again"
-        )
+        if isinstance(exception, Interrupted):
+            return
         if isinstance(exception, FolderGoneError):
             now = exception.now
-            if now and (now / "checkpoints" / FILE_NAME).exists():
-                exception.advice = f"; continue from step {step} with python train.py " + shlex.quote(f"resume={now}")
+            if now and (saved := _saved(now / "checkpoints")):
+                exception.advice = f"; continue from step {saved[1]} with python train.py " + shlex.quote(
+                    f"resume={now}"
+                )
             return
+        where, how = f" at step {trainer.global_step}; no checkpoint is there yet: ", "start again"
+        if saved := _saved(self.path(trainer).parent):
+            path, step = saved
+            where = f" at step {trainer.global_step}; the last good checkpoint is {path} of step {step}: "
+            how = f"continue with python train.py {shlex.quote(f'resume={trainer.default_root_dir}')}"
         if isinstance(exception, WriteError):
             exception.advice = f"{where}make room or repair the disk, then {how}"
         elif trainer.global_step > self._first_step:
             exception.add_note(where + how)
+
+
+def _saved(folder: Path) -> tuple[Path, int] | None:
+    """Return the newest whole checkpoint and its step, by the file itself: a save may fail after its file is written."""
+    for name in (FILE_NAME, PREVIOUS_NAME):
+        try:
+            return folder / name, int(read_checkpoint(folder / name)["global_step"])
+        except (NotLoadedError, KeyError, OSError):
+            continue
+    return None
 
 
 def _end_of_last_batch(loop: dict[str, Any]) -> None:

@@ -102,6 +102,24 @@ def test_no_room_is_said_in_megabytes(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_save_that_fails_after_its_file_is_written_names_the_step_of_the_file(
+    restorer, data, make_trainer, tmp_path, monkeypatch
+) -> None:
+    """As where another rank is lost before it says that it has seen the save."""
+    trainer = make_trainer(LastCheckpoint(every_n_steps=3), val_check_interval=None, plugins=[AtomicCheckpointIO()])
+
+    def barrier(name: str | None = None) -> None:
+        if name == "Trainer.save_checkpoint" and trainer.global_step == 6:
+            raise RuntimeError("a rank is lost")
+
+    monkeypatch.setattr(trainer.strategy, "barrier", barrier)
+    with pytest.raises(RuntimeError, match="a rank is lost") as error:
+        trainer.fit(restorer, data)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == 6
+    assert f"the last good checkpoint is {path} of step 6" in error.value.__notes__[0]
+
+
 def test_a_run_that_cannot_save_says_where_it_can_go_on(restorer, data, make_trainer, tmp_path, file_limit) -> None:
     class Fill(Callback):
         def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
