@@ -25,15 +25,19 @@ _NO_MEMORY = re.compile(
 )
 
 
-def weights_hash(network: nn.Module) -> str:
+def weights_hash(network: nn.Module | Mapping[str, Tensor]) -> str:
     """Hash a network's weights and buffers.
+
+    Args:
+        network: The network, or its state dict.
 
     Returns:
         BLAKE2 digest of the names, types, shapes and values in its state dict, 16 hexadecimal digits; the same on every
         device.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(network.state_dict().items()):
+    state = network.state_dict() if isinstance(network, nn.Module) else network
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)  # numpy has no bfloat16
     return digest.hexdigest()
@@ -209,18 +213,19 @@ def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
     return None if state is None else state.get(entry, {})
 
 
-def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the weights of a run's network: the averaged ones where the checkpoint has them, with its buffers.
+def network_weights(checkpoint: dict[str, Any], averaged: bool = True) -> dict[str, Tensor]:
+    """Return the weights of a run's network, with its buffers.
 
     Args:
         checkpoint: A checkpoint of a run.
+        averaged: Whether the averaged ones are meant, where the checkpoint has them.
 
     Returns:
         Tensors by the network's own names.
     """
     prefix = "network."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return state | (averaged_weights(checkpoint) or {})
+    return state | ((averaged and averaged_weights(checkpoint)) or {})
 
 
 def first_not_finite(checkpoint: dict[str, Any]) -> str | None:

@@ -29,7 +29,7 @@ from launch.options import (
     leave_out,
     optional_groups,
     register_none,
-    without_null,
+    written_out,
 )
 from launch.received import CONF_DIR, checked_config
 from launch.trained_parts import trained_classifier, trained_tokenizer
@@ -71,7 +71,7 @@ def compose_config(
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
-            config = compose(config_name, [*map(without_null, overrides)], return_hydra_config=with_hydra)
+            config = compose(config_name, [*map(written_out, overrides)], return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         unknown = _UNKNOWN.search(str(error))
         gone = [o for o in recorded if o in overrides and unknown and parse(o)[0] == unknown.group(1)]

@@ -16,8 +16,9 @@ PATH_KEYS = frozenset(
         *("classifier", "label_classifier", "tokenizer", "weights", "heads", "cache_dir"),
     }
 )
-SHARD_KEYS = frozenset({"data.train", "data.val", "data.test"})  # paths, patterns and addresses, one or several
-WORDS = frozenset({"auto"})
+# Keys as a whole: of shards paths, patterns and addresses, one or several; and the run that a training begins with.
+WHOLE_KEYS = frozenset({"data.train", "data.val", "data.test", "init.run"})
+WORDS = frozenset({"auto", "ema", "raw"})  # no paths, whichever key has them
 
 
 def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:
@@ -48,7 +49,7 @@ def _leaves(node: DictConfig | ListConfig, name: str) -> Iterator[tuple[DictConf
 
 
 def _is_path(name: str, value: Any) -> bool:
-    names_path = name.rpartition(".")[2] in PATH_KEYS or name in SHARD_KEYS
+    names_path = name.rpartition(".")[2] in PATH_KEYS or name in WHOLE_KEYS
     return names_path and isinstance(value, str) and value not in WORDS and not _is_address(value) and "${" not in value
 
 

@@ -34,6 +34,7 @@ RUN_SHAPE: dict[str, type | tuple[type, ...]] = {
     "hardware.threads": int, "data": dict, "data.name": str, "data.image_size": int, "data.label_names": list,
     "data.images": dict, "data.images.*": int, "data.fingerprints": dict, "data.fingerprints.*": str,
     "data.earlier": list, "parts": dict, "parts.*": dict, "parts.*.path": str, "parts.*.hash": str,
+    "init": dict, "init.run": str, "init.name": str, "init.weights": str, "init.step": NUMBER, "init.hash": str,
 }  # fmt: skip
 MAX_SHOWN = 40  # characters of a wrong value
 REMEDIES = {

@@ -190,6 +190,28 @@ class RunFolder:
         )
         return previous, checkpoint
 
+    @staticmethod
+    def checkpoint_of(path: str | Path, key: str) -> tuple[Path, dict[str, Any]]:
+        """Load the newest whole checkpoint of a run, or the very file that is named.
+
+        Args:
+            path: A run's folder, or a checkpoint anywhere.
+            key: The command-line key that named it.
+
+        Returns:
+            The file, and its content.
+
+        Raises:
+            UserError: It is missing, damaged, or would run code when loaded.
+        """
+        file = Path(path).expanduser()
+        if not file.is_file():
+            return RunFolder.existing(path, key).newest_checkpoint()
+        try:
+            return file, _read(file)
+        except DamagedFileError as error:
+            raise UserError(f"{key}={path} is refused: {error}; use a checkpoint that train.py wrote.") from error
+
     def set_aside(self, used: Path) -> None:
         """Keep a damaged ``last.ckpt`` from becoming the one before at the next save: rename it to ``last.ckpt.damaged``.
 
@@ -257,6 +279,7 @@ def taken_away_if_empty(folder: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Load a checkpoint; one that is damaged is for the caller to tell."""
     try:
         checkpoint = read_checkpoint(path)
     except DamagedFileError:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from generative.checks import checked
+from generative.networks.growth import of_labels
 from generative.networks.matrices import at_end
 from generative.ranges import Count
 from generative.weights import NotLoadedError, checkpoint_fault, network_weights, read_checkpoint
@@ -63,7 +64,7 @@ class LabelClassifier(nn.Module):
         if in_channels != 3:
             self.resnet.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         at_end(self.resnet.conv1)
-        self.resnet.fc = at_end(nn.Sequential(nn.Linear(FEATURE_SIZE, num_labels), nn.Sigmoid()))
+        self.resnet.fc = at_end(nn.Sequential(of_labels(nn.Linear(FEATURE_SIZE, num_labels)), nn.Sigmoid()))
 
     def features(self, image_BCHW: Tensor) -> Tensor:
         """Return what the last layer sees.

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from generative.networks.growth import quiet
 from generative.networks.labels import ObjectTokens
 from generative.networks.layers import RMSNorm
 from generative.networks.matrices import stacked
@@ -101,6 +102,7 @@ def make_attention(
         layer = Attention(dim, num_heads, plain) if kind == "full" else LinearAttention(dim, num_heads)
     nn.init.zeros_(layer.out.weight)
     nn.init.zeros_(layer.out.bias)
+    quiet(layer.out)  # also in a network that initialises it otherwise
     return layer
 
 

@@ -10,7 +10,7 @@ Shape legend: B batch, C channels, H/W height and width, T network times, L labe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from generative.checks import checked
 from generative.networks.contract import ImageNetwork
+from generative.networks.growth import more_inputs, more_outputs, of_labels, quiet
 from generative.networks.matrices import at_end
 from generative.ranges import Count, WholeNumber
 from generative.types import Condition
@@ -56,12 +57,20 @@ class DoubleConv(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Two-layer MLPs from one vector to per-channel numbers, one MLP for each width."""
+    """Two-layer MLPs from one vector to per-channel numbers, one MLP for each width.
 
-    def __init__(self, num_inputs: int, widths: Sequence[int]) -> None:
+    Args:
+        mark: Says how layers begin that have other inputs than those of an earlier network (``growth``).
+        neutral: What changes nothing where it is combined with features: 0 where it is added, 1 where they are multiplied.
+    """
+
+    def __init__(
+        self, mark: Callable[[nn.Linear], nn.Linear], num_inputs: int, widths: Sequence[int], neutral: float = 0.0
+    ) -> None:
         super().__init__()
         self.mlps = nn.ModuleList(
-            nn.Sequential(nn.Linear(num_inputs, width), nn.GELU(), nn.Linear(width, width)) for width in widths
+            nn.Sequential(mark(nn.Linear(num_inputs, width)), nn.GELU(), quiet(nn.Linear(width, width), neutral))
+            for width in widths
         )
 
     def forward(self, x_BD: Tensor) -> list[Tensor]:
@@ -124,7 +133,7 @@ class ContextUNet(ImageNetwork):
         width = base_channels
         widths = [width, width, *[2 * width] * (1 + extra_levels)]
         self.stem = DoubleConv(in_channels + condition_channels, width)
-        at_end(self.stem.layers[0])
+        at_end(more_inputs(self.stem.layers[0]))
         self.downs = nn.ModuleList(
             nn.Sequential(nn.MaxPool2d(2), DoubleConv(widths[i], widths[i + 1])) for i in range(num_levels)
         )
@@ -147,14 +156,17 @@ class ContextUNet(ImageNetwork):
             nn.Conv2d(2 * width, width, 3, padding=1),
             nn.GroupNorm(NUM_GROUPS, width),
             nn.ReLU(),
-            at_end(nn.Conv2d(width, num_outputs * in_channels, 3, padding=1)),
+            at_end(more_outputs(nn.Conv2d(width, num_outputs * in_channels, 3, padding=1), num_outputs)),
         )
         embedded = widths[:0:-1]  # of the features before each step up, then before each step down
         if add_at_every_level:
             embedded = [*embedded, *widths[:-1]]
         self.num_labels = math.prod(label_factors) if label_factors and label_embedding else 0
-        self.time_embedding = at_end(Embedding(num_times, embedded)) if time_embedding else None
-        self.label_embedding = at_end(Embedding(self.num_labels, embedded)) if self.num_labels else None
+        self.time_embedding = at_end(Embedding(more_inputs, num_times, embedded)) if time_embedding else None
+        neutral = 0.0 if add_at_every_level else 1.0
+        self.label_embedding = (
+            at_end(Embedding(of_labels, self.num_labels, embedded, neutral)) if self.num_labels else None
+        )
 
     def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
         """Run the network.

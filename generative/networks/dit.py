@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from generative.checks import checked
 from generative.networks.attention import Attention, make_attention
 from generative.networks.contract import ImageNetwork
+from generative.networks.growth import more_inputs, more_outputs
 from generative.networks.labels import LabelTokens, ObjectTokens
 from generative.networks.layers import RMSNorm, gated
 from generative.networks.matrices import at_end, stacked
@@ -67,7 +68,9 @@ class TimeEmbedding(nn.Module):
         self.frequencies: Tensor
         frequencies = torch.exp(torch.linspace(math.log(0.5), math.log(MAX_TIME_FREQUENCY), num_frequencies))
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(num_times * (2 * num_frequencies + 1), dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(
+            more_inputs(nn.Linear(num_times * (2 * num_frequencies + 1), dim)), nn.SiLU(), nn.Linear(dim, dim)
+        )
 
     def forward(self, times_BT: Tensor) -> Tensor:
         """Embed times.
@@ -218,14 +221,15 @@ class DiT(ImageNetwork):
         self.num_times = num_times
         self.num_outputs = num_outputs
         self.dim = dim
-        self.patchify = at_end(nn.Linear((in_channels + condition_channels) * patch_size**2, dim))
+        self.patchify = at_end(more_inputs(nn.Linear((in_channels + condition_channels) * patch_size**2, dim)))
         self.time_embedding = at_end(TimeEmbedding(num_times, dim))
         labelled = bool(label_factors)
         self.blocks = nn.ModuleList(DiTBlock(dim, num_heads, mlp_ratio, labelled) for _ in range(depth))
-        self.heads = nn.ModuleList(
+        heads = (
             Head(dim, head_depth, num_heads, mlp_ratio, in_channels * patch_size**2, labelled)
             for _ in range(num_outputs)
         )
+        self.heads = more_outputs(nn.ModuleList(heads), num_outputs)
         self.labels = at_end(LabelTokens(label_factors, dim)) if labelled else None
 
     def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generative.networks.growth import of_labels, quiet
+
 
 class ObjectTokens(NamedTuple):
     """The labels of a batch as networks see them.
@@ -58,10 +60,10 @@ class LabelTokens(nn.Module):
                 "3 shapes in 8 colours; an empty list builds a network without labels."
             )
         self.num_labels = math.prod(label_factors)
-        self.factors = nn.ParameterList(torch.randn(size, dim) for size in label_factors)
+        self.factors = of_labels(nn.ParameterList(torch.randn(size, dim) for size in label_factors))
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.RMSNorm(dim, eps=1e-6))
         self.null = nn.Parameter(torch.randn(dim))
-        self.pool = nn.Linear(dim, dim, bias=False)
+        self.pool = quiet(nn.Linear(dim, dim, bias=False))
 
     def label_tokens(self) -> Tensor:
         """Return the token of each label.

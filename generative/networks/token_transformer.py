@@ -20,7 +20,7 @@ width in pixels, P side of a token's patch in pixels, G side of the grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from generative.checks import checked
 from generative.networks.attention import make_attention
 from generative.networks.dit import SwiGLU, sincos_positions
+from generative.networks.growth import quiet
 from generative.networks.labels import LabelTokens, ObjectTokens
 from generative.networks.matrices import at_end
 from generative.patch_evidence import code_patches, patch_evidence
@@ -107,7 +108,7 @@ class KnownPixels(nn.Module):
         self.register_buffer("patch", torch.zeros(num_codes, *patch_shape))
         self.register_buffer("std", torch.ones(num_codes))
         self.register_buffer("scale", torch.ones(()))  # of all pixels
-        self.embed = at_end(nn.Conv2d(channels + 1, dim, size, stride=size, bias=False))
+        self.embed = at_end(quiet(nn.Conv2d(channels + 1, dim, size, stride=size, bias=False)))
         nn.init.normal_(self.embed.weight, std=2 * INIT_STD * self.embed.weight[0].numel() ** -0.5)
         self.log_power = nn.Parameter(torch.tensor([INITIAL_POWER]).log())  # fully_shard takes no scalars
 
@@ -189,7 +190,9 @@ class TokenTransformer(nn.Module):
         self.embedding = nn.Embedding(num_codes + 1, dim)
         self.codebook: Tensor | None
         self.register_buffer("codebook", None if codebook_KE is None else _standardised(codebook_KE))
-        self.from_code = None if codebook_KE is None else at_end(nn.Linear(codebook_KE.shape[1], dim, bias=False))
+        self.from_code = None
+        if codebook_KE is not None:
+            self.from_code = at_end(quiet(nn.Linear(codebook_KE.shape[1], dim, bias=False)))
         self.positions = nn.Parameter(torch.empty(self.num_tokens, dim))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(TokenBlock(dim, num_heads, mlp_ratio, dropout, labelled) for _ in range(depth))
@@ -235,6 +238,13 @@ class TokenTransformer(nn.Module):
         for block in self.blocks:
             x_BND = block(x_BND, objects)
         return F.linear(self.norm(x_BND), table_KD[: self.num_codes], self.bias) + evidence_BNK
+
+    def fault_of_weights(self, weights: Mapping[str, Tensor]) -> str | None:
+        """Say whether weights to begin with are of another tokenizer, whose codes mean something else."""
+        there = weights.get("codebook")
+        if self.codebook is None or there is None or torch.equal(there.to(self.codebook), self.codebook):
+            return None
+        return "its codes are those of another tokenizer: set tokenizer= to the one that it was trained with"
 
     def _table(self) -> Tensor:
         """(K + 1, D) embeddings of the codes and of the mask token."""

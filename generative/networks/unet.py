@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from generative.checks import checked
 from generative.networks.attention import AttentionKind, SpatialAttention
 from generative.networks.contract import ImageNetwork
+from generative.networks.growth import more_inputs, more_outputs
 from generative.networks.labels import LabelTokens
 from generative.networks.matrices import at_end
 from generative.networks.unet_blocks import (
@@ -128,7 +129,8 @@ class UNet(ImageNetwork):
             SinusoidalTimeEmbedding(num_times, base_channels, embedding_dim, ddpm=not adaptive_norm)
         )
         self.labels = at_end(LabelTokens(label_factors, embedding_dim)) if label_factors else None
-        self.stem = at_end(nn.Conv2d((in_channels + condition_channels) * patch_size**2, base_channels, 3, padding=1))
+        self.stem = nn.Conv2d((in_channels + condition_channels) * patch_size**2, base_channels, 3, padding=1)
+        at_end(more_inputs(self.stem))
 
         skips, width = [base_channels], base_channels
         self.encoder = nn.ModuleList()
@@ -155,7 +157,8 @@ class UNet(ImageNetwork):
             if adaptive_norm
             else group_norm(width, num_groups, adaptive_norm)
         )
-        self.head = at_end(zeroed(nn.Conv2d(width, num_outputs * in_channels * patch_size**2, 3, padding=1)))
+        self.head = zeroed(nn.Conv2d(width, num_outputs * in_channels * patch_size**2, 3, padding=1))
+        at_end(more_outputs(self.head, num_outputs))
         if not adaptive_norm:
             initialise_as_ddpm(self, self.head)
 

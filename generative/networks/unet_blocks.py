@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.networks.attention import DDPM_NORM_EPS, Attention, SpatialAttention
+from generative.networks.growth import quiet
 from generative.networks.labels import ObjectTokens
 from generative.networks.matrices import stacked
 
@@ -40,7 +41,7 @@ class SinusoidalTimeEmbedding(nn.Module):
         frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / spacing)
         self.register_buffer("frequencies", frequencies if ddpm else TIME_SCALE * frequencies, persistent=False)
         self.mlps = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), nn.Linear(dim, dim)) for _ in range(num_times)
+            nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), quiet(nn.Linear(dim, dim))) for _ in range(num_times)
         )
 
     def forward(self, times_BT: Tensor) -> Tensor:

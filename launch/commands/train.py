@@ -19,7 +19,7 @@ from launch.errors import explained, reported
 from launch.evaluation import print_result, run_test
 from launch.history import History, check_optimizer_state, check_steps_left
 from launch.loggers import build_loggers, log_result, logged
-from launch.options import without_null
+from launch.options import written_out
 from launch.received import CONF_DIR
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.restorable import check_restorable
@@ -30,6 +30,7 @@ from launch.sweep.jobs import run_job
 from launch.sweep.parent import end_with_parent
 from launch.sweep.report import sweep_reported
 from launch.threads import training_threads
+from launch.use.warm_start import begin_with_run
 
 
 def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: DictConfig | None = None) -> None:
@@ -60,6 +61,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
     tell_choices(config)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     build.check_training(module)
+    origin = history.before.get("init") if resumed else begin_with_run(module, config)
     datamodule = build.build_datamodule(config)
     build.check_data(module, datamodule)
     if resumed:
@@ -86,6 +88,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         "data": data_record(run, config, datamodule, step if resumed else None),
         "parts": module.parts_record(),
         "parameters": sum(p.numel() for p in module.parameters()),
+        **({"init": origin} if origin else {}),
     }
     history.record["history"] = history.entries()
     try:
@@ -129,7 +132,7 @@ def start() -> None:
     """Run the command line of this process."""
     with reported():
         show_help(sys.argv[1:], help_text)
-        sys.argv[1:] = map(without_null, sys.argv[1:])
+        sys.argv[1:] = map(written_out, sys.argv[1:])
         flags, overrides = split_flags(sys.argv[1:])
         if set(flags) - MULTIRUN:  # Hydra shows something, such as the config with --cfg job
             compose_config([value for override in overrides for value in values_of(override)[:1]])

@@ -171,7 +171,9 @@ def _evaluations(path: Path) -> list[Path]:
 def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measured:
     content = read_metrics(folder / "metrics.json")
     record = content["record"]
-    config, parts = run_config(run), run_record.get("parts", {})
+    config, parts = run_config(run), dict(run_record.get("parts", {}))
+    if "init" in run_record:
+        parts["init"] = run_record["init"]
     before = {BEFORE: text} if (text := earlier_settings(run_record)) else {}
     trained = settings_of(config, parts) | before
     for key in BATCH_KEYS:

@@ -29,7 +29,7 @@ EARLIER = "earlier"  # the export that is being replaced
 ASIDE = ".exporting"
 # What only training or the run's own machine needs.
 NOT_EXPORTED = (
-    "paths", "logger", "resume", "data_changed", "sweep", "classifier", "tokenizer", "optimized_metric", "compile",
+    "paths", "logger", "resume", "init", "data_changed", "sweep", "classifier", "tokenizer", "optimized_metric", "compile",
     "hydra",
 )  # fmt: skip
 

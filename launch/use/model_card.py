@@ -154,6 +154,7 @@ def _training(record: dict[str, Any], config: dict[str, Any], module: TrainingMo
         "ended": record.get("ended", "not yet"),
         "seed": record.get("seed"),
         "parts": ", ".join(f"{name} {part['hash']}" for name, part in record.get("parts", {}).items()) or "none",
+        **_origin(record.get("init")),
         "config": record.get("config_hash"),
         "changed at a resume": earlier_settings(record) or "nothing",
         "git revision": record.get("git_revision"),
@@ -175,6 +176,14 @@ def _earlier_data(data: dict[str, Any]) -> dict[str, str]:
         f"until step {one['until_step']:,} fingerprint {one.get('fingerprint')}" for one in data.get("earlier", [])
     ]
     return {"earlier data": "; ".join(parts)} if parts else {}
+
+
+def _origin(origin: dict[str, Any] | None) -> dict[str, str]:
+    """Say what the training began with, where that was another run."""
+    if origin is None:
+        return {}
+    steps = "" if origin.get("step") is None else f" after {origin['step']:,} steps"
+    return {"began with": f"{origin.get('weights')} weights of {origin.get('name')}{steps}, {origin.get('hash')}"}
 
 
 def _results(result: dict[str, Any] | None) -> str:

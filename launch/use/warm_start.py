@@ -1,0 +1,119 @@
+"""``init=RUN``: a training that begins with the weights of another run; its optimiser, averages and steps begin anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from files.images import printable
+from generative.export import SUFFIX, ExportError, read_network
+from generative.networks.growth import begin_from
+from generative.weights import averaged_weights, first_not_finite, network_weights, weights_hash
+from launch.build import plain_config
+from launch.errors import UserError
+from launch.former import renewed
+from launch.run_folder import RunFolder, is_main_process
+from launch.use.load import MODEL
+from lightning_modules import TrainingModule
+
+SPOKEN = {"ema": "averaged", "raw": "raw"}
+
+
+def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any] | None:
+    """Fill a new module's network with the weights that ``init`` names, and tell what was taken, grown and left.
+
+    Args:
+        module: The module, its network not sharded yet.
+
+    Returns:
+        ``init`` of ``run.json``: ``run``, the path; ``name``, ``weights``, ``step`` and ``hash``; None where nothing is named.
+
+    Raises:
+        UserError: There are no such weights, or they do not fit the network.
+    """
+    path, wanted = (OmegaConf.select(config, f"init.{key}") for key in ("run", "weights"))
+    if wanted not in (None, *SPOKEN):
+        raise UserError(f"init.weights={wanted} is unknown: choose {' or '.join(SPOKEN)}.")
+    if path is None:
+        if wanted is not None:
+            raise UserError(f"init.weights={wanted} names no run: add init=RUN, or leave it out.")
+        return None
+    place = Path(str(path)).expanduser()
+    model = place / MODEL if place.is_dir() else place
+    exported = model.suffix == SUFFIX and model.is_file()
+    weights, origin, settings = _exported(model, wanted) if exported else _trained(place, wanted)
+    own_kinds = {kind.__name__ for kind in type(module.network).__mro__}
+    kind = str(settings.get("_target_", "")).rpartition(".")[2]
+    own = type(module.network).__name__
+    if kind and kind not in own_kinds:
+        raise UserError(
+            f"init={path} holds the weights of a {kind}, and this run trains a {own}: name a run of that network, or set "
+            "network= to the one of that run."
+        )
+    try:
+        lines = begin_from(module.network, weights)
+    except ValueError as error:
+        differing = _differing(settings, plain_config(config)["network"])
+        there = f"that run has {differing}: " if differing else ""
+        raise UserError(
+            f"init={path} does not fit this run's {own}: {error}; {there}give this one the sizes of that one, or leave out "
+            "init=."
+        ) from error
+    origin |= {"run": str(place.absolute()), "hash": weights_hash(weights)}
+    if is_main_process():
+        steps = "" if origin["step"] is None else f" after {origin['step']:,} steps"
+        print(f"init={path}: {SPOKEN[origin['weights']]} weights of {origin['name']}{steps}, {origin['hash']}")  # noqa: T201
+        print("\n".join(f"  {line}" for line in lines), flush=True)  # noqa: T201
+    return origin
+
+
+def _trained(place: Path, wanted: str | None) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Read the weights of a run, what is recorded of them, and the settings of its network."""
+    _, checkpoint = RunFolder.checkpoint_of(place, "init")
+    averaged = bool(averaged_weights(checkpoint))
+    if wanted == "ema" and not averaged:
+        raise UserError(f"init={place} holds no averaged weights: set init.weights=raw.")
+    kind = wanted or ("ema" if averaged else "raw")
+    config = checkpoint.get("config")
+    config = renewed(config) if isinstance(config, dict) else {}
+    network = config.get("network")
+    origin = {"name": printable(config.get("name", "a run")), "weights": kind, "step": checkpoint["global_step"]}
+    return network_weights(checkpoint, kind == "ema"), origin, network if isinstance(network, dict) else {}
+
+
+def _exported(model: Path, wanted: str | None) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Read the same of an export."""
+    try:
+        weights, metadata = read_network(model)
+        network = json.loads(metadata.get("network", "{}"))
+    except (ExportError, ValueError, RecursionError) as error:
+        raise UserError(str(error) if isinstance(error, ExportError) else f"{model} is damaged: {error}.") from error
+    if name := first_not_finite({"state_dict": weights}):
+        raise UserError(f"{model} is refused: its weight {name} is not finite; export another run.")
+    if weights_hash(weights) != metadata.get("weights_hash"):
+        raise UserError(f"{model} is damaged: its weights are not those that were written; export the run again.")
+    kind = "raw" if metadata.get("weights") == "raw" else "ema"
+    if wanted not in (None, kind):
+        raise UserError(
+            f"init.weights={wanted}: {model} holds {SPOKEN[kind]} weights alone: leave it out, or name the run."
+        )
+    step = metadata.get("step", "")
+    origin = {
+        "name": printable(metadata.get("experiment", "an export")),
+        "weights": kind,
+        "step": int(step) if step.isascii() and step.isdecimal() else None,
+    }
+    return weights, origin, renewed(network) if isinstance(network, dict) else {}
+
+
+def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Write the settings of the network that are others there, as they are typed."""
+    return " ".join(
+        f"network.{key}={json.dumps(value).replace(' ', '')}"
+        for key, value in there.items()
+        if isinstance(value, int | float | list) and here.get(key, value) != value
+    )
