@@ -10,6 +10,7 @@ from callbacks.generation import Generation
 from callbacks.guards import NonFiniteGuard, NonFiniteLossError, SpikeError, SpikeGuard
 from callbacks.image_grid import ImageGrid
 from callbacks.label_accuracy import LabelAccuracy
+from callbacks.label_kept import LabelKept
 from callbacks.progress import TrainingProgress
 from callbacks.rank_agreement import RankAgreement, RankDisagreementError
 from callbacks.rank_watch import RankWatch
@@ -29,6 +30,7 @@ __all__ = [
     "Generation",
     "ImageGrid",
     "LabelAccuracy",
+    "LabelKept",
     "LastCheckpoint",
     "NonFiniteGuard",
     "NonFiniteLossError",

@@ -14,11 +14,12 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.image_grid import keep_image, trained_steps
+from callbacks.judge import load_judge, missing_judge
 from callbacks.measuring import MeasuringCallback, SetupError, first_rows, log_metrics
 from datamodules.base import datamodule_of
 from files.grids import picture_grid
 from generative.checks import checked
-from generative.judges.label_classifier import LabelClassifier, load_label_classifier
+from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.catalogue import STD, Metric
 from generative.metrics.label_accuracy import (
     ASSISTED,
@@ -91,27 +92,14 @@ class LabelAccuracy(MeasuringCallback):
         if self._classifier is not None or not data.label_sets:
             return
         if self.classifier_path is None:
-            missing = (
-                f"No label accuracy: there is no label classifier of {data.name} at {data.image_size} pixels; train one "
-                f"with python train.py experiment=label_classifier data={data.name}, or name one with classifier=FILE."
-            )
+            missing = missing_judge("label accuracy", data)
             if self.required:
                 raise SetupError(missing)
             if not self._has_said_so:
                 trainer.print(missing)
             self._has_said_so = True
             return
-        try:
-            classifier = load_label_classifier(self.classifier_path)
-        except ValueError as error:
-            raise SetupError(str(error)) from error
-        expected = (data.channels, len(data.label_names))
-        if (classifier.in_channels, classifier.num_labels) != expected:
-            raise SetupError(
-                f"classifier={self.classifier_path} is for images of {classifier.in_channels} channels and "
-                f"{classifier.num_labels} labels, but data={data.name} has {expected[0]} and {expected[1]}."
-            )
-        self._classifier = classifier
+        self._classifier = load_judge(self.classifier_path, data, len(data.label_names))
 
     # Validation and test
 

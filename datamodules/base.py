@@ -14,14 +14,13 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from datamodules.damage import Policy
+from datamodules.damage import Policy, damage_record
 from datamodules.loader import EvaluationLoader, Loader, RawBatch
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
 from datamodules.splits import Split, Splits, digest_of
 from datamodules.token_cache import TokenCache, tokenized
 from files.cache import cache_folder
-from files.images import NUM_NAMED
 from files.pixels import from_levels
 from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
@@ -56,6 +55,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_val: At most so many validation images, or None for all.
         num_test: At most so many test images, or None for all.
         horizontal_flip: Whether each training image is mirrored with probability one half.
+        mirror_keeps_labels: Whether a mirrored image still has its labels; a digit has not.
         degradation: Makes degraded image and validity map on the device, or None for clean images only.
         resident: Whether a training set of up to ``RESIDENT_BYTES`` lies on the training device.
         seed: The run's seed: order, crops, flips and degradations of the training images.
@@ -83,6 +83,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_val: Count | None = None,
         num_test: Count | None = None,
         horizontal_flip: bool = False,
+        mirror_keeps_labels: bool = True,
         degradation: Degradation | None = None,
         resident: bool = True,
         seed: int = 0,
@@ -105,6 +106,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.limits = {"train": num_train, "val": num_val, "test": num_test}
         self.horizontal_flip = horizontal_flip
+        self.mirror_keeps_labels = mirror_keeps_labels
         if degradation is not None:
             degradation.check_images(image_size)
         self.degradation = degradation
@@ -134,6 +136,18 @@ class ImageDataModule(LightningDataModule, ABC):
     def label_sets(self) -> dict[str, Tensor]:
         """Sets of labels to draw images of, by name: (S, L) float multi-hot vectors. Loads no images."""
         return {}
+
+    def object_masks(self, split: Split, index_B: Tensor) -> Tensor | None:
+        """Tell where the objects are that evaluation images are labelled for.
+
+        Args:
+            split: ``val`` or ``test``.
+            index_B: (B,) int64 indices within the split.
+
+        Returns:
+            (B, L, H, W) booleans, true where a pixel shows the label's object; None for data that do not know.
+        """
+        return None
 
     @cached_property
     def splits(self) -> Splits:
@@ -275,21 +289,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.damaged_met.update(indices)
 
     def damage_record(self) -> dict[str, Any]:
-        """Describe what became of image files that cannot be decoded.
-
-        Returns:
-            The policy, the number of such images so far, left out or replaced, and the names of the first ones; empty
-            for a data set that reads no files of its user.
-        """
-        if self.damaged is None:
-            return {}
-        left_out, met = self.splits.damaged, sorted(self.damaged_met)
-        names = [*left_out[:NUM_NAMED], *(self.splits.train.name_of(index) for index in met[:NUM_NAMED])]
-        return {
-            "damaged": self.damaged,
-            "damaged_images": len(left_out) + len(met),
-            "damaged_first": names[:NUM_NAMED],
-        }
+        """Describe what became of image files that cannot be decoded; empty for data that read no files of their user."""
+        return {} if self.damaged is None else damage_record(self.damaged, self.splits, self.damaged_met)
 
     def _complete(self, raw: RawBatch) -> Batch:
         assert raw.image.dtype == torch.uint8  # the border: 0..255 becomes exactly [-1, 1]
@@ -303,7 +304,7 @@ class ImageDataModule(LightningDataModule, ABC):
             batch.tokens = self._tokens.lookup(raw.index, flipped)
         if self.degradation is not None:
             degraded = self.degradation(image, self._randomness(raw, "degradation"), training=raw.training)
-            batch.degraded, batch.validity = degraded.image, degraded.validity
+            batch.degraded, batch.validity, batch.kind = degraded
         return batch
 
     def _randomness(self, raw: RawBatch, purpose: str) -> Randomness:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from files.images import named
+from datamodules.splits import Splits
+from files.images import NUM_NAMED, named
 
 Policy = Literal["stop", "skip"]
 
@@ -42,3 +43,20 @@ def left_out(damaged: Sequence[str], total: int, policy: str | None) -> tuple[st
         raise ValueError(f"none of the {total} image files can be decoded ({named(damaged)}): check the data's paths")
     rank_zero_warn(f"{len(damaged)} of {total} images cannot be decoded and are left out ({named(damaged)})")
     return tuple(damaged)
+
+
+def damage_record(policy: Policy, splits: Splits, met: Collection[int]) -> dict[str, Any]:
+    """Describe what became of image files that cannot be decoded.
+
+    Args:
+        met: Indices of the training images that were replaced when they were drawn.
+
+    Returns:
+        The policy, the number of such images so far, left out or replaced, and the names of the first ones.
+    """
+    names = [*splits.damaged[:NUM_NAMED], *(splits.train.name_of(index) for index in sorted(met)[:NUM_NAMED])]
+    return {
+        "damaged": policy,
+        "damaged_images": len(splits.damaged) + len(met),
+        "damaged_first": names[:NUM_NAMED],
+    }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from generative.randomness import Randomness
 
+_NUM_TOLD_FROM = 4096  # images that tell whether labels are classes
 _CHUNK = 2**16  # images whose labels are hashed at a time; a multiple of the eight bits of a byte
 
 
@@ -63,6 +64,11 @@ class ImageSource(ABC):
         Returns:
             (B, L) float multi-hot labels, or None for images without labels.
         """
+
+    def has_one_label(self) -> bool:
+        """Tell from the first images whether the labels are classes, of which each image has one."""
+        labels = self.labels_of(torch.arange(min(len(self), _NUM_TOLD_FROM)))
+        return labels is not None and bool(((labels > 0).sum(1) == 1).all())
 
     @abstractmethod
     def to(self, device: torch.device | str) -> ImageSource:

@@ -24,6 +24,7 @@ class Batch:
         degraded: (B, C, H, W) float images in [-1, 1] that a restorer sees, or None.
         validity: (B, 1, H, W) float map, 1 where the degraded pixel is known exactly, 0 elsewhere, or None.
         tokens: (B, N) int64 tokens of the images, or None without a tokenizer.
+        kind: (B,) int64 numbers of what befell the images among the ``kinds`` of the degradation, or None without kinds.
     """
 
     image: Tensor
@@ -33,6 +34,7 @@ class Batch:
     degraded: Tensor | None = None
     validity: Tensor | None = None
     tokens: Tensor | None = None
+    kind: Tensor | None = None
 
     def observed(self) -> tuple[Tensor, Tensor]:
         """Return what a restorer sees.
@@ -68,20 +70,22 @@ class Batch:
             pick(self.degraded),
             pick(self.validity),
             pick(self.tokens),
+            pick(self.kind),
         )
 
 
-@dataclass(frozen=True)
-class Degraded:
+class Degraded(NamedTuple):
     """What a degradation returns.
 
     Attributes:
         image: (B, C, H, W) float images in [-1, 1].
         validity: (B, 1, H, W) float map: 1 where the pixel equals the clean one with certainty, 0 elsewhere.
+        kind: (B,) int64 numbers of what befell the images among the ``kinds`` of the degradation, or None without kinds.
     """
 
     image: Tensor
     validity: Tensor
+    kind: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,16 @@ class ImageData(Protocol):
         image_size: Side of the images in pixels.
         num_classes: Length of the labels; 0 without labels.
         name: Name of the data set.
+        horizontal_flip: Whether training images are mirrored at random.
+        mirror_keeps_labels: Whether a mirrored image still has its labels.
     """
 
     name: str
     image_size: int
     channels: int
     num_classes: int
+    horizontal_flip: bool
+    mirror_keeps_labels: bool
 
     @property
     def splits(self) -> Any:

@@ -17,7 +17,7 @@ from generative.judges.label_classifier import LabelClassifier
 from generative.randomness import Randomness
 from generative.ranges import WholeNumber
 from generative.types import Batch, LossOutput
-from lightning_modules.base import TrainingModule
+from lightning_modules.base import ImageData, TrainingModule
 from lightning_modules.contract import Card, Task
 
 
@@ -48,6 +48,14 @@ class LabelClassifierModule(TrainingModule):
         """Binary cross-entropy, the mean over images and labels."""
         logits = self.network.logits(shifted(batch.image, self.max_shift, randomness))
         return LossOutput(F.binary_cross_entropy_with_logits(logits, labels_of(batch).to(logits)))
+
+    def check_data(self, data: ImageData) -> None:
+        """Mirrored images must still have their labels."""
+        if data.horizontal_flip and not data.mirror_keeps_labels:
+            raise ValueError(
+                f"data.horizontal_flip=true would teach wrong labels: images of data={data.name} lose theirs when they are "
+                "mirrored; set data.horizontal_flip=false."
+            )
 
     @classmethod
     def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:

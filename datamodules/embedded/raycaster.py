@@ -1,7 +1,6 @@
 """A ray caster for scenes like those of CLEVR (Johnson et al. 2017): matte cubes, spheres and cylinders on grey ground.
 
-Camera, lamps and their places are those of CLEVR's base scene as Kubric publishes them (Greff et al. 2022); the lamps'
-strengths are a least-squares fit to the median ground of i-CLEVR pictures, which it meets to about two of 255 levels.
+Camera, lamps and their places are those of CLEVR's base scene as Kubric publishes them (Greff et al. 2022).
 
 Shape suffixes: X three coordinates (first, so that each is contiguous), N scenes, K objects of a scene, L lamps,
 P pixels, M pixels near an object, Q samples of a pixel, H samples that hit an object, C colour channels.
@@ -14,6 +13,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from datamodules.embedded.light import dot, light_on, unit
+
 CUBE, SPHERE, CYLINDER = range(3)  # the order of ``labels.SHAPES``
 CAMERA = (7.481, -6.508, 5.344)
 CAMERA_DISTANCE = 11.26  # the camera's distance from the origin, which it looks at
@@ -22,11 +23,8 @@ LAMPS = ((6.447, -2.905, 4.258), (-4.671, -4.014, 3.011), (-1.169, 2.646, 5.816)
 RADIUS = 0.7  # of the spheres and cylinders, which are as high as wide
 HALF_HEIGHTS = (RADIUS / 2**0.5, RADIUS, RADIUS)  # in the order of the shapes
 
-_LAMP_STRENGTHS = ((5.35, 4.98, 4.28), (1.13, 1.22, 1.52), (2.45, 2.45, 2.45))  # lamp x channel, on the ground
-_AMBIENT = 0.133  # radiance of the ground far from all lamps
 _OBJECT_GAIN = 1.25  # of an object's albedo over the ground's
 _SHEEN = 0.036  # albedo that rubber of any colour reflects unchanged
-_LAMP_RADIUS = 0.5
 _BOUNDS = (1.7320508 * HALF_HEIGHTS[CUBE], RADIUS, 1.4142136 * RADIUS)  # radii of spheres around the shapes
 _BLOCKERS = (0.6, 0.7, 0.75)  # radii of the spheres that cast the shapes' shadows
 _NUM_OFFSETS = 3  # samples per side of a pixel at the objects' outlines
@@ -104,9 +102,9 @@ def camera_axes(camera_NX: Tensor) -> Tensor:
     Returns:
         (3, X, N) unit vectors: right, up and forward.
     """
-    forward = -_unit(camera_NX.T)
+    forward = -unit(camera_NX.T)
     level = torch.stack([forward[1], -forward[0], torch.zeros_like(forward[0])])
-    right = _unit(level)
+    right = unit(level)
     return torch.stack([right, torch.linalg.cross(right, forward, dim=0), forward])
 
 
@@ -122,9 +120,9 @@ def project(points_XNR: Tensor, camera_NX: Tensor) -> tuple[Tensor, Tensor]:
     """
     right, up, forward = camera_axes(camera_NX)[..., None]
     relative = points_XNR - camera_NX.T[..., None]
-    depth = _dot(relative, forward)
+    depth = dot(relative, forward)
     tangent_x, tangent_y = TANGENTS
-    return torch.stack([_dot(relative, right) / tangent_x, _dot(relative, up) / tangent_y]) / depth, depth
+    return torch.stack([dot(relative, right) / tangent_x, dot(relative, up) / tangent_y]) / depth, depth
 
 
 def render(scenes: Scenes, size: int) -> Tensor:
@@ -150,12 +148,26 @@ def render(scenes: Scenes, size: int) -> Tensor:
     return _encode(picture_CNP).view(3, len(scenes), size, size).transpose(0, 1).contiguous()
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+def shown(scenes: Scenes, size: int) -> Tensor:
+    """Tell which objects the pixels of ``render``'s pictures show.
 
+    Args:
+        scenes: N scenes.
+        size: Side S of the pictures in pixels.
 
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors * _dot(vectors, vectors).rsqrt()
+    Returns:
+        (N, K, S, S) booleans, true where an object covers at least half of the pixel and no nearer one hides it.
+    """
+    axes = camera_axes(scenes.camera)
+    near_NPK = _near(scenes, _directions(axes, *_pixel_grid(size)), size)
+    scene_M, pixel_M = near_NPK.any(-1).nonzero(as_tuple=True)
+    shown_NKP = torch.zeros(*scenes.present.shape, size**2, dtype=torch.bool)
+    if len(scene_M):
+        _, depth_MQ, nearest_MQ = _hits(scenes, axes, near_NPK[scene_M, pixel_M], scene_M, pixel_M, size)
+        for k in range(scenes.present.shape[1]):
+            covered_M = ((nearest_MQ == k) & depth_MQ.isfinite()).float().mean(1)
+            shown_NKP[scene_M, k, pixel_M] = covered_M >= 0.5
+    return shown_NKP.unflatten(-1, (size, size))
 
 
 def _pixel_grid(size: int) -> tuple[Tensor, Tensor]:
@@ -176,76 +188,19 @@ def _ground(scenes: Scenes, rays_XNP: Tensor) -> Tensor:
     point = camera - (camera[2] / rays_XNP[2]) * rays_XNP
     normal = torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1)
     lamps_LXN1, blockers_KXN1 = scenes.lamps.permute(1, 2, 0)[..., None], scenes.centres().permute(2, 0, 1)[..., None]
-    return _light(point, normal, lamps_LXN1, blockers_KXN1, scenes.blocker_radii()[..., None])
-
-
-def _light(point: Tensor, normal: Tensor, lamps: Tensor, blockers: Tensor, radii: Tensor) -> Tensor:
-    """Light that a matte, ground-grey surface reflects.
-
-    Args:
-        point: (X, ...) points of the surface.
-        normal: (X, ...) unit normals.
-        lamps: (L, X, ...) places of the lamps.
-        blockers: (K, X, ...) centres of spheres that cast shadows.
-        radii: (K, ...) their radii, 0 for none.
-
-    Returns:
-        (C, ...) radiance.
-    """
-    ambient = torch.ones(())
-    blocked = []
-    for blocker, radius in zip(blockers, radii, strict=True):
-        offset = blocker - point
-        squared = _dot(offset, offset)
-        # A sphere wholly above the surface hides this share of a uniform sky, exactly.
-        hidden = (_dot(offset, normal) * squared.rsqrt()).clamp(0) * (radius**2 / squared)
-        ambient = ambient * (1 - hidden.clamp(max=1))
-        blocked.append((offset, squared, radius))
-    # The lower half of the surroundings is the ground, lit about as brightly as the sky.
-    radiance = [_AMBIENT * ambient] * 3
-    for lamp, strength in zip(lamps, _LAMP_STRENGTHS, strict=True):
-        lit = _lamp(point, normal, lamp, blocked)
-        radiance = [before + share * lit for before, share in zip(radiance, strength, strict=True)]
-    return torch.stack([channel.expand(point.shape[1:]) for channel in radiance])
-
-
-def _lamp(point: Tensor, normal: Tensor, lamp: Tensor, blockers: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Irradiance (...) from a lamp of strength 1 that faces the origin, with soft shadows.
-
-    Args:
-        point: (X, ...) points of the surface.
-        normal: (X, ...) unit normals.
-        lamp: (X, ...) place of the lamp.
-        blockers: Of each sphere that casts a shadow: offset (X, ...) from the point, its square, and radius (...).
-
-    Returns:
-        (...) irradiance.
-    """
-    offset = lamp - point
-    squared = _dot(offset, offset)
-    inverse = squared.rsqrt()
-    towards = offset * inverse
-    light = _dot(towards, normal).clamp(0) * _dot(towards, _unit(lamp)).clamp(0) / squared
-    for relative, distance, radius in blockers:
-        along = _dot(relative, towards).clamp(0)
-        beside = (distance - along * along).clamp(0).sqrt()
-        # Seen from the point, the lamp is a disc of this radius at the sphere's distance.
-        penumbra = (_LAMP_RADIUS * inverse * along).clamp(1e-3)
-        overlap = ((radius + penumbra - beside) / (2 * penumbra)).clamp(0, 1)
-        light = light * torch.where(radius > 0, 1 - overlap * overlap * (3 - 2 * overlap), 1)
-    return light
+    return light_on(point, normal, lamps_LXN1, blockers_KXN1, scenes.blocker_radii()[..., None])
 
 
 def _near(scenes: Scenes, rays_XNP: Tensor, size: int) -> Tensor:
     """Return whether an object may show in a pixel (N, P, K): its ray passes the sphere around the object."""
     margin = 1.5 * TANGENTS[0] * 2 / size  # more than half of a pixel's diagonal, at unit depth
-    squared = _dot(rays_XNP, rays_XNP)
+    squared = dot(rays_XNP, rays_XNP)
     near = []
     for k, centre in enumerate(scenes.centres().unbind(-1)):
         relative = centre - scenes.camera.T
-        reach = torch.tensor(_BOUNDS)[scenes.shape[:, k]] + margin * _dot(relative, relative).sqrt()
-        beyond = (_dot(relative, relative) - reach**2)[:, None]
-        near.append((_dot(rays_XNP, relative[..., None]).square() > beyond * squared) & scenes.present[:, k, None])
+        reach = torch.tensor(_BOUNDS)[scenes.shape[:, k]] + margin * dot(relative, relative).sqrt()
+        beyond = (dot(relative, relative) - reach**2)[:, None]
+        near.append((dot(rays_XNP, relative[..., None]).square() > beyond * squared) & scenes.present[:, k, None])
     return torch.stack(near, dim=-1)
 
 
@@ -253,6 +208,22 @@ def _objects(
     scenes: Scenes, axes: Tensor, near_MK: Tensor, scene_M: Tensor, pixel_M: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
     """Return the objects' radiance (C, M) averaged over each pixel, and the share (M,) of it they cover."""
+    rays_XMQ, depth_MQ, nearest_MQ = _hits(scenes, axes, near_MK, scene_M, pixel_M, size)
+    row_H, sample_H = depth_MQ.isfinite().nonzero(as_tuple=True)
+    hit = (scene_M[row_H], nearest_MQ[row_H, sample_H])
+    point = scenes.camera.T[:, hit[0]] + depth_MQ[row_H, sample_H] * rays_XMQ[:, row_H, sample_H]
+    share = 1 / _NUM_OFFSETS**2
+    colour = torch.zeros(3, len(scene_M)).index_add_(1, row_H, _surface(scenes, *hit, point), alpha=share)
+    return colour, depth_MQ.isfinite().sum(1) * share
+
+
+def _hits(
+    scenes: Scenes, axes: Tensor, near_MK: Tensor, scene_M: Tensor, pixel_M: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rays (X, M, Q) of the pixels' samples, the depths (M, Q) at which they meet an object, and which (M, Q).
+
+    The depth of a ray that meets none is infinite.
+    """
     offset = ((torch.arange(_NUM_OFFSETS) + 0.5) / _NUM_OFFSETS - 0.5) * (2 / size)
     right, up = (place[pixel_M, None] for place in _pixel_grid(size))
     right, up = right + offset.repeat(_NUM_OFFSETS), up + offset.repeat_interleave(_NUM_OFFSETS)
@@ -267,13 +238,7 @@ def _objects(
             origin = scenes.camera.T[:, row_scenes] - centres[:, row_scenes, k]
             turn = scenes.angle[row_scenes, k, None]
             depth_MQ[rows] = _depth(shape, _turn(origin[..., None], turn), _turn(rays_XMQ[:, rows], turn))
-    depth_MQ, nearest_MQ = depth_KMQ.min(0)
-    row_H, sample_H = depth_MQ.isfinite().nonzero(as_tuple=True)
-    hit = (scene_M[row_H], nearest_MQ[row_H, sample_H])
-    point = scenes.camera.T[:, hit[0]] + depth_MQ[row_H, sample_H] * rays_XMQ[:, row_H, sample_H]
-    share = 1 / _NUM_OFFSETS**2
-    colour = torch.zeros(3, len(scene_M)).index_add_(1, row_H, _surface(scenes, *hit, point), alpha=share)
-    return colour, depth_MQ.isfinite().sum(1) * share
+    return rays_XMQ, *depth_KMQ.min(0)
 
 
 def _turn(vectors: Tensor, angle: Tensor) -> Tensor:
@@ -288,7 +253,7 @@ def _depth(shape: int, origin: Tensor, ray: Tensor) -> Tensor:
     """Return the depths (...) at which rays (X, ...) from outside meet a shape about zero, infinite for a miss."""
     height = HALF_HEIGHTS[shape]
     if shape == SPHERE:
-        enter, leave = _roots(_dot(ray, ray), _dot(origin, ray), _dot(origin, origin) - RADIUS**2)
+        enter, leave = _roots(dot(ray, ray), dot(origin, ray), dot(origin, origin) - RADIUS**2)
     elif shape == CYLINDER:
         side = _roots(
             ray[0] ** 2 + ray[1] ** 2,
@@ -325,7 +290,7 @@ def _normals(shape_H: Tensor, local_XH: Tensor) -> Tensor:
     cylinder = torch.where(on_cap, top, side)
     reach = local_XH.abs()
     cube = torch.where(reach >= reach.amax(0), local_XH, 0)
-    return _unit(torch.where(shape_H == SPHERE, local_XH, torch.where(shape_H == CYLINDER, cylinder, cube)))
+    return unit(torch.where(shape_H == SPHERE, local_XH, torch.where(shape_H == CYLINDER, cylinder, cube)))
 
 
 def _surface(scenes: Scenes, scene_H: Tensor, object_H: Tensor, point_XH: Tensor) -> Tensor:
@@ -338,7 +303,7 @@ def _surface(scenes: Scenes, scene_H: Tensor, object_H: Tensor, point_XH: Tensor
     # Indexed along the last axis, so that the copies are contiguous.
     lamps_LXH = scenes.lamps.permute(1, 2, 0).contiguous()[..., scene_H]
     blockers_KXH = centres.permute(2, 0, 1).contiguous()[..., scene_H]
-    light = _light(point_XH, normal, lamps_LXH, blockers_KXH, radii_KH)
+    light = light_on(point_XH, normal, lamps_LXH, blockers_KXH, radii_KH)
     return light * (_SHEEN + _OBJECT_GAIN * scenes.albedo.permute(2, 0, 1)[:, scene_H, object_H])
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from datamodules.embedded.raycaster import (
     Scenes,
     project,
     render,
+    shown,
 )
 from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, read_label_sets
 from datamodules.splits import Split, Splits
@@ -211,6 +212,28 @@ def generate_scenes(style: SceneStyle, split: Split, num_images: int) -> Tensors
     return {"images": images, "labels": labels}
 
 
+@functools.lru_cache(maxsize=SIZES["test"] // _CHUNK)
+def object_masks(style: SceneStyle, split: Split, chunk: int) -> Tensor:
+    """Tell where the objects of a chunk of scenes show in their pictures.
+
+    Args:
+        style: What the scenes look like.
+        chunk: Number of the chunk within the split.
+
+    Returns:
+        (N, 24, S, S) booleans of ``_CHUNK`` scenes, true where a pixel shows the label's object.
+    """
+    scenes, _ = draw_scenes(style, split, chunk)
+    palette = torch.tensor(list(COLOURS.values())) / 255
+    colour_NK = (scenes.albedo[:, :, None] == palette).all(-1).int().argmax(-1)
+    masks = torch.zeros(len(scenes), len(LABELS), style.image_size, style.image_size, dtype=torch.bool)
+    parts = [shown(scenes.select(rows), style.image_size) for rows in torch.arange(len(scenes)).split(_BATCH)]
+    scene_O, object_O = scenes.present.nonzero(as_tuple=True)
+    label_O = (scenes.shape * len(COLOURS) + colour_NK)[scene_O, object_O]
+    masks[scene_O, label_O] = torch.cat(parts)[scene_O, object_O]
+    return masks
+
+
 @checked("data")
 class ScenesDataModule(ImageDataModule):
     """Scenes of one to three of 24 objects, generated on first use and kept in the cache folder.
@@ -243,12 +266,20 @@ class ScenesDataModule(ImageDataModule):
     def label_names(self) -> tuple[str, ...]:
         return LABELS
 
-    @cached_property
+    @functools.cached_property
     def label_sets(self) -> dict[str, Tensor]:
         return {
             name: draw_label_sets(name) if path is None else read_label_sets(path, LABELS, f"check data.{name}_json")
             for name, path in self.set_files.items()
         }
+
+    def object_masks(self, split: Split, index_B: Tensor) -> Tensor:
+        index = index_B.cpu()
+        masks = torch.empty(len(index), len(LABELS), self.image_size, self.image_size, dtype=torch.bool)
+        for chunk in (index // _CHUNK).unique().tolist():
+            rows = index // _CHUNK == chunk
+            masks[rows] = object_masks(self.style, split, chunk)[index[rows] % _CHUNK]
+        return masks
 
     def _store(self, split: Split) -> ImageStore:
         limit = self.limits[split]

@@ -30,8 +30,13 @@ class Degradation(ABC):
             The degraded images, contiguous and in [-1, 1], and a map that is 1 only where they surely equal the clean
             ones, as far as a restorer may know.
         """
-        degraded_BCHW, validity_B1HW = self.degrade(image_BCHW, randomness, training)
-        return Degraded(degraded_BCHW.clamp(-1, 1).contiguous(), validity_B1HW.contiguous())
+        image, validity, kind = Degraded(*self.degrade(image_BCHW, randomness, training))
+        return Degraded(image.clamp(-1, 1).contiguous(), validity.contiguous(), kind)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of what may befall an image, where images meet different things; else none."""
+        return ()
 
     def check_images(self, image_size: int, key: str = "degradation") -> None:
         """Check that every severity, of training and evaluation, fits images of a size, or raise; most fit any.
@@ -43,7 +48,9 @@ class Degradation(ABC):
         return
 
     @abstractmethod
-    def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
+    def degrade(
+        self, image_BCHW: Tensor, randomness: Randomness, training: bool
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor | None]:
         """Degrade a batch of images without regard to range and layout.
 
         Args:
@@ -52,7 +59,8 @@ class Degradation(ABC):
             training: Whether severities are drawn from their training range or take their evaluation value.
 
         Returns:
-            (B, C, H, W) degraded images, which may leave [-1, 1], and the (B, 1, H, W) validity map.
+            (B, C, H, W) degraded images, which may leave [-1, 1], the (B, 1, H, W) validity map and, of a degradation with
+            ``kinds``, the (B,) int64 numbers of theirs.
         """
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
 
 from generative.degradations.base import Degradation
 from generative.randomness import Randomness
+from generative.types import Degraded
 
 
 class _Steps(Degradation):
@@ -40,12 +41,21 @@ class Sequential(_Steps):
         if not self.steps:
             raise ValueError("Sequential.steps: at least one step is needed.")
 
-    def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Every combination of the steps' kinds, such as ``noise+block``."""
+        several = [step.kinds for step in self.steps.values() if step.kinds]
+        return tuple(map("+".join, product(*several))) if several else ()
+
+    def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> Degraded:
         validity_B1HW = image_BCHW.new_ones(len(image_BCHW), 1, *image_BCHW.shape[-2:])
+        kind_B = None
         for step in self.steps.values():
             degraded = step(image_BCHW, randomness, training)
             image_BCHW, validity_B1HW = degraded.image, validity_B1HW * degraded.validity
-        return image_BCHW, validity_B1HW
+            if degraded.kind is not None:
+                kind_B = degraded.kind if kind_B is None else kind_B * len(step.kinds) + degraded.kind
+        return Degraded(image_BCHW, validity_B1HW, kind_B)
 
 
 class Mixture(_Steps):
@@ -73,17 +83,27 @@ class Mixture(_Steps):
             raise ValueError(f"Mixture.weights: must be >= 0 with a positive sum, got {self.weights}.")
         self._boundaries = [weight / total for weight in accumulate(self.weights.values())][:-1]
 
-    def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the steps; of a step that has kinds itself ``step.kind``."""
+        return tuple(
+            f"{name}.{kind}" if kind else name for name, step in self.steps.items() for kind in step.kinds or [""]
+        )
+
+    def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> Degraded:
         boundaries = torch.tensor(self._boundaries, device=image_BCHW.device)
         choice_B = torch.bucketize(randomness.uniform(), boundaries, right=True)
         degraded_BCHW = torch.empty_like(image_BCHW, memory_format=torch.contiguous_format)
         validity_B1HW = image_BCHW.new_empty(len(image_BCHW), 1, *image_BCHW.shape[-2:])
+        kind_B, first_kind = torch.zeros_like(choice_B), 0
         for number, step in enumerate(self.steps.values()):
             rows = (choice_B == number).nonzero().squeeze(1)
             if len(rows) > 0:
                 degraded = step(image_BCHW[rows], randomness.select(rows), training)
                 degraded_BCHW[rows], validity_B1HW[rows] = degraded.image, degraded.validity
-        return degraded_BCHW, validity_B1HW
+                kind_B[rows] = first_kind if degraded.kind is None else first_kind + degraded.kind
+            first_kind += len(step.kinds) or 1
+        return Degraded(degraded_BCHW, validity_B1HW, kind_B)
 
 
 def _without_none(steps: Mapping[str, Degradation | None]) -> dict[str, Degradation]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,18 @@ DEFAULT_INPUT_SIZE = 64  # the published evaluator's
 CHECKPOINT_PREFIX = "resnet."  # of the weights in a LabelClassifier
 
 
+class TrainedOn(NamedTuple):
+    """The data of a classifier's training.
+
+    Attributes:
+        data: Name of the data set.
+        image_size: Side of its images in pixels.
+    """
+
+    data: str
+    image_size: int
+
+
 @checked("network")
 class LabelClassifier(nn.Module):
     """Tells which labels an image has; each label by itself.
@@ -38,6 +50,9 @@ class LabelClassifier(nn.Module):
         input_size: Side in pixels that images are resized to (bilinear, antialiased) where they have another.
         in_channels: Channels C of the images; the published layout has 3.
         blocks: Residual blocks of the four stages; those of a resnet18 in the published layout.
+
+    Attributes:
+        trained_on: The data of its training, where it was loaded from a file that tells.
 
     Raises:
         ValueError: There are not four stages.
@@ -56,6 +71,7 @@ class LabelClassifier(nn.Module):
         self.num_labels = num_labels
         self.input_size = input_size
         self.in_channels = in_channels
+        self.trained_on: TrainedOn | None = None
         if len(blocks) != len(RESNET18):
             raise ValueError(
                 f"network.blocks={list(blocks)} must be four numbers, one for each stage, such as {list(RESNET18)}."
@@ -149,6 +165,7 @@ def load_label_classifier(path: str | Path) -> LabelClassifier:
         classifier.resnet.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         raise ValueError(_not_a_classifier(path, "its weights are not those of a resnet18")) from error
+    classifier.trained_on = _trained_on(checkpoint)
     return classifier.eval().requires_grad_(False)
 
 
@@ -200,3 +217,11 @@ def _input_size(checkpoint: dict[str, Any], path: Path) -> int:
         return int(checkpoint["config"]["network"]["input_size"])
     except (KeyError, TypeError, ValueError) as error:  # a guess would give wrong answers without a word
         raise ValueError(_not_a_classifier(path, "its config has no network.input_size")) from error
+
+
+def _trained_on(checkpoint: dict[str, Any]) -> TrainedOn | None:
+    try:
+        data = checkpoint["config"]["data"]
+        return TrainedOn(str(data["name"]), int(data["image_size"]))
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -12,7 +12,7 @@ import torch
 from conftest import FakeData, FakeRestorer
 from torch import Tensor, nn
 
-import callbacks.label_accuracy as label_accuracy
+import callbacks.judge as judge
 from callbacks import LabelAccuracy
 from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
@@ -26,7 +26,7 @@ NUM_LABELS, SIZE = 24, 32
 class Stencil(nn.Module):
     """A stand-in classifier: the scores stand in the first row of pixels."""
 
-    num_labels, in_channels = NUM_LABELS, 3
+    num_labels, in_channels, trained_on = NUM_LABELS, 3, None
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class LabelledData(FakeData):
 
 @pytest.fixture
 def stencil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_accuracy, "load_label_classifier", lambda path: Stencil())
+    monkeypatch.setattr(judge, "load_label_classifier", lambda path: Stencil())
 
 
 @pytest.fixture

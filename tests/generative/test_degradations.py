@@ -393,10 +393,30 @@ def test_sequential_applies_in_order_and_multiplies_validity():
 def test_mixture_gives_each_image_one_step_by_weight():
     steps = {name: BlockMask(size) for name, size in (("a", 1), ("b", 2), ("c", 3), ("never", 4))}
     mixture = Mixture(steps, weights={"b": 2, "never": 0})
-    area = (mixture(torch.ones(8000, 1, 4, 4), by_step(8000)).validity == 0).sum(dim=(1, 2, 3))
+    degraded = mixture(torch.ones(8000, 1, 4, 4), by_step(8000))
+    area = (degraded.validity == 0).sum(dim=(1, 2, 3))
+    assert mixture.kinds == ("a", "b", "c", "never")
+    assert torch.equal((degraded.kind + 1) ** 2, area)  # each image tells which step it met
     share = area.bincount(minlength=17) / 8000
     for size, expected in ((1, 0.25), (2, 0.5), (3, 0.25), (4, 0.0)):
         assert share[size**2] == pytest.approx(expected, abs=0.03)
+
+
+def test_each_image_tells_what_befell_it_however_degradations_are_nested():
+    """Holes of 1, 2 or 3 pixels a side in one corner of a larger image, and a fill that tells of the other choice."""
+    size = Mixture({"one": BlockMask(1), "more": Mixture({"two": BlockMask(2), "three": BlockMask(3)})})
+    fill = Mixture({"light": BlockMask(4, fill=1.0), "dark": BlockMask(4, fill=-1.0)})  # the whole image
+    both = Sequential({"fill": fill, "noise": GaussianNoise(0.0), "size": size})
+    assert both.kinds == tuple(f"{a}+{b}" for a in ("light", "dark") for b in ("one", "more.two", "more.three"))
+    degraded = both(torch.zeros(64, 1, 4, 4), by_index(*range(64)))
+    names = [both.kinds[kind] for kind in degraded.kind.tolist()]
+    assert set(names) == set(both.kinds)
+    grey = {"one": 1, "two": 4, "three": 9}
+    for name, image in zip(names, degraded.image, strict=True):
+        assert (image == 0).sum() == grey[name.rpartition(".")[2].rpartition("+")[2]]
+        assert image.sum().sign() == (1 if name.startswith("light") else -1)
+    plain = Sequential({"noise": GaussianNoise(0.5)})
+    assert (plain.kinds, plain(torch.zeros(2, 1, 4, 4), by_index(0, 1)).kind) == ((), None)
 
 
 def test_mixture_consumes_only_the_rows_own_stream():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -128,3 +130,16 @@ def test_the_experiment_builds_for_any_labelled_data(tmp_path: Path) -> None:
     assert (module.network.num_labels, module.network.in_channels) == (10, 1)
     assert any(isinstance(callback, Classification) for callback in build_callbacks(config))
     assert config.callbacks.progress.metrics == ["val/label_accuracy/heldout"]
+
+
+@pytest.mark.parametrize(("data", "flips"), [("digits", False), ("mnist", False), ("scenes", True), ("iclevr", True)])
+def test_the_data_say_whether_a_mirrored_image_keeps_its_labels(
+    data: str, flips: bool, tmp_path: Path, make_module
+) -> None:
+    config = composed(tmp_path, ["experiment=label_classifier", f"data={data}"])
+    assert config.data.horizontal_flip == flips
+    mirrored = SimpleNamespace(name=data, horizontal_flip=True, mirror_keeps_labels=config.data.mirror_keeps_labels)
+    with (
+        nullcontext() if flips else pytest.raises(ValueError, match=rf"data={data} .* set data\.horizontal_flip=false")
+    ):
+        make_module().check_data(mirrored)

@@ -110,6 +110,25 @@ def coverage_of(views: Scenes, k: int, hide: bool) -> torch.Tensor:
     return (render(dark, 64) == 255).all(1)
 
 
+def test_masks_are_where_a_labels_object_shows(tmp_path):
+    data = ScenesDataModule(image_size=64, cache_dir=tmp_path)
+    index = torch.tensor([203, 1, 7])  # of two chunks, in any order
+    masks = data.object_masks("test", index)
+    assert masks.shape == (3, 24, 64, 64)
+    for row, number in enumerate(index.tolist()):
+        drawn, labels = draw_scenes(data.style, "test", number // 200)
+        some, here = drawn.select(slice(number % 200, number % 200 + 1)), labels[number % 200] > 0
+        assert torch.equal(masks[row].flatten(1).any(1), here)
+        for k in range(int(some.present.sum())):
+            colour = (torch.tensor(list(COLOURS.values())) / 255 == some.albedo[0, k]).all(1).nonzero().item()
+            bright = coverage_of(some, k, hide=True)[
+                0
+            ]  # also where it covers a small part of a pixel, unless beside another
+            mask = masks[row, 8 * some.shape[0, k] + colour]
+            assert (mask & ~bright).sum() < 0.05 * mask.sum()
+            assert mask.sum() > 0.75 * bright.sum()
+
+
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_lone_object_has_its_colour(colour):
     views = lone([CUBE, SPHERE, CYLINDER], colour)
