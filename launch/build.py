@@ -24,7 +24,6 @@ from launch.errors import UserError, as_user_error
 from launch.precision import settle_precision
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule, TrainingModule
-from lightning_modules.compiled import try_compiler
 from lightning_modules.contract import fault_of_kind
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -247,25 +246,3 @@ def check_ranks(config: DictConfig, trainer: Trainer) -> None:
         raise UserError(
             f"data.global_batch_size={size} is not divisible by the {ranks} ranks: use a multiple of {ranks}."
         )
-
-
-def check_compile(config: DictConfig, trainer: Trainer) -> None:
-    """Check, where the network is to be compiled, that it can be.
-
-    Args:
-        trainer: The trainer, which knows the device.
-
-    Raises:
-        UserError: It cannot, or this machine has no compiler.
-    """
-    if not config.module.get("compile"):
-        return
-    if reason := module_class(config).not_compilable:
-        raise UserError(f"compile=true cannot train {config.module._target_}: {reason}; use compile=false.")
-    if isinstance(trainer.strategy, FullyShardedStrategy):
-        raise UserError(
-            "compile=true cannot train with trainer=fsdp, which gathers weights within the forward pass: use trainer=ddp, or "
-            "compile=false."
-        )
-    with as_user_error():
-        try_compiler(trainer.strategy.root_device, OmegaConf.select(config, "paths.cache_dir"))

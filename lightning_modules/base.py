@@ -67,6 +67,7 @@ class TrainingModule(LightningModule, ABC):
         seed: The run's seed; every draw in training is a function of (seed, purpose, step, rank).
         evaluation_seed: Seed of the draws in validation, test and grids; the same for all runs that are compared.
         compile: Whether the network's training forward is compiled; the first step then takes the better part of a minute.
+            ``auto`` is decided before a training begins, and means false to a module that is built for anything else.
 
     Attributes:
         tasks: What the module does.
@@ -96,7 +97,7 @@ class TrainingModule(LightningModule, ABC):
         total_steps: int,
         seed: int = 0,
         evaluation_seed: int = 0,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -107,7 +108,7 @@ class TrainingModule(LightningModule, ABC):
         self.evaluation_seed = evaluation_seed
         self.trained_steps = 0
         self.draw_seed = 0
-        self.compile_training = compile
+        self.compile_training = compile is True
         self._compiled: CompiledTraining | None = None  # made by the first step: nothing else needs it
         self._batch_weights: list[Tensor] = []  # of the batches accumulated so far
         self._drops_out = any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in network.modules())
@@ -231,7 +232,7 @@ class TrainingModule(LightningModule, ABC):
         with self._compiled.used():
             output = self.loss(batch, randomness)
         if begins and self._compiled.seconds is not None:
-            self.print(f"compile=true: the network was compiled in {self._compiled.seconds:.0f} s")
+            self.print(f"the network was compiled in {self._compiled.seconds:.0f} s")
         return output
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

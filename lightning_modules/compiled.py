@@ -76,8 +76,7 @@ def try_compiler(device: torch.device, cache_dir: str | None = None) -> None:
     except Exception as error:  # of torch's compiler, the C++ compiler or Triton, which have no common one
         why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise ValueError(
-            f"compile=true finds no working compiler for the {device.type} ({why}): install g++ and Python's headers, or set "
-            "compile=false."
+            f"there is no working compiler for the {device.type} ({why}): install g++ and Python's headers"
         ) from error
 
 

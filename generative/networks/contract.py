@@ -14,6 +14,8 @@ class ImageNetwork(nn.Module):
 
     Attributes:
         convolutional: Whether most of the computation is convolutions; any network may say so of itself.
+        gains_from_compiling: Whether ``torch.compile`` makes its training faster on a processor; any network may say so too.
     """
 
     convolutional: ClassVar[bool] = False
+    gains_from_compiling: ClassVar[bool] = False

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +192,8 @@ class Head(nn.Module):
 @checked("network")
 class DiT(ImageNetwork):
     """Pixel-space diffusion transformer with one or more output heads."""
+
+    gains_from_compiling: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ width in pixels, P side of a token's patch in pixels, G side of the grid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -166,6 +166,8 @@ class TokenTransformer(nn.Module):
         num_codes: Number of codes K.
         grid_size: Side of the square token grid.
     """
+
+    gains_from_compiling: ClassVar[bool] = True
 
     def __init__(
         self,

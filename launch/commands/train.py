@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from launch import build
 from launch.command_line import MULTIRUN, show_help, split_flags, tell_choices
+from launch.compiling import check_compile
 from launch.compose import compose_config, help_text, values_of
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer, check_unchanged, data_record
@@ -57,7 +58,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         resumed,
     )
     build.check_ranks(config, trainer)
-    build.check_compile(config, trainer)
+    check_compile(config, trainer)
     tell_choices(config)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     build.check_training(module)
