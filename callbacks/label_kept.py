@@ -249,9 +249,11 @@ def _picture(output: str, flips: list[Flip], count: int, step: int) -> Image.Ima
     clean, degraded, restored = images_F3CHW.unbind(1)
     notes = {
         "clean": [_stacked(flip.case.clean) for flip in flips],
-        "degraded": [_stacked(flip.degraded) for flip in flips],
+        "degraded": [_stacked(": ".join(filter(None, [flip.case.degradation, flip.degraded]))) for flip in flips],
         output: [f"→ {_stacked(flip.case.restored)}" for flip in flips],
     }
-    captions = [" ".join(filter(None, [flip.case.degradation, str(flip.index)])) for flip in flips]
-    title = f"test images of another label as {output} · step {step:,} · {len(flips)} of {count:,} · below each what is seen"
+    captions = [f"test {flip.index}" for flip in flips]
+    title = (
+        f"{output}: {len(flips)} of {count:,} test images that became another · step {step:,} · below each what is seen"
+    )
     return render_grid({"clean": clean, "degraded": degraded, output: restored}, title, captions, notes)

@@ -263,12 +263,19 @@ def spoken(name: str) -> str:
     return f"{metric_of(key).name} of {output}" if output else metric_of(key).name
 
 
-def output_order(output: str) -> tuple[float, int, str]:
-    """Return the key by which outputs and cases are sorted: numbers by value, then names, short ones first."""
-    try:
-        return float(output), 0, output
-    except ValueError:
-        return math.inf, len(output), output
+def output_order(output: str) -> tuple[tuple[float, int, str], ...]:
+    """Return the key by which outputs and cases are sorted: numbers by value, then names, short ones first.
+
+    Those of several parts with slashes between are sorted by the first part, then the next.
+    """
+
+    def place(part: str) -> tuple[float, int, str]:
+        try:
+            return float(part), 0, part
+        except ValueError:
+            return math.inf, len(part), part
+
+    return tuple(map(place, output.split("/")))
 
 
 def ordered(names: Iterable[str], has_spreads: bool = False) -> list[Metric]:

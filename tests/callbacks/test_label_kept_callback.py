@@ -113,7 +113,7 @@ def test_known_flips_are_measured_counted_and_shown(tested, tmp_path: Path) -> N
     assert sum(int(row["images"]) for row in cells) == judged
     pictures = read_grid(tmp_path / "images" / "label_flips_sample" / "step=00000000.png")
     notes = {name: [note for _, note in each] for name, each in pictures.items()}
-    assert notes == {"clean": ["0", "0"], "degraded": ["0", "0"], "sample": ["→ 3", "→ 3"]}
+    assert notes == {"clean": ["0", "0"], "degraded": ["block: 0", "block: 0"], "sample": ["→ 3", "→ 3"]}
     assert not (tmp_path / "images" / "label_flips_mean").exists()  # nothing to show
 
 

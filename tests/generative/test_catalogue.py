@@ -94,6 +94,8 @@ def test_numbers_of_a_metric_have_the_same_decimals() -> None:
     first, last = layouts(values)
     assert first.rows == [["a", "18.13 ± <0.01"], ["b", "17.51"], ["c", "11.00"], ["d", "nan"]]
     assert (last.title, last.headings, last.rows) == ("other metrics", ["output", "Odd"], [["x", "11"]])
+    (parts,) = layouts(dict.fromkeys(["odd/sample/b", "odd/mean/long", "odd/mean/c", "odd/mean"], 1.0))
+    assert [row[0] for row in parts.rows] == ["mean", "mean/c", "mean/long", "sample/b"]
 
 
 def test_headings_are_narrow() -> None:
