@@ -29,7 +29,7 @@ from launch.options import (
     leave_out,
     optional_groups,
     register_none,
-    written_out,
+    without_null,
 )
 from launch.received import CONF_DIR, checked_config
 from launch.trained_parts import trained_classifier, trained_tokenizer
@@ -45,6 +45,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("trained_tokenizer", trained_tokenizer, replace=True)
 
 
+QUOTES = ("'", '"')
 _UNKNOWN = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?! is)")
 
 
@@ -184,6 +185,22 @@ def quoted(text: str | Path, quote: Quote = Quote.single) -> str:
         The text in quotes, which Hydra reads back as it was.
     """
     return QuotedString(literal(text), quote).with_quotes()
+
+
+def written_out(argument: str) -> str:
+    """Write what is typed for short as Hydra takes it: ``group=null``, and ``init=RUN``, also several of them in a multirun.
+
+    Args:
+        argument: What was typed.
+
+    Returns:
+        Such as ``discriminator=none`` and ``init.run=RUN``; a run with ``=`` in its name, as the jobs of a sweep have it, is in
+        quotes. All else is as it was.
+    """
+    key, _, value = argument.partition("=")
+    if key != "init" or value.startswith("{"):
+        return without_null(argument)
+    return f"init.run={quoted(value) if '=' in value and value[0] not in QUOTES else value}"
 
 
 def parse(override: str) -> tuple[str, Any]:

@@ -97,18 +97,16 @@ def register_none() -> None:
         ConfigStore.instance().store(group=group, name=NONE, node={}, package="_global_")
 
 
-def written_out(argument: str) -> str:
-    """Write ``group=null`` and ``init=RUN`` as Hydra takes them, also with the several values of a multirun.
+def without_null(argument: str) -> str:
+    """Write ``group=null`` as Hydra takes it, also among the values of a multirun.
 
     Args:
         argument: What was typed.
 
     Returns:
-        Such as ``discriminator=none,patch`` and ``init.run=RUN``; all else is as it was.
+        Such as ``discriminator=none,patch``; all that sets no such group is as it was.
     """
     key, equals, value = argument.partition("=")
-    if key == "init" and not value.startswith("{"):
-        return f"init.run={value}"
     if key.lstrip("+") not in optional_groups():
         return argument
     return key + equals + _NULL.sub(NONE, value)

@@ -76,7 +76,7 @@ def is_plain(overrides: list[str]) -> bool:
     Returns:
         Whether a composed config is all that is needed to start.
     """
-    keys = {parse(override)[0] for override in overrides}
+    keys = {override.partition("=")[0].lstrip("+~") for override in overrides}  # a path may hold signs of Hydra's
     return is_further_rank() or all(key in OUR_HYDRA or not key.startswith("hydra") for key in keys)
 
 

@@ -124,6 +124,8 @@ def named(names: Collection[str], every: Collection[str]) -> list[str]:
     """
     meant, found = set(names), dict[str, int]()
     for name in names:
+        if any(name.startswith(f"{start}.") for start in found):
+            continue
         parts = name.split(".")
         for start in (".".join(parts[:end]) for end in range(1, len(parts) + 1)):
             below = [each for each in every if f"{each}.".startswith(f"{start}.")]

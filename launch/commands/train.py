@@ -13,14 +13,13 @@ from omegaconf import DictConfig
 from launch import build
 from launch.command_line import MULTIRUN, show_help, split_flags, tell_choices
 from launch.compiling import check_compile
-from launch.compose import compose_config, help_text, values_of
+from launch.compose import compose_config, help_text, values_of, written_out
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer, check_unchanged, data_record
 from launch.errors import explained, reported
 from launch.evaluation import print_result, run_test
 from launch.history import History, check_optimizer_state, check_steps_left
 from launch.loggers import build_loggers, log_result, logged
-from launch.options import written_out
 from launch.received import CONF_DIR
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.restorable import check_restorable

@@ -23,6 +23,7 @@ from launch.errors import UserError
 from launch.loggers import build_loggers
 from launch.options import groups, optional_groups
 from launch.run_folder import RunFolder
+from launch.start import is_plain
 
 NASTY = [
     "o'brien", "two words", 'say "a"', "[a]", "a,b", "a=b", "héllo", "$HOME", "${x}", "a\\", "a\\'b", "{a: 1}", "(a)", "~",
@@ -150,6 +151,11 @@ def test_habits_of_other_tools_are_one_sentence(arguments: list[str], message: s
     with pytest.raises(UserError, match=message) as caught:
         checked_command(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_job_of_a_sweep_goes_on_though_its_folder_has_signs_of_hydra() -> None:
+    assert is_plain(["resume=sweeps/0_seed=1,network=dit_small", "+trainer.max_steps=3", "hydra.run.dir=x"])
+    assert not is_plain(["resume=sweeps/0_seed=1", "hydra/launcher=slurm"])
 
 
 @pytest.mark.parametrize("group", [group for group in groups() if group != "hydra"])

@@ -17,9 +17,8 @@ from generative.weights import averaged_weights, network_weights, weights_hash
 from launch import build
 from launch.commands import export
 from launch.commands.train import train
-from launch.compose import compose_config, without_hydra
+from launch.compose import compose_config, without_hydra, written_out
 from launch.errors import UserError
-from launch.options import written_out
 from launch.run_folder import RunFolder
 from launch.start import resumed_config
 from launch.use.load import load_export, load_run
@@ -171,6 +170,8 @@ def test_what_cannot_be_begun_with_is_one_sentence(regression: RunFolder, output
 
 def test_init_is_short_for_init_run() -> None:
     assert written_out("init=a,b") == "init.run=a,b"
+    assert written_out("init=jobs/0_seed=1,a=2") == "init.run='jobs/0_seed=1,a=2'"
+    assert written_out("init='a=1','b=2'") == "init.run='a=1','b=2'"
     assert written_out("init.weights=raw") == "init.weights=raw"
     assert written_out("init={run: a}") == "init={run: a}"
     config = compose_config(["experiment=meanflow_dit", "init=outputs/a", "init.weights=raw"])
