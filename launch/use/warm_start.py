@@ -17,7 +17,7 @@ from launch.build import plain_config
 from launch.errors import UserError
 from launch.former import renewed
 from launch.run_folder import RunFolder, is_main_process
-from launch.use.load import MODEL
+from launch.use.load import CONFIG, MODEL, read_config
 from lightning_modules import TrainingModule
 
 SPOKEN = {"ema": "averaged", "raw": "raw"}
@@ -45,9 +45,10 @@ def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any]
     place = Path(str(path)).expanduser()
     model = place / MODEL if place.is_dir() else place
     exported = model.suffix == SUFFIX and model.is_file()
-    weights, origin, settings = _exported(model, wanted) if exported else _trained(place, wanted)
+    weights, origin, there = _exported(model, wanted) if exported else _trained(place, wanted)
+    here, settings = plain_config(config), _node(there, "network")
     own_kinds = {kind.__name__ for kind in type(module.network).__mro__}
-    kind = str(settings.get("_target_", "")).rpartition(".")[2]
+    kind = printable(settings.get("_target_", "")).rpartition(".")[2]
     own = type(module.network).__name__
     if kind and kind not in own_kinds:
         raise UserError(
@@ -57,12 +58,17 @@ def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any]
     try:
         lines = begin_from(module.network, weights)
     except ValueError as error:
-        differing = _differing(settings, plain_config(config)["network"])
-        there = f"that run has {differing}: " if differing else ""
+        differing = _differing(settings, here["network"])
+        sizes = f"that run has {differing}: " if differing else ""
         raise UserError(
-            f"init={path} does not fit this run's {own}: {error}; {there}give this one the sizes of that one, or leave out "
+            f"init={path} does not fit this run's {own}: {error}; {sizes}give this one the sizes of that one, or leave out "
             "init=."
         ) from error
+    before, now = (_node(each, "module").get("output") for each in (there, here))
+    if before and now and before != now:
+        lines.append(
+            f"module.output was {printable(before)} there and is {now} here, so the same numbers mean another image"
+        )
     origin |= {"run": str(place.absolute()), "hash": weights_hash(weights)}
     if is_main_process():
         steps = "" if origin["step"] is None else f" after {origin['step']:,} steps"
@@ -72,24 +78,24 @@ def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any]
 
 
 def _trained(place: Path, wanted: str | None) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """Read the weights of a run, what is recorded of them, and the settings of its network."""
+    """Read the weights of a run, what is recorded of them, and the config."""
     _, checkpoint = RunFolder.checkpoint_of(place, "init")
     averaged = bool(averaged_weights(checkpoint))
     if wanted == "ema" and not averaged:
         raise UserError(f"init={place} holds no averaged weights: set init.weights=raw.")
     kind = wanted or ("ema" if averaged else "raw")
-    config = checkpoint.get("config")
-    config = renewed(config) if isinstance(config, dict) else {}
-    network = config.get("network")
+    config = _node(checkpoint, "config")
     origin = {"name": printable(config.get("name", "a run")), "weights": kind, "step": checkpoint["global_step"]}
-    return network_weights(checkpoint, kind == "ema"), origin, network if isinstance(network, dict) else {}
+    return network_weights(checkpoint, kind == "ema"), origin, renewed(config)
 
 
 def _exported(model: Path, wanted: str | None) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """Read the same of an export."""
     try:
         weights, metadata = read_network(model)
-        network = json.loads(metadata.get("network", "{}"))
+        config = {"network": json.loads(metadata.get("network", "{}"))}
+        if (model.parent / CONFIG).exists():  # a part of an export, such as a tokenizer, has none
+            config = read_config(model.parent)
     except (ExportError, ValueError, RecursionError) as error:
         raise UserError(str(error) if isinstance(error, ExportError) else f"{model} is damaged: {error}.") from error
     if name := first_not_finite({"state_dict": weights}):
@@ -107,7 +113,12 @@ def _exported(model: Path, wanted: str | None) -> tuple[dict[str, Tensor], dict[
         "weights": kind,
         "step": int(step) if step.isascii() and step.isdecimal() else None,
     }
-    return weights, origin, renewed(network) if isinstance(network, dict) else {}
+    return weights, origin, renewed(config)
+
+
+def _node(config: dict[str, Any], key: str) -> dict[str, Any]:
+    node = config.get(key)
+    return node if isinstance(node, dict) else {}
 
 
 def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -78,6 +78,7 @@ def test_a_run_begins_with_the_averages_and_records_where_they_came_from(
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"init={regression.path}: averaged weights of regression_dit after 2 steps, {record['hash']}"
     assert re.fullmatch(r"  \d+ of \d+ tensors taken, [\d,]+ of [\d,]+ parameters", told[1])
+    assert not any("module.output" in line for line in told)
     raw, _ = begun(regression.path, "raw")
     own = checkpoint["state_dict"]["network.heads.0.projection.weight"]
     assert torch.equal(raw.network.state_dict()["heads.0.projection.weight"], own)
@@ -125,6 +126,9 @@ def test_an_export_is_as_good_as_its_run(
     assert_same_state(dict(module.network.state_dict()), dict(load_export(folder).network.state_dict()))
     assert record["name"] == "meanflow_dit"
     assert record["hash"] == weights_hash(load_run(restorer, restorer.config()).network)
+    begun(folder, None, "module.output=velocity")
+    told = capsys.readouterr().out
+    assert "module.output was image there and is velocity here, so the same numbers mean another image" in told
     with pytest.raises(UserError, match=r"init.weights=raw: .* holds averaged weights alone: leave it out"):
         begun(folder, "raw")
     damaged = outputs / "damaged"
