@@ -15,7 +15,8 @@ from torch import Tensor, nn
 Layer = TypeVar("Layer", bound=nn.Module)
 MAX_NAMES = 8  # in a line
 TAKEN = "taken"  # the fates of tensors, as they are told
-GROWN = "grown, zero for what is new, or copies of the last output"
+GROWN = "grown, zero for new inputs"
+REPEATED = "grown, with copies of the last output"
 CUT = "cut, without the last inputs"
 COPIED = "copies of the last output"
 ZERO = "new, zero and so without effect at first"
@@ -90,7 +91,7 @@ def begin_from(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     own = network.state_dict()
     copied = _copied_outputs(network, own, weights)
     begun: dict[str, Tensor] = {}
-    fates: dict[str, list[str]] = {fate: [] for fate in (TAKEN, GROWN, CUT, COPIED, ZERO, BUILT)}
+    fates: dict[str, list[str]] = {fate: [] for fate in (TAKEN, GROWN, REPEATED, CUT, COPIED, ZERO, BUILT)}
     for name, value in own.items():
         layer = network.get_submodule(name.rpartition(".")[0])
         old = weights.get(copied.get(name, name))
@@ -102,7 +103,7 @@ def begin_from(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     numbers = {name: parameter.numel() for name, parameter in network.named_parameters()}
     taken = sum(numbers.get(name, 0) for name in fates[TAKEN])
     lines = [f"{len(fates[TAKEN])} of {len(own)} tensors taken, {taken:,} of {sum(numbers.values()):,} parameters"]
-    for fate in (GROWN, CUT):
+    for fate in (GROWN, REPEATED, CUT):
         fates[fate] = [f"{name} {tuple(weights[name].shape)} -> {tuple(own[name].shape)}" for name in fates[fate]]
     told = {
         fate: named(fates[fate], own) if fate in (COPIED, ZERO, BUILT) else fates[fate]
@@ -182,5 +183,5 @@ def _fitted(name: str, value: Tensor, old: Tensor, layer: nn.Module) -> tuple[Te
         size = shape[0] // num_outputs
         further, rest = divmod(shape[0] - there[0], size)
         if further > 0 and not rest:
-            return torch.cat([old, *[old[-size:]] * further]).to(value), GROWN
+            return torch.cat([old, *[old[-size:]] * further]).to(value), REPEATED
     raise ValueError(f"its {name} has the shape {tuple(there)} and here {tuple(shape)}, which is no growth")

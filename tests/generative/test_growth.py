@@ -62,6 +62,10 @@ def test_what_is_new_changes_nothing_at_first(kind: Any, more: dict[str, Any]) -
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
     assert not any(line.startswith("left") for line in lines)
     assert len(lines) > 1
+    grown = [line.partition(":")[0] for line in lines]
+    assert ("grown, zero for new inputs" in grown) == (
+        "condition_channels" in more or ("num_times" in more and kind is not UNet)
+    )
 
 
 @pytest.mark.parametrize("kind", SMALL, ids=str)
