@@ -155,17 +155,17 @@ def against_commit(arguments: argparse.Namespace) -> None:
         try:
             base = Row(f"default at {arguments.commit}", "default", old, arguments.batch, overrides=experiment)
             kinds: dict[str, list[str]] = {"default": []}
-            if arguments.experiment == "meanflow_dit":
+            if arguments.options and arguments.experiment == "meanflow_dit":
                 kinds |= {
                     "derivative=exact": ["objective.derivative=exact"],
                     "derivative=difference": ["objective.derivative=difference"],
                     "flow matching": ["objective=flow_matching"],
                 }
             rows = [base]
-            for compiled in (False, True) if arguments.compile else (False,):
+            for compiled in (True, False) if arguments.compile else (False,):
                 rows += [
                     Row(
-                        name + ", compiled" * compiled,
+                        name + ", not compiled" * (not compiled),
                         "default",
                         ROOT,
                         arguments.batch,
@@ -179,11 +179,12 @@ def against_commit(arguments: argparse.Namespace) -> None:
             subprocess.run([*git, "remove", "--force", str(old)], check=True)
     text = [circumstances(arguments.threads, arguments.rounds, arguments.steps), "", table(rows, base, "the old")]
     named = {row.name: row for row in rows}
-    for how in ("", ", compiled"):
+    for how in ("", ", not compiled"):
         if flow := named.get(f"flow matching{how}"):
             told = [f"{kind} {over(named[kind + how], flow)}" for kind in ("derivative=exact", "derivative=difference")]
             text += ["", f"Seconds of a MeanFlow step over those of flow matching{how}: {'; '.join(told)}."]
     command = f"python benchmarks/speed.py commit --experiment {arguments.experiment} --threads {arguments.threads}"
+    command += " --no-options" * (not arguments.options)
     finish(f"`{command}`", text)
 
 
@@ -201,9 +202,9 @@ def against_public(arguments: argparse.Namespace) -> None:
         "derivative=exact": ["objective.derivative=exact"],
         "derivative=difference": ["objective.derivative=difference"],
     }.items():
-        rows.append(Row(f"ours, {name}", "bare", ROOT, arguments.batch, False, [*ours, *values]))
         if arguments.compile:
-            rows.append(Row(f"ours, {name}, compiled", "bare", ROOT, arguments.batch, True, [*ours, *values]))
+            rows.append(Row(f"ours, {name}", "bare", ROOT, arguments.batch, True, [*ours, *values]))
+        rows.append(Row(f"ours, {name}, not compiled", "bare", ROOT, arguments.batch, False, [*ours, *values]))
     measured(rows, arguments.threads, arguments.rounds, arguments.steps)
     text = [
         circumstances(arguments.threads, arguments.rounds, arguments.steps),
@@ -227,6 +228,9 @@ def main() -> None:
     commit.set_defaults(run=against_commit, threads=2, batch=32)
     commit.add_argument("--commit", default="5c0081e")
     commit.add_argument("--experiment", default="meanflow_dit")
+    commit.add_argument(
+        "--options", action=argparse.BooleanOptionalAction, default=True, help="the step's options beside the default"
+    )
     public = commands.add_parser("public")
     public.set_defaults(run=against_public, threads=1, batch=16)
     public.add_argument("--first", type=Path, required=True)

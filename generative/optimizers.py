@@ -56,11 +56,13 @@ def orthogonalised(matrix_NRC: Tensor, num_iterations: int) -> Tensor:
         begin, a, b, c = POLYNOMIALS[max(number, 0)]
         gram = x @ x.mT
         squared = gram @ gram
+        scale = torch.ones_like(gram[:, :1, :1])
         if number == first:
             norm = squared.flatten(1).norm(dim=1)[:, None, None] ** 0.25
             scale = begin / MARGIN / norm.clamp(min=EPSILON)
-            x, gram, squared = x * scale, gram * scale**2, squared * scale**4
-        x = torch.baddbmm(x, gram.mul_(b).add_(squared, alpha=c), x, beta=a)
+        polynomial = gram.mul_(b * scale**3).addcmul_(squared, scale**5, value=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a * scale[:, :, 0])
+        x = polynomial @ x
     return x.mT if tall else x
 
 
