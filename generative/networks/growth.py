@@ -24,6 +24,10 @@ BUILT = "new, as built"
 LEFT = "left there"
 
 
+class ShapeError(ValueError):
+    """A tensor has another shape, and that is no growth; the message names it and both shapes."""
+
+
 def more_inputs(layer: Layer) -> Layer:
     """Mark a linear or convolution layer whose last inputs may be new, and then have weights of zero, or be left out.
 
@@ -82,8 +86,8 @@ def begin_from(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         What became of them, in a line for each kind of fate.
 
     Raises:
-        ValueError: They have nothing in common, or a tensor has another shape or type that is no growth; then nothing is
-            changed.
+        ValueError: They have nothing in common, or a tensor has another type, or another shape that is no growth
+            (``ShapeError``); then nothing is changed.
     """
     fault_of_weights = getattr(network, "fault_of_weights", None)
     if fault_of_weights and (fault := fault_of_weights(weights)):
@@ -98,7 +102,7 @@ def begin_from(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         begun[name], fate = _new(name, value, layer) if old is None else _fitted(name, value, old, layer)
         fates[COPIED if fate == TAKEN and name in copied else fate].append(name)
     if not fates[TAKEN]:
-        raise ValueError("none of its tensors has a counterpart in this network")
+        raise ValueError("none of its tensors has a counterpart in this network: name a run of such a network")
     network.load_state_dict(begun)
     numbers = {name: parameter.numel() for name, parameter in network.named_parameters()}
     taken = sum(numbers.get(name, 0) for name in fates[TAKEN])
@@ -164,7 +168,9 @@ def _new(name: str, value: Tensor, layer: nn.Module) -> tuple[Tensor, str]:
 def _fitted(name: str, value: Tensor, old: Tensor, layer: nn.Module) -> tuple[Tensor, str]:
     """Begin a tensor with its counterpart."""
     if old.is_floating_point() != value.is_floating_point():
-        raise ValueError(f"its {name} is of type {old.dtype} and here of {value.dtype}")
+        raise ValueError(
+            f"its {name} is of type {old.dtype} and here of {value.dtype}: use weights that train.py or export.py wrote"
+        )
     if old.shape == value.shape:
         return old.to(value), TAKEN
     if hasattr(layer, "is_of_labels"):
@@ -184,4 +190,4 @@ def _fitted(name: str, value: Tensor, old: Tensor, layer: nn.Module) -> tuple[Te
         further, rest = divmod(shape[0] - there[0], size)
         if further > 0 and not rest:
             return torch.cat([old, *[old[-size:]] * further]).to(value), REPEATED
-    raise ValueError(f"its {name} has the shape {tuple(there)} and here {tuple(shape)}, which is no growth")
+    raise ShapeError(f"its {name} has the shape {tuple(there)} and here {tuple(shape)}, which is no growth")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from files.images import printable
 from generative.export import SUFFIX, ExportError, read_network
-from generative.networks.growth import begin_from
+from generative.networks.growth import ShapeError, begin_from
 from generative.weights import averaged_weights, first_not_finite, network_weights, weights_hash
 from launch.build import plain_config
 from launch.errors import UserError
@@ -57,13 +57,15 @@ def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any]
         )
     try:
         lines = begin_from(module.network, weights)
-    except ValueError as error:
+    except ShapeError as error:
         differing = _differing(settings, here["network"])
         sizes = f"that run has {differing}: " if differing else ""
         raise UserError(
             f"init={path} does not fit this run's {own}: {error}; {sizes}give this one the sizes of that one, or leave out "
             "init=."
         ) from error
+    except ValueError as error:
+        raise UserError(f"init={path} does not fit this run's {own}: {error}.") from error
     before, now = (_node(each, "module").get("output") for each in (there, here))
     if before and now and before != now:
         lines.append(
@@ -71,7 +73,7 @@ def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any]
         )
     origin |= {"run": str(place.absolute()), "hash": weights_hash(weights)}
     if is_main_process():
-        steps = "" if origin["step"] is None else f" after {origin['step']:,} steps"
+        steps = "" if origin["step"] is None else f" at step {origin['step']:,}"
         print(f"init={path}: {SPOKEN[origin['weights']]} weights of {origin['name']}{steps}, {origin['hash']}")  # noqa: T201
         print("\n".join(f"  {line}" for line in lines), flush=True)  # noqa: T201
     return origin

@@ -76,7 +76,7 @@ def test_a_run_begins_with_the_averages_and_records_where_they_came_from(
     assert again == record
     assert torch.equal(module.network.state_dict()["heads.0.projection.weight"], weights["heads.0.projection.weight"])
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"init={regression.path}: averaged weights of regression_dit after 2 steps, {record['hash']}"
+    assert told[0] == f"init={regression.path}: averaged weights of regression_dit at step 2, {record['hash']}"
     assert re.fullmatch(r"  \d+ of \d+ tensors taken, [\d,]+ of [\d,]+ parameters", told[1])
     assert not any("module.output" in line for line in told)
     raw, _ = begun(regression.path, "raw")
@@ -86,7 +86,7 @@ def test_a_run_begins_with_the_averages_and_records_where_they_came_from(
 
 
 def test_a_resume_needs_the_first_run_no_more(outputs: Path, restorer: RunFolder) -> None:
-    """It goes on bit for bit as if it had not stopped, and keeps the record; another init= is refused."""
+    """It goes on and keeps the record; another init= is refused."""
     first = outputs / "moved_away"
     (Path(restorer.record["init"]["run"])).rename(first)
     try:
