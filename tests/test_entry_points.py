@@ -371,7 +371,7 @@ def test_a_refused_run_leaves_a_folder_of_ones_own_as_it_was(
 
 def start_here(monkeypatch: pytest.MonkeyPatch, *overrides: str, code: int) -> None:
     """Run ``train.py`` in this process until it exits."""
-    monkeypatch.setattr(sys, "argv", ["train.py", "experiment=meanflow_dit", *overrides])
+    monkeypatch.setattr(sys, "argv", ["train.py", "experiment=meanflow_dit", "compile=false", *overrides])
     with pytest.raises(SystemExit) as caught:
         training.start()
     assert caught.value.code == code

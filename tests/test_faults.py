@@ -111,7 +111,8 @@ def test_killed_with_two_ranks_it_ends_with_the_same_bits(tmp_path: Path, reques
 
 
 QUICK_WORD = "callbacks.progress.every_seconds=0.5"
-ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu"), QUICK_WORD]
+PLAIN = "compile=false"  # steps without an end would earn it
+ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu"), QUICK_WORD, PLAIN]
 
 
 @pytest.mark.slow
@@ -149,6 +150,7 @@ def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
         "train.py",
         *arguments("meanflow_dit", 100_000, 1000, "ddp_cpu"),
         QUICK_WORD,
+        PLAIN,
         f"hydra.run.dir={folder}",
         forks=group,  # once with a second rank as Lightning starts it
     )
@@ -168,7 +170,7 @@ def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
 def test_a_rank_that_is_stopped_and_then_killed_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     own = ["callbacks.rank_watch.wait_seconds=2", f"hydra.run.dir={folder}"]
-    run = Run(tmp_path / "log", "train.py", *arguments("meanflow_dit", 100_000, 4, "ddp_cpu"), QUICK_WORD, *own)
+    run = Run(tmp_path / "log", "train.py", *arguments("meanflow_dit", 100_000, 4, "ddp_cpu"), QUICK_WORD, PLAIN, *own)
     run.until(lambda: newest(folder) and "images/s" in run.output)
     (second,) = map(int, Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split())
     os.kill(second, signal.SIGSTOP)

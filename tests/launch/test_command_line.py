@@ -121,7 +121,13 @@ def test_a_config_is_composed_once(
 
     monkeypatch.setattr(training, "train", train)
     for arguments in (
-        ["experiment=meanflow_dit", "objective=flow_matching", f"hydra.run.dir={tmp_path}/${{seed}}", "seed=7"],
+        [
+            "experiment=meanflow_dit",
+            "compile=false",
+            "objective=flow_matching",
+            f"hydra.run.dir={tmp_path}/${{seed}}",
+            "seed=7",
+        ],
         [f"resume={run.path}", "trainer.max_steps=9", "optimizer.lr=0.1"],
     ):
         compositions.clear()
@@ -131,7 +137,7 @@ def test_a_config_is_composed_once(
     (new, config, overrides), (again, resumed, _) = begun
     assert new.path == tmp_path / "7"
     assert (config["name"], config["paths"]["run"]) == ("meanflow_dit", str(new.path))
-    assert overrides == ["experiment=meanflow_dit", "objective=flow_matching", "seed=7"]
+    assert overrides == ["experiment=meanflow_dit", "compile=false", "objective=flow_matching", "seed=7"]
     assert again.path == run.path
     assert (resumed["trainer"]["max_steps"], resumed["optimizer"]["lr"]) == (9, 0.1)
     compositions.clear()
