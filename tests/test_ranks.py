@@ -39,11 +39,12 @@ SHARDABLE = [
 SETTINGS = ["optimizer=muon", "objective.derivative=difference"]
 LOGGED = ["logger=wandb", "logger.offline=true"]
 ODD = "data.num_test=9"  # the ranks have unequally many
-SWEPT = [o for o in [*SMALL_RUN, *TINY_DIT, ODD] if not o.startswith(("trainer.max_steps", "trainer.val_check"))]
+SWEPT = [o for o in [*SMALL_RUN, ODD] if not o.startswith(("trainer.max_steps", "trainer.val_check"))]
 
 
 def job(outputs: Path, folder: str, experiment: str, trainer: str, *overrides: str, **kwargs: Any) -> dict[str, Any]:
-    arguments = [f"experiment={experiment}", *tiny(experiment), ODD, f"trainer={trainer}", *CPU_PAIR, *STEPS]
+    small = [o for o in tiny(experiment) if o not in TINY_DIT]  # the sweep's networks, which are of several kinds
+    arguments = [f"experiment={experiment}", *small, ODD, f"trainer={trainer}", *CPU_PAIR, *STEPS]
     return {
         "folder": str(outputs / folder),
         "arguments": [*arguments, f"paths.outputs={outputs}", *overrides],
