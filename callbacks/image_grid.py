@@ -136,8 +136,11 @@ class ImageGrid(PeriodicGrid):
             outputs = dict(paradigm.images_of(batch, paradigm.evaluation_randomness(batch)))
         captions = [f"{split} {index}" for index in batch.index.tolist()]
         title = f"{split} images · step {step:,}"
-        if batch.degraded is None or not paradigm.tasks & {"restore", "inpaint"}:
-            images, measured = {"data": batch.image} | outputs, set(outputs) if paradigm.tasks & ANSWERING else set()
+        if batch.degraded is None or not paradigm.current_tasks & {"restore", "inpaint"}:
+            images, measured = (
+                {"data": batch.image} | outputs,
+                set(outputs) if paradigm.current_tasks & ANSWERING else set(),
+            )
         else:
             images = {"clean": batch.image, "degraded": batch.degraded} | outputs
             measured = images.keys() - {"clean"}

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from generative.checks import checked
+from generative.denoiser import Network
 from generative.types import Condition
 
 FlowMapOutput = Literal["image", "velocity"]
@@ -37,13 +38,15 @@ class FlowMap:
     """A network with two times (t, t - r) and two heads (u, v), and what its outputs mean.
 
     Attributes:
-        network: Called as ``network(z_BCHW, times_B2, condition)``; returns the outputs of the u and v heads.
+        network: Called as ``network(z_BCHW, times_BT, condition)``; returns the outputs of the u and v heads.
+        guided: Whether the network has a third time, the condition's ``guidance``.
         output: ``"image"``: each head gives an estimate of the image, velocity = (z - image) / clip(t, 0.05, 1);
             ``"velocity"``: each head gives the velocity itself.
     """
 
-    network: nn.Module
+    network: Network
     output: FlowMapOutput = "image"
+    guided: bool = False
 
     def velocities(self, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return average and instantaneous velocity.
@@ -56,7 +59,10 @@ class FlowMap:
         Returns:
             u(z_t, r, t) and v(z_t, t), each (B, C, H, W).
         """
-        u, v = self.network(z_BCHW, torch.stack([t_B, t_B - r_B], dim=1), condition)
+        times = [t_B, t_B - r_B]
+        if self.guided:
+            times.append(torch.zeros_like(r_B) if condition.guidance is None else condition.guidance)
+        u, v = self.network(z_BCHW, torch.stack(times, dim=1), condition)
         if self.output == "image":
             t = per_image(t_B).clamp(MIN_TIME, 1.0)
             u, v = (z_BCHW - u) / t, (z_BCHW - v) / t

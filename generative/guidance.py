@@ -2,16 +2,18 @@
 
 Classifier-free guidance (arXiv 2207.12598) in an interval of times (arXiv 2404.07724) with rescaling (arXiv 2305.08891,
 section 3.4) wraps a network; guidance by the gradient of a classifier (arXiv 2105.05233) wraps a denoiser. The null condition
-is the empty set of labels, all zeros.
+is the empty set of labels, all zeros. A network can also learn to guide itself (improved MeanFlow, arXiv 2512.02012): then
+sampling calls it once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from generative.checks import checked
@@ -108,8 +110,9 @@ class _GuidedNetwork:
     ) -> tuple[Tensor, ...]:
         """Run both branches in one batch; rows that are not inside keep the conditional output."""
         both = Condition(
-            image=None if condition.image is None else torch.cat([condition.image, condition.image]),
+            image=None if condition.image is None else condition.image.repeat(2, 1, 1, 1),
             labels=torch.cat([labels_BL, torch.zeros_like(labels_BL)]),
+            guidance=None if condition.guidance is None else condition.guidance.repeat(2),
         )
         outputs = self.network(torch.cat([x_BCHW, x_BCHW]), torch.cat([times_BT, times_BT]), both)
         guided = []
@@ -122,6 +125,46 @@ class _GuidedNetwork:
                 mixed = torch.where(inside_B.view(-1, *[1] * (mixed.ndim - 1)), mixed, conditional)
             guided.append(mixed)
         return tuple(guided)
+
+
+@checked("guidance")
+@dataclass(frozen=True)
+class TrainedGuidance:
+    """Guidance that is part of what a flow map learns, at any scale, so that sampling takes one network call.
+
+    The velocity of scale w is u + w (c - u) of the conditional and the unconditional one. The network is told 1 - 1/w as a time
+    of its own and learns from v + (1 - 1/w) (its own guided velocity - its own unconditional one), of which that velocity is
+    the fixed point (improved MeanFlow, arXiv 2512.02012).
+
+    Attributes:
+        scale: Scale w in sampling, between 1, which is none, and ``largest``.
+        largest: Largest scale in training, where 1 - 1/w is uniform: small scales are drawn more often, with density 1/w^2.
+    """
+
+    scale: Annotated[float, Ge(1)] = 3.0
+    largest: Annotated[float, Gt(1)] = 8.0
+
+    def __post_init__(self) -> None:
+        if self.scale > self.largest:
+            raise ValueError(f"guidance.scale={self.scale:g} must not exceed guidance.largest={self.largest:g}.")
+
+    def draw(self, labels_BL: Tensor, randomness: Randomness) -> Tensor:
+        """Draw what training tells the network.
+
+        Args:
+            labels_BL: (B, L) multi-hot labels, all zeros where they are hidden.
+
+        Returns:
+            (B,) shares 1 - 1/w; 0 where the labels are hidden.
+        """
+        return randomness.uniform() * (1 - 1 / self.largest) * (labels_BL > 0).any(dim=1)
+
+    def shares(self, like_BL: Tensor) -> Tensor:
+        """Return what sampling tells the network: (B,) shares 1 - 1/w."""
+        return like_BL.new_full((len(like_BL),), 1 - 1 / self.scale)
+
+
+Guidance = ClassifierFreeGuidance | TrainedGuidance
 
 
 def rescaled(guided_BCHW: Tensor, conditional_BCHW: Tensor, share: float) -> Tensor:

@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from generative.denoiser import Denoiser, Prediction
+from generative.flow_map import FlowMap, per_image
+from generative.types import Condition
 
 
 def token_mask(validity_B1HW: Tensor, grid_size: int, dilation: int = 0) -> Tensor:
@@ -97,6 +102,48 @@ def composite(degraded_BCHW: Tensor, validity_B1HW: Tensor, decoded_BCHW: Tensor
     mixed_BCHW = torch.lerp(degraded_BCHW, decoded_BCHW, weight_B1HW / (feather + 1)) if feather else degraded_BCHW
     mixed_BCHW = torch.where(weight_B1HW > 0, mixed_BCHW, degraded_BCHW)
     return torch.where(hole_B1HW, decoded_BCHW, mixed_BCHW)
+
+
+@dataclass(frozen=True)
+class KnownPixels:
+    """Holds known pixels on their own path all along a sampler's way, for denoisers and flow maps alike.
+
+    Attributes:
+        image: (B, C, H, W) images, right where pixels are known.
+        validity: (B, 1, H, W) validity maps, 1 where a pixel is known exactly.
+    """
+
+    image: Tensor
+    validity: Tensor
+
+    def in_denoiser(self, denoiser: Denoiser) -> Denoiser:
+        """Return a denoiser whose estimate of a known pixel is the pixel: its states are then those of the pixel, noised."""
+        return _KnownInDenoiser(denoiser.network, denoiser.schedule, denoiser.output, plain=denoiser, known=self)
+
+    def in_flow_map(self, flow_map: FlowMap) -> FlowMap:
+        """Return a flow map whose velocities at known pixels lead straight to these: (z_t - x) / t."""
+        return _KnownInFlowMap(flow_map.network, flow_map.output, flow_map.guided, known=self)
+
+
+@dataclass(frozen=True)
+class _KnownInDenoiser(Denoiser):
+    plain: Denoiser = field(kw_only=True)
+    known: KnownPixels = field(kw_only=True)
+
+    def predict(self, z_BCHW: Tensor, timestep: Tensor | int, condition: Condition) -> Prediction:
+        answer = self.plain.predict(z_BCHW, timestep, condition)
+        image = answer.image.lerp(self.known.image, self.known.validity)
+        return Prediction(z_BCHW, image, "image", answer.signal, answer.noise_level)
+
+
+@dataclass(frozen=True)
+class _KnownInFlowMap(FlowMap):
+    known: KnownPixels = field(kw_only=True)
+
+    def velocities(self, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        straight = (z_BCHW - self.known.image) / per_image(t_B).clamp(min=torch.finfo(t_B.dtype).tiny)
+        u, v = super().velocities(z_BCHW, r_B, t_B, condition)
+        return u.lerp(straight, self.known.validity), v.lerp(straight, self.known.validity)
 
 
 def gray_patches(image_BCHW: Tensor, unknown_BN: Tensor, grid_size: int) -> Tensor:

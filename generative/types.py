@@ -95,10 +95,12 @@ class Condition:
     Attributes:
         image: (B, K, H, W) maps concatenated to the network's input (degraded image and validity), or None.
         labels: (B, L) multi-hot labels, or None.
+        guidance: (B,) shares 1 - 1/w in [0, 1) of the scale w of a guidance that the network has learnt, or None for 0.
     """
 
     image: Tensor | None = None
     labels: Tensor | None = None
+    guidance: Tensor | None = None
 
     def select(self, rows: Tensor) -> Condition:
         """Return the condition of some rows of the batch.
@@ -109,10 +111,8 @@ class Condition:
         Returns:
             The condition with batch size M.
         """
-        return Condition(
-            image=None if self.image is None else self.image[rows],
-            labels=None if self.labels is None else self.labels[rows],
-        )
+        parts = (self.image, self.labels, self.guidance)
+        return Condition(*(None if part is None else part[rows] for part in parts))
 
 
 def restoration_condition(degraded_BCHW: Tensor, validity_B1HW: Tensor) -> Condition:

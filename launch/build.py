@@ -24,7 +24,7 @@ from launch.errors import UserError, as_user_error
 from launch.precision import settle_precision
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule, TrainingModule
-from lightning_modules.contract import fault_of_kind
+from lightning_modules.contract import Task, fault_of_kind
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
@@ -95,6 +95,11 @@ def module_class(config: DictConfig) -> type[TrainingModule]:
     if fault := fault_of_kind(kind):
         raise UserError(f"module._target_={config.module._target_}: {fault}.")
     return kind
+
+
+def tasks_of(config: DictConfig) -> frozenset[Task]:
+    """Return what the run of a config does."""
+    return module_class(config).tasks_of(config.module)
 
 
 def build_callbacks(config: DictConfig) -> list[Callback]:

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -24,25 +23,35 @@ from launch.names import job_folder
 from launch.options import (
     FOR_NEW_RUNS,
     NONE,
+    check_task,
     experiments,
     groups,
     leave_out,
+    leave_out_unread,
     optional_groups,
     register_none,
     without_null,
 )
-from launch.received import CONF_DIR, checked_config
+from launch.received import CONF_DIR, checked_config, override_parser
 from launch.trained_parts import trained_classifier, trained_tokenizer
 
 
 def register_resolvers() -> None:
-    """Make ``${sum:a,b}``, ``${run_id:}``, ``${job_folder:...}`` and the like known, and the option that is none."""
+    """Make ``${sum:a,b}``, ``${when:condition,a,b}``, ``${run_id:}`` and the like known, and the option that is none."""
     register_none()
     OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
+    OmegaConf.register_new_resolver("equal", lambda one, other: one == other, replace=True)
+    OmegaConf.register_new_resolver("when", _when, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("trained_classifier", trained_classifier, replace=True)
     OmegaConf.register_new_resolver("trained_tokenizer", trained_tokenizer, replace=True)
+
+
+def _when(condition: Any, this: Any, other: Any) -> Any:
+    """Return one of two values; a list as a node, which a list as it is cannot become a part of a config."""
+    value = this if condition else other
+    return OmegaConf.create(value) if isinstance(value, list) else value
 
 
 QUOTES = ("'", '"')
@@ -82,6 +91,8 @@ def compose_config(
     finally:
         GlobalHydra.instance().clear()
     leave_out(config, overrides)
+    check_task(config)
+    leave_out_unread(config, overrides)
     return config
 
 
@@ -213,7 +224,7 @@ def parse(override: str) -> tuple[str, Any]:
         UserError: The override is malformed.
     """
     try:
-        parsed = OverridesParser.create().parse_override(override)
+        parsed = override_parser().parse_override(override)
     except HydraException as error:
         key, equals, value = override.partition("=")
         hint = (
@@ -238,7 +249,7 @@ def values_of(argument: str) -> list[str]:
         UserError: The override is malformed.
     """
     try:
-        override = OverridesParser.create().parse_override(argument)
+        override = override_parser().parse_override(argument)
         if not override.is_sweep_override():
             return [argument]
         if not override.is_discrete_sweep():

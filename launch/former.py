@@ -12,6 +12,7 @@ FORMER = {  # values that conf/ once had, and what it has instead
     "datamodules.digits.DigitsDataModule": "datamodules.embedded.digits.DigitsDataModule",
     "datamodules.mnist.TorchvisionDataModule": "datamodules.torchvision_sets.TorchvisionDataModule",
     "datamodules.scenes.ScenesDataModule": "datamodules.embedded.scenes.ScenesDataModule",
+    "lightning_modules.MeanFlowRestorer": "lightning_modules.MeanFlow",
     "generative.networks.FirstUNet": "generative.networks.ContextUNet",
     "generative.networks.label_classifier.LabelClassifier": "generative.judges.label_classifier.LabelClassifier",
     "generative.networks.perceptual.PerceptualLoss": "generative.judges.perceptual.PerceptualLoss",
@@ -22,7 +23,15 @@ FORMER_KEYS = {  # also below other keys: in a resolved config the module has it
     "callbacks.denoising_grid": "callbacks.steps_grid",
     "objective.time_law": "objective.time_distribution",
 }
+FORMER_ARGUMENTS = {  # of a class, by its former or present name
+    ("lightning_modules.DDPM", "conditional"): "labels",
+    ("lightning_modules.MaskGIT", "conditional"): "labels",
+    ("lightning_modules.MeanFlowRestorer", "conditional"): "sees_degraded",
+}
 FORMER_OPTIONS = {  # options of groups
+    "callbacks=default": "callbacks=restore",
+    "callbacks=diffusion": "callbacks=generate",
+    "callbacks=inpainting": "callbacks=inpaint",
     "callbacks=decoding_grid": "callbacks=steps_grid",
     "callbacks=denoising_grid": "callbacks=steps_grid",
     "experiment=ddpm_iclevr_first": "experiment=ddpm_iclevr_context_unet",
@@ -43,7 +52,13 @@ def renewed(node: Any, below: object = "") -> Any:
         below: Last part of the node's key; empty for the whole config.
     """
     if isinstance(node, dict):
-        now = {name: FORMER_KEYS.get(f"{below}.{name}", "").rpartition(".")[2] or name for name in node}
+        target = str(node.get("_target_"))
+        now = {
+            name: FORMER_ARGUMENTS.get((target, name))
+            or FORMER_KEYS.get(f"{below}.{name}", "").rpartition(".")[2]
+            or name
+            for name in node
+        }
         return {now[name]: renewed(value, name) for name, value in node.items()}
     if isinstance(node, list):
         return [renewed(value) for value in node]

@@ -33,7 +33,9 @@ from lightning_modules import TrainingModule
 # Where a run lies, what it reports to, how it was begun, and parts that are known by their content.
 NOT_SETTINGS = {"hydra", "paths", "logger", "resume", "data_changed", "sweep", "name", "tokenizer", "classifier"}
 # What trained weights mean: another value makes another network of them.
-FIXED = re.compile(r"(network|bottleneck|init)(\.(?!dropout$)|$)|module\.(_target_|output|source|conditional)$")
+FIXED = re.compile(
+    r"(network|bottleneck|init)(\.(?!dropout$)|$)|module\.(_target_|task|labels|output|source|sees_degraded)$"
+)
 CONDITIONS = ("git_revision", "versions", "hardware")  # entries of the record on which the bits of a run depend
 ENDINGS = {
     "max_time": None,

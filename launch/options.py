@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from launch.errors import UserError
@@ -16,6 +17,10 @@ from launch.received import CONF_DIR, PARTIAL, TARGET
 
 NONE = "none"  # the option that leaves a group out: Hydra takes null for no option, and refuses it
 _NULL = re.compile(r"""(?<![\w'"])null(?![\w'"])""", re.IGNORECASE)
+# Groups whose options are parts that a module is built from, or the data for it.
+PARTS = frozenset(
+    {"degradation", "bottleneck", "discriminator", "perceptual", "objective", "schedule", "guidance", "sampler"}
+)
 FOR_NEW_RUNS = frozenset({"experiment", "search", "debug"})  # groups that set keys all over the config
 
 
@@ -113,18 +118,17 @@ def without_null(argument: str) -> str:
 
 
 def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
-    """Take out what an experiment or ``debug=`` sets in a part that the run is without.
+    """Take out what a module, an experiment or ``debug=`` sets in a part that the run is without.
 
-    An experiment's own part may be missing where ``module=``, ``callbacks=`` or the group itself was chosen otherwise.
+    Such a part may be missing where ``task=``, ``module=``, ``callbacks=`` or the group itself was chosen otherwise.
 
     Args:
         config: A composed config, changed in place.
         overrides: What it was composed from.
 
     Raises:
-        UserError: The command line sets a key of such a part, or an experiment one that it never has.
+        UserError: The command line sets a key of such a part, or a file one that no run has.
     """
-    chosen = {override.partition("=")[0].lstrip("~") for override in overrides}
     for key in [*sorted(optional_groups() & config.keys()), *(f"callbacks.{name}" for name in config.callbacks)]:
         node = OmegaConf.select(config, key)
         if not OmegaConf.is_dict(node) or TARGET in node:
@@ -132,6 +136,68 @@ def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
         for override in overrides:
             if override.lstrip("+").startswith(f"{key}."):
                 raise UserError(f"{override} has nothing to set: the run has no {key}; leave it out, or choose one.")
-        if not config.get("debug") and not chosen & {"module", key.partition(".")[0]}:
-            raise UserError(f"{key} has settings and no {TARGET}: this run has no {key}.")
+        if not (CONF_DIR / key.replace(".", "/")).is_dir() and key.partition(".")[2] not in _callbacks():
+            raise UserError(f"{key} has settings and no {TARGET}: there is none of this name.")
         OmegaConf.update(config, key, None)
+
+
+@cache
+def _callbacks() -> frozenset[str]:
+    """Return the names of the callbacks that there are."""
+    return frozenset(
+        name for option in groups()["callbacks"] for name in _read("callbacks", option) if name != "defaults"
+    )
+
+
+def check_task(config: DictConfig) -> None:
+    """Check that the module has tasks to choose from where one is chosen, and that this is among them.
+
+    Raises:
+        UserError: It has none, or cannot do it.
+    """
+    task, kind = config.module.get("task"), _module_class(config)
+    if task is None or kind is None:
+        return
+    choices = kind.choices_of_task()
+    if task not in choices:
+        name, able = config.module[TARGET].rpartition(".")[2], " or ".join(f"task={choice}" for choice in choices)
+        raise UserError(f"task={task} is nothing that {name} does: {f'choose {able}' if able else 'leave it out'}.")
+
+
+def leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
+    """Take out the groups that the module has no use for, so that no record tells of what had no effect.
+
+    Args:
+        config: A composed config, changed in place.
+        overrides: What it was composed from.
+
+    Raises:
+        UserError: The command line chooses such a group, or sets a key that the module does not read.
+    """
+    kind = _module_class(config)
+    if kind is None:
+        return
+    reasons = dict(kind.unread(config.module))
+    text = repr(
+        OmegaConf.to_container(OmegaConf.masked_copy(config, ["module", "network", "callbacks"]), resolve=False)
+    )
+    module = f"module={config.module[TARGET].rpartition('.')[2]}"
+    for group in PARTS & set(map(str, config)):
+        if group != "degradation" and not re.search(rf"\$\{{{group}[.}}]", text):
+            reasons[group] = "no part of it is built from it"
+    for key, reason in reasons.items():
+        for override in overrides:
+            name, _, value = override.lstrip("+").partition("=")
+            if (name == key and value not in ("null", NONE)) or name.startswith(f"{key}."):
+                raise UserError(f"{override} has no effect on {module}: {reason}; leave it out.")
+        if key in PARTS:
+            config[key] = None
+
+
+def _module_class(config: DictConfig) -> Any:
+    """Return the module's class where it is one of ours; of others we know nothing, and what is none is told later."""
+    try:
+        kind = get_class(str(config.module.get(TARGET)))
+    except Exception:  # whatever its import raises
+        return None
+    return kind if hasattr(kind, "unread") else None

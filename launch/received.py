@@ -35,9 +35,9 @@ LOGGER_FOLDERS, RUN_FOLDER = {"folder", "save_dir"}, "${paths.run}"
 MAX_DEPTH, MAX_NODES = 50, 50_000  # a file can hold itself, and a few lines can stand for billions of values
 
 _REFERENCE = re.compile(r"\$\{\.*\w[\w.]*\}")
-_CALL = re.compile(
-    r"\$\{(sum|run_id|trained_classifier|trained_tokenizer):[^\"'\\$]*\}"
-)  # once references are left out
+_CALL = re.compile(  # once references and the calls within it are left out
+    r"\$\{(sum|equal|when|run_id|oc\.select|trained_classifier|trained_tokenizer):[^\"'\\${}]*\}"
+)
 _PAIR = re.compile(r"\$\{oc\.create:[^\"'\\$]*\}")
 _OUTSIDE = re.compile(r"(^|/)\.\.(/|$)|^[/~]")
 
@@ -53,6 +53,12 @@ class Own:
 
     arguments: Mapping[str, frozenset[str]]
     expressions: frozenset[str]
+
+
+@cache
+def override_parser() -> OverridesParser:
+    """Return Hydra's parser of overrides: to make one takes longer than all that it then reads."""
+    return OverridesParser.create()
 
 
 @cache
@@ -166,7 +172,7 @@ class _Typed:
         keys, targets = [], set()
         for line in overrides:
             try:
-                override = OverridesParser.create().parse_override(line)
+                override = override_parser().parse_override(line)
             except HydraException:  # said in one sentence where the command line is read
                 continue
             key = _key(override)
@@ -184,7 +190,7 @@ class _Typed:
 
 def _check_override(line: str, where: str, allowed: _Typed) -> None:
     try:
-        override = OverridesParser.create().parse_override(line)
+        override = override_parser().parse_override(line)
         if override.is_sweep_override():
             raise UserError(f"{where} is refused: {line} has several values.")
         value = _plain(override.value())
@@ -290,7 +296,10 @@ def _fault_of_text(text: str, key: tuple[Any, ...]) -> str | None:
         return "leaves the run folder"
     if "${" not in text or text in own().expressions or _REFERENCE.fullmatch(text):
         return None
-    if _CALL.fullmatch(_REFERENCE.sub("", text)) or _is_pair(text):
+    rest, calls = _REFERENCE.sub("", text), 1
+    while calls and not _CALL.fullmatch(rest):
+        rest, calls = _CALL.subn("", rest)
+    if _CALL.fullmatch(rest) or _is_pair(text):
         return None
     return "is computed by what no config of Triptych computes with"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -58,9 +59,15 @@ def _serves_as(key: str, run: RunFolder, debug: bool) -> bool:
 
     A run of ``debug=`` has learnt nothing: it serves its like alone, in the folder of theirs.
     """
-    config = run.config()
-    if config.get("debug") and not debug:
-        return False
+    times = [path.stat().st_mtime_ns for path in (run.config_path, run.checkpoint) if path.exists()]
+    debugged, served = _served(run.path, *times)
+    return key in served and (debug or not debugged)
+
+
+@cache
+def _served(path: Path, *times: int) -> tuple[bool, frozenset[str]]:
+    """Read whether a run is one of ``debug=``, and what it serves as: once, until its files change: configs ask often."""
+    config = RunFolder(path).config()
     module = config.get("module") or {}
     serves = getattr(get_class(str(module.get("_target_"))), "serves_as", None)
-    return serves is not None and key in serves(module)
+    return bool(config.get("debug")), frozenset() if serves is None else serves(module)

@@ -21,7 +21,7 @@ from generative.randomness import IndexRandomness, Randomness, StepRandomness, g
 from generative.types import Batch, LossOutput
 from lightning_modules.compiled import CompiledTraining
 from lightning_modules.composed import ComposedSchedule
-from lightning_modules.contract import Card, OnDemand, Part, Task
+from lightning_modules.contract import Described, OnDemand
 from lightning_modules.parameter_groups import ParameterGroups, decay_groups, split_single_group
 from lightning_modules.sharding import MESH_AXIS, gather_weights, release_weights, shard
 
@@ -56,7 +56,7 @@ class ImageData(Protocol):
         """Return some images as evaluation sees them."""
 
 
-class TrainingModule(LightningModule, ABC):
+class TrainingModule(Described, LightningModule, ABC):
     """A network in training; what makes images is a ``GenerativeModule``.
 
     Args:
@@ -70,23 +70,12 @@ class TrainingModule(LightningModule, ABC):
             ``auto`` is decided before a training begins, and means false to a module that is built for anything else.
 
     Attributes:
-        tasks: What the module does.
-        card: What its model card says.
-        part_keys: Arguments that name the file of a frozen network that it needs (``parts``).
-        training_only: Arguments that an exported module does without, and what they are there.
-        not_shardable: Why the paradigm cannot train with ``trainer=fsdp``, or None where it can.
-        not_compilable: Why the paradigm cannot train with ``compile=true``, or None where it can.
         trained_method: The method of the network that the loss calls, and which is compiled.
         trained_steps: Optimiser steps behind weights that were loaded from a checkpoint.
         draw_seed: Seed of the last training step's draws, for those who check that ranks draw differently.
     """
 
-    tasks: ClassVar[frozenset[Task]]
-    card: ClassVar[Card]
-    part_keys: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[Mapping[str, Any]] = {"compile": False}
-    not_shardable: ClassVar[str | None] = None
-    not_compilable: ClassVar[str | None] = None
     trained_method: ClassVar[str] = "forward"
 
     def __init__(
@@ -123,55 +112,6 @@ class TrainingModule(LightningModule, ABC):
         Returns:
             The loss and what to log with it.
         """
-
-    def parts_record(self) -> dict[str, Any]:
-        """Identify the trained parts that the module was built from: they must be the same whenever it is built again.
-
-        Returns:
-            ``{"path": ..., "hash": ...}`` by name of the config key.
-        """
-        return {}
-
-    def parts(self) -> dict[str, Part]:
-        """Return the frozen networks that travel with the module's export.
-
-        Returns:
-            A part for each of ``part_keys``.
-        """
-        return {}
-
-    @classmethod
-    def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the module adds to a network that its config describes in part.
-
-        Args:
-            arguments: The module's arguments.
-
-        Returns:
-            Further arguments of the network.
-        """
-        return {}
-
-    @classmethod
-    def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        """Name the config keys, ``classifier`` or ``tokenizer``, that a trained run of such a module can be the value of.
-
-        Args:
-            arguments: The module's arguments, as they stand in a config.
-        """
-        return frozenset()
-
-    def check_contract(self) -> None:
-        """Check that the module says of itself what others ask it for; called when it is built.
-
-        Raises:
-            ValueError: Something is missing or contradicts itself.
-        """
-        says_parts = not self.part_keys or type(self).parts is not TrainingModule.parts
-        if not says_parts or self.parts_record().keys() != set(self.part_keys):
-            raise ValueError(
-                f"{type(self).__name__}.part_keys={list(self.part_keys)}, parts and parts_record must be of the same networks."
-            )
 
     def check_data(self, data: ImageData) -> None:
         """Check that the data are such as the module can work with; called once, before the first step.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
@@ -43,13 +43,17 @@ class Card:
 
     Attributes:
         title: What it is, with its source.
-        use: What it is meant for.
+        use: What it is meant for; by task where it has several.
         limits: What it cannot do.
     """
 
     title: str
-    use: str
+    use: str | Mapping[Task, str]
     limits: str
+
+    def use_of(self, tasks: frozenset[Task]) -> str:
+        """Return what a module of some tasks is meant for."""
+        return self.use if isinstance(self.use, str) else " ".join(self.use[task] for task in TASKS if task in tasks)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,108 @@ class Part:
     network: nn.Module
     settings: Mapping[str, Any]
     card: str
+
+
+class Described:
+    """What others ask a module, and not its name.
+
+    Attributes:
+        tasks: What such modules can do.
+        card: What its model card says.
+        part_keys: Arguments that name the file of a frozen network that it needs (``parts``).
+        training_only: Arguments that an exported module does without, and what they are there.
+        not_shardable: Why the paradigm cannot train with ``trainer=fsdp``, or None where it can.
+        not_compilable: Why the paradigm cannot train with ``compile=true``, or None where it can.
+    """
+
+    tasks: ClassVar[frozenset[Task]]
+    card: ClassVar[Card]
+    part_keys: ClassVar[tuple[str, ...]] = ()
+    training_only: ClassVar[Mapping[str, Any]] = {}
+    not_shardable: ClassVar[str | None] = None
+    not_compilable: ClassVar[str | None] = None
+
+    def parts_record(self) -> dict[str, Any]:
+        """Identify the trained parts that the module was built from: they must be the same whenever it is built again.
+
+        Returns:
+            ``{"path": ..., "hash": ...}`` by name of the config key.
+        """
+        return {}
+
+    def parts(self) -> dict[str, Part]:
+        """Return the frozen networks that travel with the module's export.
+
+        Returns:
+            A part for each of ``part_keys``.
+        """
+        return {}
+
+    @classmethod
+    def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the module adds to a network that its config describes in part.
+
+        Args:
+            arguments: The module's arguments.
+
+        Returns:
+            Further arguments of the network.
+        """
+        return {}
+
+    @classmethod
+    def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """Name the config keys, ``classifier`` or ``tokenizer``, that a trained run of such a module can be the value of.
+
+        Args:
+            arguments: The module's arguments, as they stand in a config.
+        """
+        return frozenset()
+
+    @classmethod
+    def choices_of_task(cls) -> tuple[str, ...]:
+        """Return the tasks that such a module can be given, of which it then does that one; none where it always does all."""
+        return ()
+
+    @classmethod
+    def tasks_of(cls, arguments: Mapping[str, Any]) -> frozenset[Task]:
+        """Return what a module does, of all that its class can.
+
+        Args:
+            arguments: The module's arguments, as they stand in a config.
+        """
+        return cls.tasks
+
+    @property
+    def current_tasks(self) -> frozenset[Task]:
+        """What this module does."""
+        return self.tasks
+
+    @classmethod
+    def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Name the settings that a module has no use for.
+
+        Args:
+            arguments: The module's arguments, as they stand in a config.
+
+        Returns:
+            Why, in words, by group or key of the config.
+        """
+        if cls.tasks_of(arguments) & {"restore", "inpaint"}:
+            return {}
+        return {"degradation": "it sees clean images alone"}
+
+    def check_contract(self) -> None:
+        """Check that the module says of itself what others ask it for; called when it is built.
+
+        Raises:
+            ValueError: Something is missing or contradicts itself.
+        """
+        says_parts = not self.part_keys or type(self).parts is not Described.parts
+        if not says_parts or self.parts_record().keys() != set(self.part_keys):
+            raise ValueError(
+                f"{type(self).__name__}.part_keys={list(self.part_keys)}, parts and parts_record must be of the same networks."
+            )
 
 
 class OnDemand(Mapping[str, Any]):

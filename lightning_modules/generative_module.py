@@ -101,7 +101,7 @@ class GenerativeModule(TrainingModule):
 
     def check_contract(self) -> None:
         super().check_contract()
-        fault = fault_of_outputs(type(self).__name__, self.tasks, self.outputs)
+        fault = fault_of_outputs(type(self).__name__, self.current_tasks, self.outputs)
         if fault is None and "generate" in self.tasks and type(self).uses_labels is GenerativeModule.uses_labels:
             fault = f"{type(self).__name__} generates, so it must say whether it draws of labels: define uses_labels"
         if fault:
@@ -124,6 +124,6 @@ class GenerativeModule(TrainingModule):
 
     def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
         """``outputs``, what is made of these very images; of pure generators none."""
-        if not self.tasks & ANSWERING:
+        if not self.current_tasks & ANSWERING:
             return self.offered(batch)
         return self.offered(batch, outputs=lambda: self.images_of(batch, self.evaluation_randomness(batch)))

@@ -1,4 +1,8 @@
-"""MaskGIT inpainting: a bidirectional transformer fills the tokens of a hole (Chang et al. 2022, arXiv 2202.04200)."""
+"""MaskGIT: a bidirectional transformer guesses masked tokens (Chang et al. 2022, arXiv 2202.04200).
+
+It fills the tokens of a hole; or draws all tokens, of labels, or of a degraded image whose pixels each token's embedding holds
+(``network.pixels``): the image itself is not tokenized, as its noise would become wrong tokens.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generative.checks import checked
-from generative.guidance import ClassifierFreeGuidance, LabelDropout
+from generative.guidance import ClassifierFreeGuidance
 from generative.inpainting import composite, gray_patches, token_mask
 from generative.metrics.means import NamedMeans
 from generative.networks.token_transformer import TokenTransformer
@@ -23,8 +27,8 @@ from generative.ranges import Positive, WholeNumber
 from generative.samplers.masked import MaskedTokenSampler
 from generative.types import Batch, Condition, LossOutput, State, restoration_condition
 from lightning_modules.base import ImageData
+from lightning_modules.conditional_module import USES, ConditionalModule, ImageTask
 from lightning_modules.contract import Card, Output, Part, Task
-from lightning_modules.generative_module import GenerativeModule
 
 ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which the token accuracy is measured
 NUM_MEASURED = 1024  # training images in which the patches of the codes are measured
@@ -33,8 +37,8 @@ NUM_CHECKED = 32  # validation images whose known pixels are looked at before th
 
 
 @checked("module")
-class MaskGIT(GenerativeModule):
-    """Learns to guess masked tokens and fills holes by guessing a few at a time.
+class MaskGIT(ConditionalModule):
+    """Learns to guess masked tokens and makes images by guessing a few at a time.
 
     The tokenizer stays frozen and out of the state dict. In training the images' tokens come from a cache, computed once.
 
@@ -42,10 +46,9 @@ class MaskGIT(GenerativeModule):
         network: Makes the transformer from ``num_codes``, ``grid_size`` and ``codebook_KE``, which are the tokenizer's.
         tokenizer: Checkpoint of the tokenizer, or None where none was found.
         sampler: How the tokens of a hole are drawn.
-        conditional: Whether the network is told the labels of the data set.
-        guidance: Classifier-free guidance of ``sample``; of scale 1 where there are no labels to guide by.
-        label_dropout: What is hidden of the labels in training, so that the network knows the unconditional answer too;
-            None hides nothing.
+        task: What it does; see ``ConditionalModule``. ``inpaint`` keeps the tokens of known pixels; the others mask all tokens.
+        labels: Whether the network is told the labels of the data set.
+        guidance: Classifier-free guidance of ``sample`` by them.
         dilation: Tokens by which a hole is widened, so that none that saw its fill counts as known; None is the
             tokenizer's receptive radius, 0 trusts tokens next to the hole.
         pixel_std: Standard deviation of pixels around the patch of their code, by which the known pixels of partly covered
@@ -54,27 +57,27 @@ class MaskGIT(GenerativeModule):
             0 keeps every known pixel.
         reimpose_known: Put exactly known pixels back into ``sample`` and ``mean``; False leaves them as they are decoded.
         cache_dir: Cache folder of the tokens, or None for the user's.
-        **kwargs: Arguments of ``GenerativeModule``.
+        **kwargs: Arguments of ``ConditionalModule``.
 
     Raises:
-        ValueError: If there is no tokenizer.
+        ValueError: If there is no tokenizer, or settings do not fit each other.
 
     Attributes:
         mean_network_calls: Network calls behind a ``sample``, mean over the images of the last test; None before it.
     """
 
     network: TokenTransformer
-    tasks: ClassVar[frozenset[Task]] = frozenset({"inpaint"})
+    tasks: ClassVar[frozenset[Task]] = frozenset({"generate", "restore", "inpaint"})
+    default_task: ClassVar[ImageTask] = "inpaint"
     card: ClassVar[Card] = Card(
-        "MaskGIT: a bidirectional transformer that fills holes in images by guessing tokens (arXiv 2202.04200)",
-        "Filling holes whose surroundings are known: `sample` is one plausible filling and keeps the known pixels, `mean` is "
-        "the picture of the expected codes, the closer one by squared error.",
-        "A filling is an invention. No filling can be closer than the tokenizer's reconstruction (`composite` in the "
-        "tables). Noise and blur are not repaired.",
+        "MaskGIT: a bidirectional transformer that makes images by guessing tokens (arXiv 2202.04200)",
+        USES,
+        "What is made is an invention. It cannot be closer than the tokenizer's reconstruction (`reconstruction` and "
+        "`composite` in the tables). Other degradations than those of training are not repaired.",
     )
     part_keys: ClassVar[tuple[str, ...]] = ("tokenizer",)
     training_only: ClassVar[Mapping[str, Any]] = {
-        **GenerativeModule.training_only,
+        **ConditionalModule.training_only,
         "cache_dir": None,
     }
 
@@ -84,9 +87,9 @@ class MaskGIT(GenerativeModule):
         tokenizer: str | None,
         objective: MaskedTokenObjective,
         sampler: MaskedTokenSampler,
-        conditional: bool = False,
+        task: ImageTask | None = None,
+        labels: bool = False,
         guidance: ClassifierFreeGuidance | None = None,
-        label_dropout: LabelDropout | None = None,
         dilation: WholeNumber | None = None,
         pixel_std: Positive | None = None,
         feather: WholeNumber = 0,
@@ -101,17 +104,14 @@ class MaskGIT(GenerativeModule):
             )
         loaded = load_tokenizer(tokenizer)
         transformer = network(**_settings(loaded))
-        super().__init__(transformer, **kwargs)
+        super().__init__(transformer, task, labels, guidance, reimpose_known=reimpose_known, **kwargs)
         self._tokenizer = loaded
         self.objective = objective
         self.sampler = sampler
-        self.conditional = conditional
-        self.guidance = guidance or ClassifierFreeGuidance()
-        if self.guidance.rescale:
+        if isinstance(self.guidance, ClassifierFreeGuidance) and self.guidance.rescale:
             raise ValueError(
                 f"guidance.rescale={self.guidance.rescale:g} is for images, not for logits: set guidance.rescale=0."
             )
-        self.label_dropout = label_dropout
         self.dilation = loaded.dilation if dilation is None else dilation
         if pixel_std is not None and transformer.pixels is not None:
             raise ValueError(
@@ -120,7 +120,6 @@ class MaskGIT(GenerativeModule):
             )
         self.pixel_std = pixel_std
         self.feather = feather
-        self.reimpose_known = reimpose_known
         self._targets: Tensor | None = None  # (K, K) what the loss asks for in the place of each code, if not it alone
         self._network_calls = NamedMeans()
         self.mean_network_calls: float | None = None
@@ -136,20 +135,29 @@ class MaskGIT(GenerativeModule):
         """``sample`` with the mean of its network calls after a test; before it, the most that one takes."""
         calls = self.sampler.num_network_calls if self.mean_network_calls is None else round(self.mean_network_calls, 3)
         calls = int(calls) if calls == int(calls) else calls
-        return {"sample": Output(calls), "mean": Output(1), "decoded": Output(None, puts_back_known=False)}
+        outputs = {"sample": Output(calls)}
+        if self.restores:
+            outputs["mean"] = Output(1)
+        if self.restores and self.reimpose_known:
+            outputs["decoded"] = Output(None, puts_back_known=False)
+        return outputs
 
     @property
-    def uses_labels(self) -> bool:
-        return self.conditional
+    def sees_image(self) -> bool:
+        return super().sees_image and (self.task == "restore" or self.network.pixels is not None)
 
     def check_data(self, data: ImageData) -> None:
-        """Refuse images that the tokenizer does not fit, and a degradation that leaves nothing known to go by."""
+        """Refuse images that the tokenizer does not fit, and holes of which nothing around is known."""
+        super().check_data(data)
         self.tokenizer.check_images(data.image_size, data.channels)
+        if self.task != "inpaint":
+            return
         # More than one image: a mixture of degradations may begin with one that leaves known pixels.
         batch = data.batch("val", range(min(NUM_CHECKED, len(data.splits.val))))
         if batch.validity is None or not batch.validity.flatten(1).any(1).all():
             raise ValueError(
-                "MaskGIT repairs holes whose surroundings are known: choose degradation=holes, block_mask or brush_mask."
+                "task=inpaint fills holes whose surroundings are known: choose degradation=holes, block_mask or brush_mask, or "
+                "task=restore."
             )
 
     def parts_record(self) -> dict[str, Any]:
@@ -183,45 +191,46 @@ class MaskGIT(GenerativeModule):
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """The tokens come with the batch, the tokenizer does not run."""
         assert batch.tokens is not None, "the data module has no tokenizer"
-        hole = None if batch.validity is None else self._unknown(batch.validity)
-        condition, targets = self._condition(batch), self._targets
-        if condition.labels is not None and self.label_dropout is not None:
-            condition = replace(condition, labels=self.label_dropout(condition.labels, randomness))
+        condition, targets = self.condition(batch, randomness), self._targets
         targets = None if targets is None else targets.to(batch.tokens.device)
-        return self.objective(self.network, batch.tokens, hole, condition, randomness, targets)
+        return self.objective(self.network, batch.tokens, self._unknown(batch), condition, randomness, targets)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """A plausible image, the tokenizer's picture of it, and the mean.
 
         Args:
-            batch: Batch with degraded images.
+            batch: Batch, with degraded images but for task=generate.
 
         Returns:
-            ``decoded``, the tokenizer's picture of the sampled tokens; ``sample``, the same with the known pixels; and
-            ``mean``, the picture of the expected codes, in one network call. That is not the expected picture, the answer of
-            least squared error, since the decoder is no linear map and each code is expected from the known tokens and its
-            own patch alone; how near it comes is measured (``callbacks.Calibration``).
+            ``sample``, the tokenizer's picture of the sampled tokens; and to restore ``mean``, the picture of the expected
+            codes, in one network call. That is not the expected picture, the answer of least squared error, since the decoder
+            is no linear map and each code is expected by itself; how near it comes is measured (``callbacks.Calibration``).
+            With ``reimpose_known`` both have the known pixels put back, and ``decoded`` is the sample without these.
         """
-        degraded, validity = batch.observed()
-        tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
-        condition, evidence = self._condition(batch), self._evidence(batch)
+        tokens, unknown = self._known_tokens(batch), self._unknown(batch)
+        condition, evidence = self.condition(batch), self._evidence(batch)
         filled = self.sampler(self.network, tokens, unknown, condition, randomness, evidence, self._guidance)
-        decoded = self.tokenizer.decode(filled)
-        mean = self._mean(tokens, unknown, condition, evidence)
-        outputs = {"sample": decoded, "mean": mean}
-        if self.reimpose_known:
-            outputs = {name: composite(degraded, validity, image, self.feather) for name, image in outputs.items()}
-        return outputs | {"decoded": decoded}
+        outputs = {"sample": self.tokenizer.decode(filled)}
+        if self.restores:
+            outputs["mean"] = self._mean(tokens, unknown, condition, evidence)
+        if "decoded" not in self.outputs:
+            return outputs
+        whole = {name: composite(*batch.observed(), image, self.feather) for name, image in outputs.items()}
+        return whole | {"decoded": outputs["sample"]}
+
+    def _known_tokens(self, batch: Batch) -> Tensor:
+        """(B, N) codes of the degraded image; zeros where all tokens are masked anyway."""
+        if self.task == "inpaint":
+            return self.tokenizer.encode(batch.observed()[0])
+        return torch.zeros(len(batch.image), self.network.num_tokens, dtype=torch.int64, device=batch.image.device)
 
     def _evidence(self, batch: Batch) -> Tensor | None:
         """(B, N, K) what the known pixels of partly covered patches say of their tokens."""
-        if self.pixel_std is None:
+        if self.pixel_std is None or not self.restores:
             return None
         degraded, validity = batch.observed()
-        tokenizer = self.tokenizer
-        return patch_evidence(
-            degraded, validity, tokenizer.patches.to(degraded).flatten(1), tokenizer.grid_size, self.pixel_std
-        )
+        patches = self.tokenizer.patches.to(degraded).flatten(1)
+        return patch_evidence(degraded, validity, patches, self.tokenizer.grid_size, self.pixel_std)
 
     def _mean(self, tokens_BN: Tensor, unknown_BN: Tensor, condition: Condition, evidence_BNK: Tensor | None) -> Tensor:
         logits_BNK = self.network(torch.where(unknown_BN, self.network.mask_token, tokens_BN), condition).float()
@@ -237,10 +246,9 @@ class MaskGIT(GenerativeModule):
             After each step the picture with the patches of tokens that are still masked painted grey, and the picture of
             the step's whole guess.
         """
-        degraded, validity = batch.observed()
-        tokens, unknown = self.tokenizer.encode(degraded), self._unknown(validity)
+        tokens, unknown = self._known_tokens(batch), self._unknown(batch)
         for state in self.sampler.states(
-            self.network, tokens, unknown, self._condition(batch), randomness, self._evidence(batch), self._guidance
+            self.network, tokens, unknown, self.condition(batch), randomness, self._evidence(batch), self._guidance
         ):
             picture = self.tokenizer.decode(state.predicted)
             yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
@@ -249,26 +257,35 @@ class MaskGIT(GenerativeModule):
         """See ``GenerativeModule.evaluation_step``.
 
         Returns:
-            Beside the outputs of ``sample`` what bounds them, since they know the clean image: its ``reconstruction``, and
-            the ``composite`` of the known pixels and the reconstruction; and the token accuracy by masked share.
+            Beside the outputs of ``sample`` to restore what bounds them, since it knows the clean image: its
+            ``reconstruction``, and the ``composite`` of the known pixels and the reconstruction; and the token accuracy by
+            masked share.
         """
 
         def outputs() -> dict[str, Tensor]:
             images = self.images_of(batch, self.evaluation_randomness(batch))
             reconstruction = self.tokenizer.decode(self.tokenizer.encode(batch.image))
-            bound = composite(*batch.observed(), reconstruction, self.feather)
-            return images | {"reconstruction": reconstruction, "composite": bound}
+            bounds = {"reconstruction": reconstruction}
+            if self.reimpose_known:
+                bounds["composite"] = composite(*batch.observed(), reconstruction, self.feather)
+            return images | bounds
 
         def accuracy() -> dict[str, Tensor]:
-            tokens, condition = self.tokenizer.encode(batch.image), self._condition(batch, batch.image)
+            tokens, condition = self.tokenizer.encode(batch.image), self._clean_condition(batch)
             return {
                 str(ratio): token_accuracy(
-                    self.network, tokens, ratio, condition, self.evaluation_randomness(batch, f"mask/{ratio}")
+                    self.network,
+                    tokens,
+                    ratio,
+                    condition,
+                    self.evaluation_randomness(batch, f"mask/{ratio}"),
+                    self.task != "restore",
                 )
                 for ratio in ACCURACY_RATIOS
             }
 
-        return self.offered(batch, outputs=outputs, token_accuracy=accuracy)
+        makers = {"token_accuracy": accuracy} | ({"outputs": outputs} if self.restores else {})
+        return self.offered(batch, **makers)
 
     def on_test_epoch_start(self) -> None:
         """Count the network calls anew."""
@@ -276,7 +293,7 @@ class MaskGIT(GenerativeModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """Count the network calls of each image, and hand the batch to the callbacks."""
-        self._network_calls.add("sample", self.sampler.network_calls(self._unknown(batch.observed()[1])))
+        self._network_calls.add("sample", self.sampler.network_calls(self._unknown(batch)))
         return super().test_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
@@ -284,32 +301,40 @@ class MaskGIT(GenerativeModule):
         self.mean_network_calls = self._network_calls.compute()["sample"].value
 
     def sampling_record(self) -> dict[str, Any]:
+        holes = {"dilation": self.dilation, "pixel_std": self.pixel_std, "feather": self.feather}
         return {
+            **super().sampling_record(),
+            **(holes if self.task == "inpaint" else {}),
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
-            "guidance": repr(self.guidance) if self.conditional else None,
             "tokenizer": self._tokenizer.record(),
-            "dilation": self.dilation,
-            "pixel_std": self.pixel_std,
-            "feather": self.feather,
-            "reimpose_known": self.reimpose_known,
         }
 
     @torch.no_grad()
-    def _unknown(self, validity_B1HW: Tensor) -> Tensor:
-        return token_mask(validity_B1HW, self._tokenizer.grid_size, self.dilation)
+    def _unknown(self, batch: Batch) -> Tensor:
+        """(B, N) bool map of the tokens that are not known."""
+        if self.task == "inpaint":
+            return token_mask(batch.observed()[1], self._tokenizer.grid_size, self.dilation)
+        return torch.ones(len(batch.image), self.network.num_tokens, dtype=torch.bool, device=batch.image.device)
 
-    def _condition(self, batch: Batch, known_BCHW: Tensor | None = None) -> Condition:
-        """What the network is told: of the image all that is known, or all of an image that is known whole."""
-        image = None
-        if self.network.pixels is not None:
-            observed = batch.observed() if known_BCHW is None else (known_BCHW, torch.ones_like(known_BCHW[:, :1]))
-            image = restoration_condition(*observed).image
-        return Condition(image, batch.labels if self.conditional else None)
+    def condition(self, batch: Batch, randomness: Randomness | None = None) -> Condition:
+        """Return what the network is told; of holes nothing, whatever they are filled with."""
+        condition = super().condition(batch, randomness)
+        if condition.image is None or self.task != "inpaint":
+            return condition
+        degraded, validity = batch.observed()
+        return replace(condition, image=restoration_condition(degraded * validity, validity).image)
+
+    def _clean_condition(self, batch: Batch) -> Condition:
+        """What the network would be told of images that are known whole; to restore, what it is told of the degraded ones."""
+        condition = self.condition(batch)
+        if condition.image is None or self.task == "restore":
+            return condition
+        return replace(condition, image=restoration_condition(batch.image, torch.ones_like(batch.image[:, :1])).image)
 
     @property
     def _guidance(self) -> ClassifierFreeGuidance | None:
-        return self.guidance if self.conditional else None
+        return self.guidance if isinstance(self.guidance, ClassifierFreeGuidance) else None
 
 
 def _settings(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""MeanFlow image restoration: one network gives the MMSE answer (``mean``) and a posterior sample (``sample``).
+"""MeanFlow (arXiv 2505.13447): a flow map draws images of labels, or restores degraded ones, in one step or several.
 
-Posterior sampling by a conditional flow from noise (the default), or the flow from the degraded to the clean image (the
-bridge, InDI, arXiv 2303.11435), which can only answer with one image per input.
+Of a restorer one network gives the MMSE answer (``mean``) and a posterior sample (``sample``): by a conditional flow from noise
+(the default), or by the flow from the degraded to the clean image (the bridge, InDI, arXiv 2303.11435), which can only answer
+with one image per input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,38 +16,43 @@ from torch import Tensor
 
 from generative.checks import checked
 from generative.flow_map import FlowMap, FlowMapOutput
+from generative.guidance import ClassifierFreeGuidance, Guidance, TrainedGuidance
+from generative.inpainting import KnownPixels
 from generative.networks import ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
 from generative.ranges import Share
 from generative.samplers import FlowSampler
-from generative.types import Batch, Condition, LossOutput, State, restoration_condition
+from generative.types import Batch, Condition, LossOutput, State
+from lightning_modules.conditional_module import USES, ConditionalModule, ImageTask
 from lightning_modules.contract import Card, Output, Task
-from lightning_modules.generative_module import GenerativeModule
 
 Source = Literal["noise", "degraded"]
 
 
 @checked("module")
-class MeanFlowRestorer(GenerativeModule):
-    """Restores degraded images with a flow map.
+class MeanFlow(ConditionalModule):
+    """Draws or restores images with a flow map.
 
     Args:
-        network: Two-time, two-headed network.
+        network: Two-headed network of two times; of three where it learns guidance (``generative.guidance.TrainedGuidance``).
         sampler: How ``sample`` is drawn.
         output: What the network's heads give, ``image`` or ``velocity``.
-        source: Where the flow starts: ``noise`` (conditional generation) or ``degraded`` (bridge).
-        conditional: Whether the network also sees the degraded image and the validity map.
+        task: What it does; see ``ConditionalModule``.
+        labels: Whether the network is told the labels of the data set.
+        guidance: Guidance by them: learnt, or of the sampler's network calls.
+        source: Where the flow starts: ``noise``, or for restoration ``degraded`` (bridge).
+        sees_degraded: Whether a restoring network is shown the degraded image and the validity map, besides where it starts.
+        known_in_path: Hold exactly known pixels on their own path in every step of ``sample``.
         mean_weight: Slider in [0, 1]: ``sample`` becomes (1 - w) sample + w mean.
-        reimpose_known: Put exactly known pixels back into the outputs.
-        **kwargs: Arguments of ``GenerativeModule``.
+        **kwargs: Arguments of ``ConditionalModule``.
     """
 
-    tasks: ClassVar[frozenset[Task]] = frozenset({"restore", "inpaint"})
+    tasks: ClassVar[frozenset[Task]] = frozenset({"generate", "restore", "inpaint"})
+    default_task: ClassVar[ImageTask] = "restore"
     card: ClassVar[Card] = Card(
-        "MeanFlow restorer: a DiT that restores degraded images in one step or several (arXiv 2505.13447)",
-        "Restoring images with the degradations that it was trained on: `mean` is the answer of least squared error, "
-        "`sample` one plausible image.",
+        "MeanFlow: a flow map that makes images in one step or several (arXiv 2505.13447)",
+        USES,
         "A sample is an invention where the input says nothing. Other degradations than those of training, other image "
         "sizes and other subjects are outside of what was learned.",
     )
@@ -56,24 +63,44 @@ class MeanFlowRestorer(GenerativeModule):
         objective: FlowMapObjective,
         sampler: FlowSampler,
         output: FlowMapOutput = "image",
+        task: ImageTask | None = None,
+        labels: bool = False,
+        guidance: Guidance | None = None,
         source: Source = "noise",
-        conditional: bool = True,
+        sees_degraded: bool = True,
+        known_in_path: bool = False,
         mean_weight: Share = 0.0,
-        reimpose_known: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network, **kwargs)
+        super().__init__(network, task, labels, guidance, **kwargs)
         self.objective = objective
         self.sampler = sampler
-        self.flow_map = FlowMap(network, output)
+        self.flow_map = FlowMap(network, output, guided=getattr(network, "num_times", 2) > 2)
         self.source = source
-        self.conditional = conditional
+        self.sees_degraded = sees_degraded
+        self.known_in_path = known_in_path
         self.mean_weight = mean_weight
-        self.reimpose_known = reimpose_known
+        if source == "degraded" and not self.restores:
+            raise ValueError(
+                "module.source=degraded needs degraded images, and task=generate has none: set module.source=noise."
+            )
+        if mean_weight and not self.restores:
+            raise ValueError(
+                "module.mean_weight blends with mean, which task=generate has not: set module.mean_weight=0."
+            )
+        if isinstance(self.guidance, TrainedGuidance) and not self.flow_map.guided:
+            raise ValueError(
+                "guidance=trained needs a network that is told the scale: set network.num_times=3, or guidance=classifier_free."
+            )
 
     @property
     def outputs(self) -> dict[str, Output]:
-        return {"sample": Output(self.sampler.num_network_calls), "mean": Output(1)}
+        outputs = {"sample": Output(self.sampler.num_network_calls)}
+        return outputs | {"mean": Output(1)} if self.restores else outputs
+
+    @property
+    def sees_image(self) -> bool:
+        return super().sees_image and self.sees_degraded
 
     def check_training(self) -> None:
         """Both passes of a difference go through the same network."""
@@ -84,35 +111,55 @@ class MeanFlowRestorer(GenerativeModule):
             )
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        source = self._source(batch, randomness)
+        source, condition = self._source(batch, randomness), self.condition(batch, randomness)
+        if condition.labels is not None and isinstance(self.guidance, TrainedGuidance):
+            condition = replace(condition, guidance=self.guidance.draw(condition.labels, randomness))
         return self.objective(
             self.flow_map,
             batch.image,
             source,
-            self._condition(batch),
+            condition,
             randomness,
             self.progress,
-            self._mean_state(batch),
+            self._mean_state(batch) if self.restores else None,
         )
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
-        """``sample`` by the sampler, ``mean`` in one network call."""
-        source, condition = self._source(batch, randomness), self._condition(batch)
-        mean = self.flow_map.mean(self._mean_state(batch), condition)
-        sample = self.sampler(self.flow_map, source, condition)
+        """``sample`` by the sampler, ``mean`` of restorers in one network call, without guidance."""
+        source = self._source(batch, randomness)
+        mean = self.flow_map.mean(self._mean_state(batch), self.condition(batch)) if self.restores else None
+        sample = self.sampler(self._path_map(batch), source, self._guided_condition(batch))
+        if mean is None:
+            return {"sample": self.finished(sample, batch)}
         sample = sample.lerp(mean, self.mean_weight)
-        return {"sample": self._finish(sample, batch), "mean": self._finish(mean, batch)}
+        return {"sample": self.finished(sample, batch), "mean": self.finished(mean, batch)}
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
-        return self.sampler.states(self.flow_map, self._source(batch, randomness), self._condition(batch))
+        source = self._source(batch, randomness)
+        return self.sampler.states(self._path_map(batch), source, self._guided_condition(batch))
 
     def sampling_record(self) -> dict[str, Any]:
+        restores = {"mean_weight": self.mean_weight, "known_in_path": self.known_in_path}
         return {
+            **super().sampling_record(),
+            **(restores if self.restores else {}),
             "sampler": type(self.sampler).__name__,
             "num_steps": self.sampler.num_steps,
-            "mean_weight": self.mean_weight,
-            "reimpose_known": self.reimpose_known,
         }
+
+    def _guided_condition(self, batch: Batch) -> Condition:
+        condition = self.condition(batch)
+        if condition.labels is None or not isinstance(self.guidance, TrainedGuidance):
+            return condition
+        return replace(condition, guidance=self.guidance.shares(condition.labels))
+
+    def _path_map(self, batch: Batch) -> FlowMap:
+        flow_map = self.flow_map
+        if isinstance(self.guidance, ClassifierFreeGuidance):
+            flow_map = replace(flow_map, network=self.guidance.wrap(flow_map.network))
+        if self.known_in_path and self.restores:
+            flow_map = KnownPixels(*batch.observed()).in_flow_map(flow_map)
+        return flow_map
 
     def _source(self, batch: Batch, randomness: Randomness) -> Tensor:
         if self.source == "degraded":
@@ -122,13 +169,3 @@ class MeanFlowRestorer(GenerativeModule):
     def _mean_state(self, batch: Batch) -> Tensor:
         # The noise tells nothing of the image: its own mean, zero, stands for all of it. The bridge's source does tell.
         return batch.observed()[0] if self.source == "degraded" else torch.zeros_like(batch.image)
-
-    def _condition(self, batch: Batch) -> Condition:
-        return restoration_condition(*batch.observed()) if self.conditional else Condition()
-
-    def _finish(self, image: Tensor, batch: Batch) -> Tensor:
-        image = image.clamp(-1, 1)
-        if self.reimpose_known:
-            degraded, validity = batch.observed()
-            image = image.lerp(degraded, validity)
-        return image

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from generative.checks import checked
 from generative.judges.perceptual import PerceptualLoss
 from generative.networks.autoencoder import Autoencoder
 from generative.networks.bottlenecks import GaussianBottleneck
@@ -21,6 +22,7 @@ from lightning_modules.contract import Card, Output, Task
 from lightning_modules.generative_module import GenerativeModule
 
 
+@checked("module")
 class VQGAN(GenerativeModule):
     """Learns to write images as tokens and to read them back.
 

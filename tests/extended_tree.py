@@ -38,7 +38,7 @@ def main(out: Path) -> None:
     generate.main([f"run={flow.path}", "labels=3", "num_images=2", f"output={out / 'drawn'}"])
     assert images(out / "drawn") == ["0000.png", "0001.png", "grid.png"]
 
-    several = ["degradation=posterize", "callbacks=[default,mean_error,gradient_norm]"]
+    several = ["degradation=posterize", "callbacks=[restore,mean_error,gradient_norm]"]
     restorer = train_here(out / "residual" / "run", "experiment=residual", *IN_THE_MIDDLE, *several)
     used(restorer, out / "restorer")
     assert {"mean_error/mean", "psnr/mean"} <= read_json(restorer.path / "metrics.json")["metrics"].keys()

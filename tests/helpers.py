@@ -44,9 +44,9 @@ SMALLER = [  # what is set where an experiment has the key
 
 
 @cache
-def tiny(experiment: str) -> list[str]:
-    """Return the overrides that make two small steps of an experiment, whatever it is made of."""
-    config = compose_config([f"experiment={experiment}"])
+def tiny(experiment: str, *choices: str) -> list[str]:
+    """Return the overrides that make two small steps of an experiment with some choices, whatever it is made of."""
+    config = compose_config([f"experiment={experiment}", *choices])
 
     def has(override: str) -> bool:
         parent, _, key = override.partition("=")[0].rpartition(".")
@@ -77,7 +77,7 @@ def train_here(folder: Path, *overrides: str) -> RunFolder:
 
     run = RunFolder(folder.resolve())
     experiment = next(o.partition("=")[2] for o in overrides if o.startswith("experiment="))
-    arguments = [*tiny(experiment), *overrides]
+    arguments = [*tiny(experiment, *(o for o in overrides if o.startswith("task="))), *overrides]
     train(run, composed(folder, arguments), identity(arguments))
     return run
 

@@ -89,6 +89,7 @@ def test_no_room_but_its_own_knows_the_name_of_a_module() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in [*others, *ROOT.glob("*.py")]
+        if path.name != "former.py"  # what recorded configs say that are older than a name
         for number, line in enumerate(path.read_text().splitlines(), start=1)
         if pattern.search(line)
     ]

@@ -292,6 +292,7 @@ def test_values_of_generation_are_checked(read, value: dict[str, str], message: 
 def test_a_run_that_fills_holes_must_be_told_where(run: RunFolder) -> None:
     config = run.config()
     config.module._target_ = "lightning_modules.MaskGIT"
+    config.module.task = "inpaint"
     with pytest.raises(UserError, match="masks=FOLDER.*degrade=true"):
         generate.read_degradation(config, generate.DEFAULTS)
     assert generate.read_degradation(config, generate.DEFAULTS | {"masks": "folder"}) is None

@@ -129,6 +129,8 @@ class ContextUNet(ImageNetwork):
         if base_channels % NUM_GROUPS:
             raise ValueError(f"network.base_channels={base_channels} must be a multiple of {NUM_GROUPS}.")
         self.num_outputs = num_outputs
+        self.num_times = num_times
+        self.condition_channels = condition_channels
         self.add_at_every_level = add_at_every_level
         width = base_channels
         widths = [width, width, *[2 * width] * (1 + extra_levels)]
@@ -161,12 +163,12 @@ class ContextUNet(ImageNetwork):
         embedded = widths[:0:-1]  # of the features before each step up, then before each step down
         if add_at_every_level:
             embedded = [*embedded, *widths[:-1]]
-        self.num_labels = math.prod(label_factors) if label_factors and label_embedding else 0
+        self.num_labels = math.prod(label_factors) if label_factors else 0
         self.time_embedding = at_end(Embedding(more_inputs, num_times, embedded)) if time_embedding else None
         neutral = 0.0 if add_at_every_level else 1.0
-        self.label_embedding = (
-            at_end(Embedding(of_labels, self.num_labels, embedded, neutral)) if self.num_labels else None
-        )
+        self.label_embedding = None
+        if label_factors and label_embedding:
+            self.label_embedding = at_end(Embedding(of_labels, self.num_labels, embedded, neutral))
 
     def forward(self, x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
         """Run the network.

@@ -13,9 +13,15 @@ class ImageNetwork(nn.Module):
     Times are in [0, 1]. What an output means (noise, image, velocity) is the objective's business.
 
     Attributes:
+        num_times: Number T of times.
+        condition_channels: Channels of the condition's image; 0 where the network takes none.
+        num_labels: Number of labels of the condition; 0 where it takes none.
         convolutional: Whether most of the computation is convolutions; any network may say so of itself.
         gains_from_compiling: Whether ``torch.compile`` makes its training faster on a processor; any network may say so too.
     """
 
     convolutional: ClassVar[bool] = False
     gains_from_compiling: ClassVar[bool] = False
+    num_times: int
+    condition_channels: int
+    num_labels: int

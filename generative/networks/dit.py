@@ -223,6 +223,7 @@ class DiT(ImageNetwork):
         self.condition_channels = condition_channels
         self.num_times = num_times
         self.num_outputs = num_outputs
+        self.num_labels = math.prod(label_factors) if label_factors else 0
         self.dim = dim
         self.patchify = at_end(more_inputs(nn.Linear((in_channels + condition_channels) * patch_size**2, dim)))
         self.time_embedding = at_end(TimeEmbedding(num_times, dim))

@@ -20,6 +20,7 @@ width in pixels, P side of a token's patch in pixels, G side of the grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -129,14 +130,14 @@ class KnownPixels(nn.Module):
         """Look at the known pixels.
 
         Args:
-            image_BCHW: (B, C + 1, H, W) images in [-1, 1], and in the last channel 1 where a pixel is known, else 0.
+            image_BCHW: (B, C + 1, H, W) images in [-1, 1], and in the last channel 1 where a pixel is known exactly, else 0.
+                What is not known exactly is seen as it is, such as noise, and is no evidence.
 
         Returns:
             (B, N, D) features and (B, N, K) log-likelihoods up to a constant of each token; both are zero for tokens without
             known pixels.
         """
-        validity_B1HW = image_BCHW[:, -1:]
-        image_BCHW = image_BCHW[:, :-1] * validity_B1HW
+        image_BCHW, validity_B1HW = image_BCHW.tensor_split([-1], dim=1)
         features_BDGG = self.embed(torch.cat([image_BCHW / self.scale, validity_B1HW], dim=1))
         evidence_BNK = patch_evidence(image_BCHW, validity_B1HW, self.patch.flatten(1), self.grid_size, self.std)
         return features_BDGG.flatten(2).mT, evidence_BNK * self.log_power.exp()
@@ -165,6 +166,8 @@ class TokenTransformer(nn.Module):
     Attributes:
         num_codes: Number of codes K.
         grid_size: Side of the square token grid.
+        condition_channels: Channels of the condition's image; 0 without ``pixels``.
+        num_labels: Number of labels of the condition.
     """
 
     gains_from_compiling: ClassVar[bool] = True
@@ -188,6 +191,8 @@ class TokenTransformer(nn.Module):
             raise ValueError(f"network.dim={dim} must be a multiple of 4 and of network.num_heads={num_heads}.")
         self.num_codes = num_codes
         self.grid_size = grid_size
+        self.condition_channels = patch_shape[0] + 1 if pixels else 0
+        self.num_labels = math.prod(label_factors) if label_factors else 0
         labelled = bool(label_factors)
         self.embedding = nn.Embedding(num_codes + 1, dim)
         self.codebook: Tensor | None

@@ -10,6 +10,7 @@ Shape legend: B batch, C channels, H/W height and width, T network times, K cond
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -125,6 +126,9 @@ class UNet(ImageNetwork):
 
         self.patch_size = patch_size
         self.num_outputs = num_outputs
+        self.num_times = num_times
+        self.condition_channels = condition_channels
+        self.num_labels = math.prod(label_factors) if label_factors else 0
         self.time_embedding = at_end(
             SinusoidalTimeEmbedding(num_times, base_channels, embedding_dim, ddpm=not adaptive_norm)
         )

@@ -7,7 +7,7 @@ on the same where r = t, and on the objective's own self-consistency on the lead
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class FlowSlice:
         t: (M,) start times.
         u: (M, C, H, W) average velocity of the network, with gradient.
         v: (M, C, H, W) instantaneous velocity of the network, detached.
-        conditional_velocity: (M, C, H, W) e - x.
+        conditional_velocity: (M, C, H, W) e - x, guided where the condition is.
         condition: Condition of the rows.
         progress: Share of the training done, in [0, 1).
         randomness: Source of further draws, one row each.
@@ -109,6 +109,7 @@ class FlowMapObjective(ABC):
         Args:
             image_BCHW: (B, C, H, W) clean images x in [-1, 1].
             source_BCHW: (B, C, H, W) other end of the path, e at t = 1.
+            condition: With ``guidance`` the velocities learnt are the guided ones, at the cost of a forward pass more.
             randomness: Source of the times.
             progress: Share of the training done, in [0, 1].
             mean_state_BCHW: Replaces the source in the rows with r = t = 1, where the velocity head gives E[x | condition]:
@@ -124,8 +125,10 @@ class FlowMapObjective(ABC):
         if mean_state_BCHW is not None:
             source_BCHW = torch.where(per_image(pairs.r_B) == 1, mean_state_BCHW, source_BCHW)
         z = (1 - t) * image_BCHW + t * source_BCHW
-        pixels, conditional_velocity = image_BCHW[0].numel(), source_BCHW - image_BCHW
         u, v = flow_map.velocities(z, pairs.r_B, pairs.t_B, condition)
+        pixels, conditional_velocity = image_BCHW[0].numel(), source_BCHW - image_BCHW
+        if condition.guidance is not None:
+            conditional_velocity = conditional_velocity + _guiding(flow_map, z, pairs.t_B, v.detach(), condition)
         velocity_error = squared_error(v, conditional_velocity)
         velocity_factors = self.weight.factors(velocity_error, pairs.t_B, progress, pairs.r_B == 1)
         balance = pairs.t_B.clamp(min=MIN_TIME) ** self.time_power
@@ -148,3 +151,12 @@ class FlowMapObjective(ABC):
             self.weight.power - 1
         )  # as of a mean over pixels: gradients do not grow with the image
         return LossOutput(loss, {name: value.detach() for name, value in logs.items()})
+
+
+@torch.no_grad()
+def _guiding(flow_map: FlowMap, z_BCHW: Tensor, t_B: Tensor, v_BCHW: Tensor, condition: Condition) -> Tensor:
+    """(B, C, H, W) what guidance adds to the velocities, by the network's own answers with and without labels."""
+    assert condition.guidance is not None
+    unlabelled = replace(condition, labels=None, guidance=None)
+    _, without = flow_map.velocities(z_BCHW, t_B, t_B, unlabelled)
+    return per_image(condition.guidance) * (v_BCHW - without)

@@ -208,7 +208,12 @@ def near_codes(patch_KCPP: Tensor, std: float) -> Tensor:
 
 
 def token_accuracy(
-    network: TokenNetwork, tokens_BN: Tensor, ratio: float, condition: Condition, randomness: Randomness
+    network: TokenNetwork,
+    tokens_BN: Tensor,
+    ratio: float,
+    condition: Condition,
+    randomness: Randomness,
+    hide_pixels: bool = True,
 ) -> Tensor:
     """Return how many randomly masked tokens the most likely code gets right.
 
@@ -216,12 +221,14 @@ def token_accuracy(
         network: Network of masked tokens.
         tokens_BN: (B, N) int64 codes.
         ratio: Share of the tokens that is masked, in (0, 1]: ceil(ratio N) of them.
-        condition: What the network is told; of its image the patches of the masked tokens are hidden.
+        condition: What the network is told.
+        hide_pixels: Whether the patches of the masked tokens are hidden in its image.
 
     Returns:
         (B,) shares of each image's masked tokens.
     """
     masked_BN = MaskedTokenObjective(UniformRatio(ratio, ratio)).mask(tokens_BN, None, randomness)
-    logits_BNK = network(torch.where(masked_BN, network.mask_token, tokens_BN), hidden(condition, masked_BN))
+    shown = hidden(condition, masked_BN) if hide_pixels else condition
+    logits_BNK = network(torch.where(masked_BN, network.mask_token, tokens_BN), shown)
     right_BN = (logits_BNK.argmax(dim=-1) == tokens_BN) & masked_BN
     return right_BN.sum(dim=1) / masked_BN.sum(dim=1)

@@ -163,7 +163,7 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
     Raises:
         UserError: ``degrade`` and ``masks`` say nothing, too much, or what the run cannot do.
     """
-    answers = build.module_class(config).tasks & ANSWERING
+    answers = build.tasks_of(config) & ANSWERING
     if own["masks"] is not None and "inpaint" not in answers:
         raise UserError("this run fills no holes: leave out masks=.")
     if not is_true(own, "degrade"):
@@ -191,7 +191,7 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
         UserError: A folder, file or setting cannot be used.
     """
     if own["labels"] is not None:
-        if "generate" in build.module_class(config).tasks:
+        if "generate" in build.tasks_of(config):
             raise UserError("labels= draws images, and input= restores those of a folder: give one of the two.")
         raise UserError("this run restores images and knows no labels: use input=FOLDER output=FOLDER.")
     if own["input"] is None:
@@ -220,7 +220,7 @@ def main(arguments: list[str]) -> int:
     if own["output"] is None:
         raise UserError("say where the results go with output=FOLDER.")
     tell_choices(config, ("module",))
-    tasks = build.module_class(config).tasks
+    tasks = build.tasks_of(config)
     if not tasks & (ANSWERING | {"generate"}):
         raise UserError("this run makes no images: give one that restores, fills, reconstructs or draws them.")
     draws = "generate" in tasks and (own["input"] is None or not tasks & ANSWERING)

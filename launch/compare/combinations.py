@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -26,6 +25,7 @@ from launch.compose import values_of
 from launch.data_check import STOP
 from launch.errors import UserError
 from launch.names import checked_name, file_name
+from launch.received import override_parser
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, known_pixels_note, print_table, write_csv
 from launch.run_folder import RunFolder
@@ -49,7 +49,7 @@ def _values(argument: str) -> list[str]:
             return values
         raise UserError(f"'{argument}' is a space to search, not a list of values: write key=value,value.")
     try:
-        override = OverridesParser.create().parse_override(argument)
+        override = override_parser().parse_override(argument)
         if not override.is_sweep_override():
             return [argument]
         return [f"run={run.text if isinstance(run, QuotedString) else run}" for run in override.sweep_iterator()]

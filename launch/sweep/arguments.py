@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +12,7 @@ from launch.compose import compose_config, parse, values_of, without_hydra
 from launch.errors import UserError
 from launch.names import tell_swept
 from launch.options import groups
+from launch.received import override_parser
 from launch.sweep.search import check_direction
 
 
@@ -56,7 +56,7 @@ def checked_sweep(arguments: list[str]) -> DictConfig:
 
 def _with_value(config: DictConfig, override: str, others: list[str]) -> DictConfig | None:
     """Put a value into a composed config as Hydra does; None where it can change more than the value of its key."""
-    parsed = OverridesParser.create().parse_override(override)
+    parsed = override_parser().parse_override(override)
     key = parsed.key_or_group
     if parsed.type != OverrideType.CHANGE or parsed.package or "/" in key or key in groups():
         return None

@@ -80,7 +80,7 @@ def _load(folder: Path, node: dict[str, Any]) -> TrainingModule:
     module = build.build_module(OmegaConf.create({"seed": 0, "module": node}))
     load_network(module.network, model)
     module.trained_steps = int(step)
-    return module.eval().requires_grad_(False)
+    return module.eval()  # its weights as those of a run: where they ask for no gradient, convolutions round otherwise
 
 
 def _without_memory(kind: type[TrainingModule], node: dict[str, Any]) -> nn.Module:

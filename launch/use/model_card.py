@@ -67,7 +67,8 @@ def write_card(
         Markdown with a YAML head.
     """
     card, record = module.card, run.record
-    hub_task, code = next(TASK_WORDS[task] for task in TASKS if task in module.tasks)
+    use = card.use_of(module.current_tasks)
+    hub_task, code = next(TASK_WORDS[task] for task in TASKS if task in module.current_tasks)
     result = _result(run, weights, step)
     name = str(record.get("name", config["name"]))
     parts = [
@@ -75,7 +76,7 @@ def write_card(
         f"# {written(name)}\n\n{card.title}. Trained and exported by Triptych.",
         f"![Test images]({grid})" if grid else "",
         "## Use\n\n" + _code(config, module, code),
-        f"**Intended use.** {card.use}\n\n**Limits.** {card.limits} It was checked on the test images named below "
+        f"**Intended use.** {use}\n\n**Limits.** {card.limits} It was checked on the test images named below "
         "and on nothing else; nobody has examined it for bias or safety.",
         "## Training\n\n" + _training(record, config, module, weights, step),
         "## Results\n\n" + _results(result),

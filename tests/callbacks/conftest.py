@@ -26,7 +26,7 @@ NOISE_STD = 0.05
 class FakeRestorer(LightningModule):
     """Answers with the clean image plus noise, and with the clean image plus a constant."""
 
-    tasks = frozenset({"restore"})
+    tasks = current_tasks = frozenset({"restore"})
 
     def __init__(self) -> None:
         super().__init__()

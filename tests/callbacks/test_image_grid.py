@@ -190,7 +190,7 @@ def test_reconstructions_get_their_psnr_without_a_degradation(
         ("reconstruct", "reconstruction", {"reconstruction": ["26.0 dB"] * 2}),
         ("generate", "sample", {}),
     ):
-        restorer.tasks = frozenset({task})
+        restorer.current_tasks = frozenset({task})
         restorer.sample = lambda batch, randomness, output=output: {output: batch.image + 0.1}
         trainer = make_trainer()
         trainer.datamodule = data

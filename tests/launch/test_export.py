@@ -315,7 +315,7 @@ def test_a_config_that_would_run_code_is_refused(exported: Path, target: Any) ->
         ("module._partial_", True),
         ("module._target_", "lightning_modules.VQGAN"),
         ("module._target_", "torch.optim.AdamW"),
-        ("module._target_", ["lightning_modules.MeanFlowRestorer"]),
+        ("module._target_", ["lightning_modules.MeanFlow"]),
         ("module.tokenizer", {"path": "x"}),
         ("module.tokenizer", "../../../../etc/passwd"),
         ("module.tokenizer", "tokenizer/model.safetensors"),

@@ -23,7 +23,7 @@ from launch.commands.train import train
 from launch.errors import UserError
 from launch.loggers import build_loggers
 from launch.run_folder import RunFolder, identity
-from lightning_modules import MeanFlowRestorer
+from lightning_modules import MeanFlow
 
 STEPS = 6
 OFFLINE = ["experiment=meanflow_dit", "logger=wandb", "logger.offline=true"]
@@ -63,16 +63,16 @@ def calls() -> Iterator[list[bytes]]:
 
 def fail_at(step: int, error: Exception | None, patch: pytest.MonkeyPatch) -> None:
     """Raise an error in a step, or get SIGTERM."""
-    loss = MeanFlowRestorer.loss
+    loss = MeanFlow.loss
 
-    def failing(module: MeanFlowRestorer, *arguments: Any) -> Any:
+    def failing(module: MeanFlow, *arguments: Any) -> Any:
         if module.global_step == step:
             if error is not None:
                 raise error
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(module, *arguments)
 
-    patch.setattr(MeanFlowRestorer, "loss", failing)
+    patch.setattr(MeanFlow, "loss", failing)
 
 
 @pytest.fixture(scope="module")

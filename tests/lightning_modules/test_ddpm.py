@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,7 +69,7 @@ def test_training_hides_labels_and_an_unconditional_module_hides_them_all() -> N
     shown = module.network.seen[0].sum(1)
     assert set(shown.tolist()) == {0.0, 1.0}
     assert shown.mean().item() == pytest.approx(0.5, abs=0.1)
-    unconditional = ddpm(conditional=False)
+    unconditional = ddpm(labels=False)
     unconditional.loss(data, training_draws(600))
     unconditional.sample(data, training_draws(600))
     assert set(unconditional.network.seen) == {None}
@@ -183,25 +181,21 @@ def test_a_start_that_is_never_drawn_is_refused_in_training_alone(tmp_path: Path
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_guidance_by_labels_that_the_data_lack_is_refused_before_the_first_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("guidance.scale=3", r"guidance\.scale=3 has no effect.*no labels \(module\.labels=false\); leave it out"),
+        ("module.labels=true", r"module\.labels=true.*data without labels: set module\.labels=false"),
+    ],
+)
+def test_labels_that_the_data_lack_are_refused_before_the_first_step(
+    override: str, message: str, tmp_path: Path
+) -> None:
     for number in range(12):
         image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / f"{number}.png")
-    folder = [f"data.root={tmp_path}", "data=image_folder"]
-    with pytest.raises(
-        UserError, match=r"guidance\.scale=3 needs labels.*module=ddpm_unconditional.*guidance\.scale=1"
-    ) as e:
-        train_here(tmp_path / "run", "experiment=ddpm_scenes", *folder)
+    with pytest.raises(UserError, match=message) as e:
+        train_here(tmp_path / "run", "experiment=ddpm_scenes", f"data.root={tmp_path}", "data=image_folder", override)
     assert "\n" not in str(e.value)
     assert not (tmp_path / "run" / "metrics.csv").exists()
     assert not (tmp_path / "run" / "run.json").exists()
-
-
-@pytest.mark.parametrize(("num_classes", "refused"), [(0, True), (5, False)])
-def test_only_guidance_needs_labels(num_classes: int, refused: bool) -> None:
-    data: Any = SimpleNamespace(num_classes=num_classes)
-    guided = ClassifierFreeGuidance(scale=2.0)
-    for module in (ddpm(), ddpm(conditional=False, guidance=guided)):
-        module.check_data(data)
-    with pytest.raises(ValueError, match="the data have none") if refused else nullcontext():
-        ddpm(guidance=guided).check_data(data)

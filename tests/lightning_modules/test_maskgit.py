@@ -147,9 +147,9 @@ def test_hole_is_widened_by_what_the_encoder_sees(outputs: Path) -> None:
     module, data = built(outputs)
     assert module.dilation == module.tokenizer.dilation == 0
     wider, _ = built(outputs, "module.dilation=1")
-    validity = data.batch("test", range(10)).validity
-    assert torch.equal(wider._unknown(validity), token_mask(validity, 8, 1))
-    assert wider._unknown(validity).sum() > module._unknown(validity).sum()
+    batch = data.batch("test", range(10))
+    assert torch.equal(wider._unknown(batch), token_mask(batch.validity, 8, 1))
+    assert wider._unknown(batch).sum() > module._unknown(batch).sum()
 
 
 def test_network_calls_of_the_record_are_those_made(outputs: Path) -> None:
@@ -162,7 +162,7 @@ def test_network_calls_of_the_record_are_those_made(outputs: Path) -> None:
     )
     trainer.test(module, data, verbose=False)
     elsewhere = 10 * (1 + 5)  # ``mean``, and the token accuracy at five masked shares
-    unknown = module._unknown(data.batch("test", range(10)).validity).sum(1)
+    unknown = module._unknown(data.batch("test", range(10))).sum(1)
     calls = module.outputs["sample"].num_network_calls
     assert calls == pytest.approx((sum(rows) - elsewhere) / 10, abs=1e-3)
     assert calls == pytest.approx(unknown.clamp(max=24).float().mean().item(), abs=1e-3)
@@ -249,7 +249,7 @@ def test_labels_are_hidden_in_training_and_guide_in_a_part_of_the_decoding(outpu
     module.loss(batch, module.evaluation_randomness(batch))
     assert not seen.pop()[1].any()
     batch = data.batch("test", range(4))
-    assert (module._unknown(batch.validity).sum(1) > 1).all()
+    assert (module._unknown(batch).sum(1) > 1).all()
     list(module.states(batch, module.evaluation_randomness(batch)))
     assert [rows for rows, _ in seen] == [8, 4]  # both branches at the first step, where all of the hole is masked
     assert torch.equal(seen[0][1], torch.cat([batch.labels, torch.zeros_like(batch.labels)]))

@@ -13,7 +13,7 @@ from generative.objectives import ImprovedMeanFlow
 from generative.randomness import StepRandomness, generator_for
 from generative.samplers import FlowMapSampler
 from generative.types import Batch, Condition
-from lightning_modules import MeanFlowRestorer, RegressionRestorer
+from lightning_modules import MeanFlow, RegressionRestorer
 
 
 class Spy(nn.Module):
@@ -30,8 +30,8 @@ class Spy(nn.Module):
         return (x * self.scale,) * self.heads
 
 
-def restorer(**kwargs: object) -> MeanFlowRestorer:
-    return MeanFlowRestorer(
+def restorer(**kwargs: object) -> MeanFlow:
+    return MeanFlow(
         Spy(), ImprovedMeanFlow(), FlowMapSampler(1),
         optimizer=partial(torch.optim.AdamW), learning_rate_factor=lambda step: 1.0, total_steps=10, **kwargs,
     )  # fmt: skip
@@ -55,7 +55,7 @@ def test_the_restorer_starts_from_noise_and_sees_degraded_image_and_validity() -
 
 
 def test_the_bridge_starts_from_the_degraded_image_and_sees_nothing_else() -> None:
-    module, data = restorer(source="degraded", conditional=False), batch()
+    module, data = restorer(source="degraded", sees_degraded=False), batch()
     outputs = module.sample(data, module.evaluation_randomness(data))
     source, _, condition = module.network.seen[0]
     assert torch.equal(source, data.degraded)
@@ -83,7 +83,7 @@ def test_a_difference_of_passes_is_refused_with_dropout() -> None:
     settings = {"optimizer": partial(torch.optim.AdamW), "learning_rate_factor": lambda step: 1.0, "total_steps": 10}
     for share, derivative, refused in ((0.1, "difference", True), (0.1, "exact", False), (0.0, "difference", False)):
         network = nn.Sequential(Spy(), nn.Dropout(share))
-        module = MeanFlowRestorer(network, ImprovedMeanFlow(derivative=derivative), FlowMapSampler(1), **settings)
+        module = MeanFlow(network, ImprovedMeanFlow(derivative=derivative), FlowMapSampler(1), **settings)
         with pytest.raises(ValueError, match=r"network\.dropout=0") if refused else nullcontext():
             module.check_training()
 

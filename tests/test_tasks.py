@@ -1,0 +1,82 @@
+"""Every paradigm does every task, and what a task has no use for is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import train_here
+from round_trips import IN_THE_MIDDLE, assert_round_trips, assert_same_samples
+
+from launch.build import tasks_of
+from launch.compose import compose_config
+from launch.errors import UserError
+
+PARADIGMS = ["ddpm_scenes", "meanflow_scenes", "maskgit_scenes"]
+TASKS = ["generate", "restore", "inpaint"]
+# What has tests of its own, and takes longer than all the rest.
+LEFT_OUT = ("generation", "restoration_distances", "calibration", "image_grid", "steps_grid", "label_kept")
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of nine cells, and before them of their tokenizer."""
+    folder = tmp_path_factory.mktemp("cells")
+    train_here(
+        folder / "vqgan_scenes" / "run",
+        "experiment=vqgan_scenes",
+        f"paths.outputs={folder}",
+        "network.channels=[16,16]",
+    )
+    return folder
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("experiment", PARADIGMS)
+def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: str, task: str, outputs: Path) -> None:
+    run = train_here(
+        outputs / experiment / task,
+        f"experiment={experiment}",
+        f"task={task}",
+        f"paths.outputs={outputs}",
+        *IN_THE_MIDDLE,
+    )
+    assert_same_samples(*assert_round_trips(run, outputs / f"{experiment}_{task}"), classes=24, channels=3)
+    assert task in tasks_of(run.config())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            "experiment=ddpm_scenes degradation=holes",
+            r"degradation=holes has no effect on module=DDPM: it sees clean images",
+        ),
+        ("experiment=ddpm_scenes task=restore guidance.scale=2", r"guidance\.scale=2 has no effect.*told no labels"),
+        (
+            "experiment=meanflow_dit module.label_dropout.set_probability=0.2",
+            r"label_dropout.*has no effect.*told no labels",
+        ),
+        ("experiment=regression_dit sampler=halton", r"sampler=halton has no effect.*no part of it is built from it"),
+        ("experiment=vqgan_scenes degradation=mixed", r"degradation=mixed has no effect on module=VQGAN"),
+        (
+            "experiment=label_classifier task=generate",
+            r"task=generate is nothing that LabelClassifierModule does: leave it out",
+        ),
+        (
+            "experiment=regression_dit task=generate",
+            r"task=generate is nothing that RegressionRestorer does.*task=restore",
+        ),
+    ],
+)
+def test_what_a_run_has_no_use_for_is_one_sentence(overrides: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose_config(overrides.split())
+
+
+def test_what_a_file_sets_without_effect_is_no_part_of_the_record() -> None:
+    config = compose_config(["experiment=ddpm_scenes", "task=restore"])
+    assert config.guidance is None
+    assert config.module.guidance is None
+    assert compose_config(["experiment=ddpm_scenes"]).guidance.scale == 3
+    assert compose_config(["experiment=ddpm_scenes"]).degradation is None
