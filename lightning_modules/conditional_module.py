@@ -14,6 +14,7 @@ from lightning_modules.base import ImageData
 from lightning_modules.contract import Task
 from lightning_modules.generative_module import GenerativeModule
 
+NUM_CHECKED = 32  # validation images whose known pixels are looked at before the first step
 ImageTask = Literal["generate", "restore", "inpaint"]
 # A restorer fills holes too, where its degradation makes some.
 DOES: dict[ImageTask, frozenset[Task]] = {
@@ -119,9 +120,18 @@ class ConditionalModule(GenerativeModule):
             )
 
     def check_data(self, data: ImageData) -> None:
-        """Refuse labels that the data do not have."""
+        """Refuse labels that the data do not have, and holes around which nothing is known."""
         if self.labels and not data.num_classes:
             raise ValueError("module.labels=true needs labels, and the data have none: set module.labels=false.")
+        if self.task != "inpaint":
+            return
+        # More than one image: a mixture of degradations may begin with one that leaves known pixels.
+        validity = data.batch("val", range(min(NUM_CHECKED, len(data.splits.val)))).validity
+        if validity is None or not validity.flatten(1).any(1).all():
+            raise ValueError(
+                "task=inpaint fills holes whose surroundings are known: choose degradation=holes, block_mask or brush_mask, or "
+                "task=restore."
+            )
 
     def condition(self, batch: Batch, randomness: Randomness | None = None) -> Condition:
         """Return what the network is told of a batch.

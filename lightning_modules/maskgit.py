@@ -33,7 +33,6 @@ from lightning_modules.contract import Card, Output, Part, Task
 ACCURACY_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of masked tokens at which the token accuracy is measured
 NUM_MEASURED = 1024  # training images in which the patches of the codes are measured
 MEASURED_AT_ONCE = 64
-NUM_CHECKED = 32  # validation images whose known pixels are looked at before the first step
 
 
 @checked("module")
@@ -147,18 +146,9 @@ class MaskGIT(ConditionalModule):
         return super().sees_image and (self.task == "restore" or self.network.pixels is not None)
 
     def check_data(self, data: ImageData) -> None:
-        """Refuse images that the tokenizer does not fit, and holes of which nothing around is known."""
+        """Refuse images that the tokenizer does not fit."""
         super().check_data(data)
         self.tokenizer.check_images(data.image_size, data.channels)
-        if self.task != "inpaint":
-            return
-        # More than one image: a mixture of degradations may begin with one that leaves known pixels.
-        batch = data.batch("val", range(min(NUM_CHECKED, len(data.splits.val))))
-        if batch.validity is None or not batch.validity.flatten(1).any(1).all():
-            raise ValueError(
-                "task=inpaint fills holes whose surroundings are known: choose degradation=holes, block_mask or brush_mask, or "
-                "task=restore."
-            )
 
     def parts_record(self) -> dict[str, Any]:
         return {"tokenizer": self._tokenizer.record()}

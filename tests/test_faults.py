@@ -194,7 +194,7 @@ def test_output_that_nobody_takes_ends_the_run_saved(full: bool, tmp_path: Path)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
         if process.stdout:
-            process.stdout.readline()
+            next(line for line in process.stdout if line.startswith("step "))
             process.stdout.close()
         errors = process.stderr.read()
     assert process.wait(PATIENCE) == (3 if full else 128 + signal.SIGPIPE), errors

@@ -190,7 +190,7 @@ def test_a_state_continues_exactly() -> None:
     ("experiment", "inside", "left"),
     [
         ("meanflow_dit", r"blocks\.", r"patchify|time_embedding|heads\.\d+\.(modulation|projection)"),
-        ("ddpm_scenes", r"blocks\.", r"patchify|time_embedding|labels|heads\.\d+\.(modulation|projection)"),
+        ("meanflow_scenes", r"blocks\.", r"patchify|time_embedding|labels|heads\.\d+\.(modulation|projection)"),
         ("ddpm_iclevr", r"(encoder|middle|decoder)\.", r"stem|head|head_norm|time_embedding|labels"),
         (
             "ddpm_iclevr_context_unet",

@@ -100,7 +100,7 @@ def test_the_card_says_what_the_data_were(run: RunFolder) -> None:
 def test_paths_mean_the_same_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = [
-        "experiment=maskgit_cats",
+        "experiment=vqgan_cats",
         "data.root=a/../pics",
         "perceptual=vgg16",
         "classifier=runs/c",

@@ -71,7 +71,7 @@ def test_the_decision_is_told_and_stands_in_the_config(
 def test_a_resume_on_another_machine_keeps_the_decision_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    overrides = ["experiment=ddpm_cifar10", AUTO]
+    overrides = ["experiment=ddpm_cifar10", "compile=false", AUTO]
     _machine(monkeypatch, "amx")
     config = _config(*overrides)
     settle_precision(config)
