@@ -23,11 +23,9 @@ from launch.names import job_folder
 from launch.options import (
     FOR_NEW_RUNS,
     NONE,
-    check_task,
     experiments,
     groups,
     leave_out,
-    leave_out_unread,
     optional_groups,
     register_none,
     without_null,
@@ -91,8 +89,6 @@ def compose_config(
     finally:
         GlobalHydra.instance().clear()
     leave_out(config, overrides)
-    check_task(config)
-    leave_out_unread(config, overrides)
     return config
 
 

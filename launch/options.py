@@ -118,17 +118,26 @@ def without_null(argument: str) -> str:
 
 
 def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
-    """Take out what a module, an experiment or ``debug=`` sets in a part that the run is without.
+    """Take out of a config what has no effect on the run, so that no record tells of it.
 
-    Such a part may be missing where ``task=``, ``module=``, ``callbacks=`` or the group itself was chosen otherwise.
+    That is what a module, an experiment or ``debug=`` sets in a part that the run is without, as where ``task=``, ``module=``,
+    ``callbacks=`` or the group itself was chosen otherwise; and the groups that the module has no use for.
 
     Args:
         config: A composed config, changed in place.
         overrides: What it was composed from.
 
     Raises:
-        UserError: The command line sets a key of such a part, or a file one that no run has.
+        UserError: The command line chooses such a group, sets such a key, or a task that the module cannot do; or a file sets
+            a key of a part that no run has.
     """
+    overrides = list(overrides)
+    _leave_out_missing(config, overrides)
+    _check_task(config)
+    _leave_out_unread(config, overrides)
+
+
+def _leave_out_missing(config: DictConfig, overrides: Iterable[str]) -> None:
     for key in [*sorted(optional_groups() & config.keys()), *(f"callbacks.{name}" for name in config.callbacks)]:
         node = OmegaConf.select(config, key)
         if not OmegaConf.is_dict(node) or TARGET in node:
@@ -149,12 +158,8 @@ def _callbacks() -> frozenset[str]:
     )
 
 
-def check_task(config: DictConfig) -> None:
-    """Check that the module has tasks to choose from where one is chosen, and that this is among them.
-
-    Raises:
-        UserError: It has none, or cannot do it.
-    """
+def _check_task(config: DictConfig) -> None:
+    """Check that the module has tasks to choose from where one is chosen, and that this is among them."""
     task, kind = config.module.get("task"), _module_class(config)
     if task is None or kind is None:
         return
@@ -164,16 +169,7 @@ def check_task(config: DictConfig) -> None:
         raise UserError(f"task={task} is nothing that {name} does: {f'choose {able}' if able else 'leave it out'}.")
 
 
-def leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
-    """Take out the groups that the module has no use for, so that no record tells of what had no effect.
-
-    Args:
-        config: A composed config, changed in place.
-        overrides: What it was composed from.
-
-    Raises:
-        UserError: The command line chooses such a group, or sets a key that the module does not read.
-    """
+def _leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
     kind = _module_class(config)
     if kind is None:
         return

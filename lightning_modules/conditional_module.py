@@ -83,10 +83,14 @@ class ConditionalModule(GenerativeModule):
 
     @classmethod
     def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
-        if arguments.get("labels", True):
-            return super().unread(arguments)
-        reason = "the network is told no labels (module.labels=false)"
-        return super().unread(arguments) | dict.fromkeys(("guidance", "module.label_dropout"), reason)
+        unread = super().unread(arguments)
+        if not arguments.get("labels", True):
+            reason = "the network is told no labels (module.labels=false)"
+            unread |= dict.fromkeys(("guidance", "module.label_dropout"), reason)
+        if cls.tasks_of(arguments) == {"generate"}:
+            keys = ("module.reimpose_known", "module.known_in_path", "module.sees_degraded")
+            unread |= dict.fromkeys(keys, "task=generate has no degraded image")
+        return unread
 
     @property
     def uses_labels(self) -> bool:

@@ -102,7 +102,7 @@ class MaskGIT(ConditionalModule):
                 "experiment=vqgan_scenes (or vqgan_cats), or name one with tokenizer=RUN_DIR."
             )
         loaded = load_tokenizer(tokenizer)
-        transformer = network(**_settings(loaded))
+        transformer = network(**loaded.transformer_settings())
         super().__init__(transformer, task, labels, guidance, reimpose_known=reimpose_known, **kwargs)
         self._tokenizer = loaded
         self.objective = objective
@@ -123,6 +123,26 @@ class MaskGIT(ConditionalModule):
         self._network_calls = NamedMeans()
         self.mean_network_calls: float | None = None
         self.cache_dir = cache_dir
+
+    @classmethod
+    def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+        tasks = cls.tasks_of(arguments)
+        unread = super().unread(arguments)
+        if "restore" in tasks or "generate" in tasks:
+            unread |= dict.fromkeys(("module.dilation", "objective.hole_share"), "all tokens are masked")
+        if "generate" in tasks:
+            unread |= dict.fromkeys(("module.feather", "module.pixel_std"), "task=generate has no degraded image")
+        return unread
+
+    def check_contract(self) -> None:
+        """Check that the network sees pixels where the task needs it to, and nowhere where there are none."""
+        if (pixels := self.network.pixels is not None) and not self.restores:
+            raise ValueError(
+                "network.pixels=true shows a degraded image, and task=generate has none: set network.pixels=false."
+            )
+        if self.task == "restore" and not pixels:
+            raise ValueError("task=restore needs the pixels of the degraded image: set network.pixels=true.")
+        super().check_contract()
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -155,11 +175,11 @@ class MaskGIT(ConditionalModule):
 
     def parts(self) -> dict[str, Part]:
         settings, _ = read_tokenizer(self._tokenizer.path)
-        return {"tokenizer": Part(self._tokenizer.network, settings, _tokenizer_card(self._tokenizer))}
+        return {"tokenizer": Part(self._tokenizer.network, settings, self._tokenizer.card())}
 
     @classmethod
     def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return _settings(load_tokenizer(arguments["tokenizer"]))
+        return load_tokenizer(arguments["tokenizer"]).transformer_settings()
 
     def setup(self, stage: str) -> None:
         """Tokenize the training images, and measure what their patches look like."""
@@ -325,23 +345,3 @@ class MaskGIT(ConditionalModule):
     @property
     def _guidance(self) -> ClassifierFreeGuidance | None:
         return self.guidance if isinstance(self.guidance, ClassifierFreeGuidance) else None
-
-
-def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What the transformer must know of the tokenizer."""
-    return {
-        "num_codes": tokenizer.num_codes,
-        "grid_size": tokenizer.grid_size,
-        "codebook_KE": tokenizer.codebook(),
-        "patch_shape": (tokenizer.network.in_channels, tokenizer.patch_size, tokenizer.patch_size),
-    }
-
-
-def _tokenizer_card(tokenizer: Tokenizer) -> str:
-    network = tokenizer.network
-    return (
-        f"# Tokenizer\n\nImages of {network.image_size} pixels and {network.in_channels} channels to {tokenizer.grid_size} x "
-        f"{tokenizer.grid_size} tokens of {tokenizer.num_codes} codes and back; weights {tokenizer.hash}. It belongs to the "
-        "network in the folder above, which reads it from here.\n\n```python\nfrom generative.networks.tokenizer import "
-        'load_tokenizer\n\ntokenizer = load_tokenizer("tokenizer/model.safetensors")\n```\n'
-    )

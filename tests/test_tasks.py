@@ -57,6 +57,12 @@ def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: st
             "experiment=meanflow_dit module.label_dropout.set_probability=0.2",
             r"label_dropout.*has no effect.*told no labels",
         ),
+        ("experiment=ddpm_scenes module.known_in_path=true", r"known_in_path=true has no effect.*no degraded image"),
+        (
+            "experiment=maskgit_scenes task=restore objective.hole_share=0.3",
+            r"hole_share=0\.3 has no effect.*all tokens",
+        ),
+        ("experiment=maskgit_scenes task=generate module.feather=2", r"feather=2 has no effect.*no degraded image"),
         ("experiment=regression_dit sampler=halton", r"sampler=halton has no effect.*no part of it is built from it"),
         ("experiment=vqgan_scenes degradation=mixed", r"degradation=mixed has no effect on module=VQGAN"),
         (

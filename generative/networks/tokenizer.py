@@ -151,6 +151,25 @@ class Tokenizer(Frozen[Autoencoder]):
         """
         return {"path": self.path, "hash": self.hash}
 
+    def transformer_settings(self) -> dict[str, Any]:
+        """Return what a transformer of its tokens is built with, as arguments of ``TokenTransformer``."""
+        return {
+            "num_codes": self.num_codes,
+            "grid_size": self.grid_size,
+            "codebook_KE": self.codebook(),
+            "patch_shape": (self.network.in_channels, self.patch_size, self.patch_size),
+        }
+
+    def card(self) -> str:
+        """Describe it in Markdown, for an export of which it is a part."""
+        size, channels, grid = self.network.image_size, self.network.in_channels, self.grid_size
+        return (
+            f"# Tokenizer\n\nImages of {size} pixels and {channels} channels to {grid} x {grid} tokens of {self.num_codes} "
+            f"codes and back; weights {self.hash}. It belongs to the network in the folder above, which reads it from here.\n\n"
+            "```python\nfrom generative.networks.tokenizer import load_tokenizer\n\n"
+            'tokenizer = load_tokenizer("tokenizer/model.safetensors")\n```\n'
+        )
+
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a trained tokenizer; nothing but tensors and plain containers is unpickled.
