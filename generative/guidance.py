@@ -1,9 +1,9 @@
 """Guidance by labels: hiding them in training, and pushing towards them in sampling.
 
 Classifier-free guidance (arXiv 2207.12598) in an interval of times (arXiv 2404.07724) with rescaling (arXiv 2305.08891,
-section 3.4) wraps a network; guidance by the gradient of a classifier (arXiv 2105.05233) wraps a denoiser. The null condition
-is the empty set of labels, all zeros. A network can also learn to guide itself (improved MeanFlow, arXiv 2512.02012): then
-sampling calls it once.
+section 3.4) and a rise (Muse, arXiv 2301.00704, section 2.7) wraps a network; guidance by the gradient of a classifier
+(arXiv 2105.05233) wraps a denoiser. The null condition is the empty set of labels, all zeros. A network can also learn to
+guide itself (improved MeanFlow, arXiv 2512.02012): then sampling calls it once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from generative.checks import checked
 from generative.denoiser import Denoiser, Network, Prediction
 from generative.randomness import Randomness
-from generative.ranges import Positive, Share
+from generative.ranges import NonNegative, Positive, Share
 from generative.types import Condition
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -62,12 +62,15 @@ class ClassifierFreeGuidance:
         scale: 1 is the plain conditional network, at the cost of one call.
         interval: Times, 0 clean and 1 noise, between which guidance acts, both included; outside of it the plain network is
             called once. The time of masked tokens is the share that is still masked.
+        rise: Power p with which the scale rises from 1 at time 1 to its whole at time 0, 1 + (scale - 1) (1 - time)^p: the
+            first steps, which settle what the image is, stay diverse. 0 is the whole scale at all times, 1 a straight rise.
         rescale: Share phi in [0, 1] of the output that gets back the conditional output's standard deviation; 0.7 in the
             paper. Large scales oversaturate without it.
     """
 
     scale: float = 1.0
     interval: tuple[Share, Share] = (0.0, 1.0)
+    rise: NonNegative = 0.0
     rescale: Share = 0.0
 
     def __post_init__(self) -> None:
@@ -115,12 +118,14 @@ class _GuidedNetwork:
             guidance=None if condition.guidance is None else condition.guidance.repeat(2),
         )
         outputs = self.network(torch.cat([x_BCHW, x_BCHW]), torch.cat([times_BT, times_BT]), both)
+        scale: float | Tensor = self.guidance.scale
+        if self.guidance.rise:
+            scale = 1 + (self.guidance.scale - 1) * (1 - times_BT[:, 0]) ** self.guidance.rise
         guided = []
         for output in outputs:
             conditional, unconditional = output.chunk(2)
-            mixed = rescaled(
-                torch.lerp(unconditional, conditional, self.guidance.scale), conditional, self.guidance.rescale
-            )
+            weight = scale.view(-1, *[1] * (output.ndim - 1)).to(output) if isinstance(scale, Tensor) else scale
+            mixed = rescaled(torch.lerp(unconditional, conditional, weight), conditional, self.guidance.rescale)
             if inside_B is not None:
                 mixed = torch.where(inside_B.view(-1, *[1] * (mixed.ndim - 1)), mixed, conditional)
             guided.append(mixed)

@@ -73,6 +73,20 @@ def test_guidance_is_its_formula_in_one_call() -> None:
     torch.testing.assert_close(outputs[0][3], conditional[0][3])  # no labels: nothing to move towards
 
 
+@pytest.mark.parametrize("rise", [1.0, 2.0])
+def test_a_rising_scale_is_its_formula_at_each_rows_time(rise: float) -> None:
+    mixed = [1.0, 0.7, 0.2, 0.0]
+    x, times, condition = inputs(mixed)
+    network = Toy()
+    guided = ClassifierFreeGuidance(3, rise=rise).wrap(network)(x, times, condition)[0]
+    conditional, unconditional = (
+        network(x, times, Condition(labels=y))[0] for y in (condition.labels, torch.zeros(4, 3))
+    )
+    for row, time in enumerate(mixed):
+        c, u = conditional[row], unconditional[row]
+        torch.testing.assert_close(guided[row], u + (1 + 2 * (1 - time) ** rise) * (c - u))
+
+
 def test_scale_one_is_the_network_itself() -> None:
     network = Toy()
     assert ClassifierFreeGuidance(1.0, rescale=0.7).wrap(network) is network
@@ -127,7 +141,7 @@ def test_guidance_needs_labels() -> None:
         ClassifierFreeGuidance(2.0).wrap(Toy())(x, times, Condition())
 
 
-@pytest.mark.parametrize("bad", [{"interval": (0.6, 0.2)}, {"interval": (0.0, 2.0)}, {"rescale": 1.5}])
+@pytest.mark.parametrize("bad", [{"interval": (0.6, 0.2)}, {"interval": (0.0, 2.0)}, {"rescale": 1.5}, {"rise": -1.0}])
 def test_guidance_refuses_bad_values(bad: dict) -> None:
     with pytest.raises(ValueError, match="guidance."):
         ClassifierFreeGuidance(**bad)
