@@ -41,9 +41,10 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 DEEP = 65535  # white in 16 bits
 NOTES = (
-    "have transparent pixels, which are shown over white",
+    "have transparent pixels, which are seen over white",
     "have several frames or pages, of which the first is used",
 )
+MAX_JPEG_EXIF = 65_000  # bytes that a JPEG file holds of it
 NUM_NAMED = 3  # files named in messages and records
 
 _SOFTWARE = "Software"  # a keyword of PNG
@@ -64,6 +65,7 @@ class Picture:
         several: Whether the file has further frames or pages.
         reduced: Whether the file's values are finer than ``pixels``: colours of 16 bits, or floating point.
         icc_profile: The file's colour profile where it describes ``pixels``, else None.
+        exif: What the camera wrote, without the orientation, which has been applied; None where there is nothing.
     """
 
     pixels: np.ndarray
@@ -71,6 +73,7 @@ class Picture:
     several: bool = False
     reduced: bool = False
     icc_profile: bytes | None = None
+    exif: bytes | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,17 +125,18 @@ def read_picture(file: Path | BinaryIO) -> Picture:
         profile = opened.info.get("icc_profile") if opened.mode in ("L", "LA", "P", "RGB", "RGBA", "I;16") else None
         image = ImageOps.exif_transpose(opened)
         several = _has_several(opened)
+        exif = _exif(image)
     if image.mode.startswith("I"):
         white = 4095 if "I;12" in layout else DEEP
         pixels = _deep_grey(np.asarray(image), white, inverted and image.mode != "I")
         key = image.info.get("transparency")
         if key is None:
-            return Picture(pixels, None, several, False, profile)
-        return Picture(to_8_bits(pixels), _opacity(np.where(pixels == key, 0, 255)), several, True, profile)
+            return Picture(pixels, None, several, False, profile, exif)
+        return Picture(to_8_bits(pixels), _opacity(np.where(pixels == key, 0, 255)), several, True, profile, exif)
     if image.mode == "F":
-        return Picture(_float_grey(np.asarray(image)), None, several, True, None)
+        return Picture(_float_grey(np.asarray(image)), None, several, True, None, exif)
     pixels, alpha = _colours(image)
-    return Picture(pixels, alpha, several, deep, profile)
+    return Picture(pixels, alpha, several, deep, profile, exif)
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -162,6 +166,8 @@ def write_picture(picture: Picture, path: Path, replace: bool = True, software: 
         values = np.dstack([to_8_bits(values), picture.alpha])
     kind = Image.registered_extensions()[path.suffix.lower()]
     options: dict[str, Any] = {"icc_profile": picture.icc_profile} if picture.icc_profile else {}
+    if picture.exif and (kind != "JPEG" or len(picture.exif) < MAX_JPEG_EXIF):
+        options["exif"] = picture.exif
     if kind == "JPEG":
         options |= {"quality": 95, "subsampling": 0}
     elif kind == "WEBP":
@@ -233,6 +239,15 @@ def _opened(file: Path | BinaryIO) -> ImageFile.ImageFile:
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise PictureError("it is no regular file")  # opening a pipe would wait for ever
     return Image.open(file, formats=FORMATS)
+
+
+def _exif(image: Image.Image) -> bytes | None:
+    try:
+        exif = image.getexif()
+        exif.pop(ExifTags.Base.Orientation, None)
+        return exif.tobytes() if len(exif) else None
+    except (*DECODING_ERRORS, TypeError, AttributeError):  # a note that cannot be read must not cost the picture
+        return None
 
 
 def _has_several(image: Image.Image) -> bool:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ _COLOURED = 32  # levels between the channels of a pixel that is not grey
 _STRAY = 0.001  # share of pixels that may be coloured
 _DARK, _LIGHT = 32, 223  # a mask has few pixels between these
 _SOFT = 0.25  # share of pixels between them above which a file does not look like a mask
+
+
+HoleRule = Literal["auto", "white", "black", "alpha"]
 
 
 class MaskError(ValueError):
@@ -56,15 +60,17 @@ class Mask:
         return None
 
 
-def read_mask(path: Path) -> Mask:
+def read_mask(path: Path, hole: HoleRule = "auto") -> Mask:
     """Read a mask of any image format.
 
-    White is missing and black is known. In a file whose largest value is 1 the ones are missing. In a file with transparent
-    parts the opacity is the mask: where the rest shows a picture, the transparent parts were erased from it and are missing;
-    where it is plain white, it was painted on an empty layer, and the painted parts are missing.
+    By itself, white is missing and black is known. In a file whose largest value is 1 the ones are missing. In a file with
+    transparent parts the opacity is the mask: where the rest shows a picture, the transparent parts were erased from it and
+    are missing; where it is plain white, it was painted on an empty layer, and the painted parts are missing.
 
     Args:
         path: The file; a damaged one raises one of ``DECODING_ERRORS``.
+        hole: What is missing: ``white``, ``black``, or with ``alpha`` what is transparent, whatever its colour; ``auto`` tells
+            from the file.
 
     Returns:
         The mask, which has a hole.
@@ -74,9 +80,20 @@ def read_mask(path: Path) -> Mask:
     """
     picture = read_picture(path)
     name = f"the mask {printable(path)}"
-    mask = _of_colours(picture, name) if picture.alpha is None else _of_opacity(picture, picture.alpha, name)
+    if hole == "alpha":
+        if picture.alpha is None:
+            raise MaskError(f"hole=alpha: {name} has no transparent pixel: set hole=white or hole=black.")
+        mask = Mask(picture.alpha <= WHITE, "what is transparent is missing")
+    elif hole == "black":
+        mask = _of_colours(picture, name)
+        mask = Mask(~mask.missing, "black is missing", mask.soft)
+    elif hole == "white" or picture.alpha is None:
+        mask = _of_colours(picture, name)
+    else:
+        mask = _of_opacity(picture, picture.alpha, name)
     if not mask.missing.any():
-        raise MaskError(f"{name} has no hole: {_why_none(picture)}.")
+        why = _why_none(picture) if hole in ("auto", "white") else f"hole={hole}, and nothing of it is"
+        raise MaskError(f"{name} has no hole: {why}.")
     return mask
 
 

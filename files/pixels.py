@@ -1,19 +1,19 @@
 """The one way between image tensors in [-1, 1] and the whole numbers of image files, 0 for black.
 
-Shape suffixes: C channels, H height, W width, S side.
+Shape suffixes: R rows of a batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from files.images import Picture, write_picture
+from files.images import DEEP, Picture, write_picture
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
@@ -93,27 +93,50 @@ def to_pixels(image_CHW: Tensor, kind: type[np.unsignedinteger] | np.dtype) -> n
     return values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))
 
 
-def fill(picture: Picture, missing: np.ndarray, image_CHW: Tensor) -> Picture:
+def seen(picture: Picture, channels: int) -> Tensor:
+    """Return a picture as a network of some channels takes it, transparent parts over white.
+
+    Args:
+        channels: 1 or 3. One channel at a time sees each of a colour picture's; three see a grey one thrice.
+
+    Returns:
+        (R, C, H, W) images in [-1, 1]: 3 rows of a colour picture for a grey network, else 1. Grey of 16 bits keeps them.
+    """
+    if picture.pixels.dtype == np.uint8:
+        grey = picture.pixels.ndim == 2
+        image = from_levels(to_tensor(picture.shown(1 if grey else 3)))
+    else:
+        image = torch.from_numpy(picture.pixels.astype(np.float32))[None] / (DEEP / 2) - 1
+    if channels == 1:
+        return image[:, None]
+    return image.expand(channels, -1, -1)[None]
+
+
+def drawn(picture: Picture, image_RCHW: Tensor) -> Picture:
+    """Return a picture with other pixels and all else as it is: its bits, opacity, profile and metadata; grey stays grey.
+
+    Args:
+        picture: A picture.
+        image_RCHW: (R, C, H, W) images in [-1, 1] of the picture's size, with rows as of ``seen``.
+    """
+    image_CHW = image_RCHW.float().cpu().flatten(0, 1)
+    if picture.pixels.ndim == 2 and len(image_CHW) == 3:
+        image_CHW = (image_CHW * image_CHW.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+    return replace(picture, pixels=to_pixels(image_CHW, picture.pixels.dtype))
+
+
+def fill(picture: Picture, missing: np.ndarray, image_RCHW: Tensor) -> Picture:
     """Put what a module drew into the hole of a picture; all else stays as it is in the file.
 
     Args:
         picture: The picture, of any size.
         missing: (H, W) bool at the picture's size.
-        image_CHW: (C, S, S) image in [-1, 1]; it is enlarged or reduced to the picture's size, and becomes grey or RGB as the
-            picture is.
+        image_RCHW: See ``drawn``.
 
     Returns:
         The picture with its own size, channels and bits; opaque where it was filled.
     """
-    image_CHW = image_CHW.float().cpu()
-    if image_CHW.shape[1:] != missing.shape:
-        image_CHW = F.interpolate(image_CHW[None], missing.shape, mode="bicubic", antialias=True)[0]
-    is_grey = picture.pixels.ndim == 2
-    if is_grey and len(image_CHW) == 3:
-        image_CHW = (image_CHW * image_CHW.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-    elif not is_grey:
-        image_CHW = image_CHW.expand(3, -1, -1)
-    drawn = to_pixels(image_CHW, picture.pixels.dtype)
-    pixels = np.where(missing if is_grey else missing[..., None], drawn, picture.pixels)
+    new = drawn(picture, image_RCHW).pixels
+    pixels = np.where(missing if new.ndim == 2 else missing[..., None], new, picture.pixels)
     alpha = None if picture.alpha is None else np.where(missing, np.uint8(255), picture.alpha)
-    return Picture(pixels, alpha, icc_profile=picture.icc_profile)
+    return replace(picture, pixels=pixels, alpha=alpha)

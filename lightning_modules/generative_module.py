@@ -23,10 +23,12 @@ class GenerativeModule(TrainingModule):
 
     Attributes:
         feather: Pixels around a hole in which an output's own pixels go over into the known ones.
+        network_sees_pixels: Whether the network's input are images pixel by pixel, so that it can go over them in tiles.
         sampling_times: Number of images and seconds of each call of ``images_of``, while they are measured; else None.
     """
 
     feather: int = 0
+    network_sees_pixels: bool = True
     sampling_times: list[tuple[int, float]] | None = None
 
     @property

@@ -25,7 +25,7 @@ from launch.compose import help_text
 from launch.errors import UserError
 from launch.evaluation import takes_part_in_test
 from launch.run_folder import RunFolder, write_json
-from launch.use.restoring import hole_at_size
+from launch.use.restorer import hole_at_size
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_slider_ends(run: RunFolder) -> None:
     assert metrics["psnr/sample"] == pytest.approx(metrics["psnr/mean"])
 
 
-def test_generation_keeps_names_and_resizes(run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_generation_keeps_names_and_sizes(run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     (source / "sub").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (32, 40), dtype=np.uint8)
@@ -202,8 +202,8 @@ def test_generation_keeps_names_and_resizes(run: RunFolder, tmp_path: Path, capf
     assert generate.main([f"run={run.path}", f"input={source}", f"output={target}", "batch_size=2"]) == 3
     printed = capfd.readouterr().err
     assert {p.relative_to(target).as_posix() for p in target.rglob("*.*")} == {"a.png", "sub/b.jpg", "c.png"}
-    assert Image.open(target / "a.png").size == (32, 32)
-    assert "2 images were resized to the training size 32x32" in printed
+    assert Image.open(target / "a.png").size == (40, 32)
+    assert "2 images were restored in tiles of 32x32" in printed
     assert "broken.png is left out: it is in no format that is read" in printed
     again = tmp_path / "again"
     generate.main([f"run={run.path}", f"input={source}", f"output={again}", "batch_size=4"])
@@ -261,6 +261,11 @@ def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tm
         (["degrade=true", f"masks={tmp_path / 'in'}"], "leave out masks="),
         (["degrade=true", "~degradation"], "this run has no degradation"),
         (["degrade=maybe"], "true or false"),
+        (["tile=64"], "tile=64: this network sees 32x32 pixels"),
+        (["tile=none", "overlap=4"], "leave out one of the two"),
+        (["overlap=32"], "overlap=32 must be a whole number of pixels below the tile's side, 32"),
+        (["hole=black"], "hole=black is about masks"),
+        (["hole=grey", f"masks={tmp_path / 'in'}"], "hole=grey must be one of auto, white, black, alpha"),
     ):
         with pytest.raises(UserError, match=message):
             generate.main([*common, *arguments])

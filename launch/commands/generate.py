@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import torch
 from omegaconf import DictConfig
 
+from files.masks import HoleRule
 from generative.degradations import Degradation
 from launch import build
 from launch.command_line import run_arguments, tell_choices
@@ -16,17 +18,19 @@ from launch.run_folder import RunFolder
 from launch.use.drawing import draw_images, earlier_drawings, read_labels, write_drawings
 from launch.use.folders import plan
 from launch.use.load import load_run
-from launch.use.restoring import Restorer, restore_folder
+from launch.use.restorer import Restorer
+from launch.use.restoring import restore_folder
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
 
-USAGE = """Usage: python generate.py run=DIR input=FOLDER output=FOLDER [overrides]
+USAGE = """Usage: python generate.py run=DIR input=PICTURES output=FOLDER [overrides]
        python generate.py run=DIR labels="red cube, blue sphere" num_images=16 output=FOLDER [overrides]
 
-Restores every image file of the input folder under its own name, or draws images of the labels; with the run's EMA
-weights. A run that was trained without labels draws without labels=. docs/images.md says how files and masks are read.
+Restores every picture of a folder, a file or a pattern ('photos/*.jpg') under its own name and at its own size, or draws
+images of the labels; with the run's EMA weights. A run that was trained without labels draws without labels=.
+docs/images.md says how files and masks are read.
 
-  output=FOLDER       where the image files go; overwrite=true replaces what is there
+  output=FOLDER       where the image files go, or the file of a single one; overwrite=true replaces what is there
   batch_size=64       images at a time
   weights=raw         the raw instead of the averaged weights
   sampler.num_steps=4, guidance.scale=3, module.reimpose_known=true, ...  any override of the run's config
@@ -35,8 +39,12 @@ Restoring
   result=NAME         which of the run's outputs to write, by default the first that it has of: sample (a plausible image), mean
                       (least squared error), reconstruction (of a tokenizer), decoded (the known pixels, too, as the network
                       sees them)
+  tile=none           resize a picture to the training size and its result back; by default (auto) it goes through the
+                      network in overlapping tiles of that size, which overlap=N pixels share (a quarter of their side)
   masks=FOLDER        masks of the same names (any suffix) and sizes, white where pixels are missing; the rest counts as known
-                      and is kept bit for bit: results are PNG files of the images' own size
+                      and is kept bit for bit: results are PNG files
+  hole=black          what marks the missing pixels in them: white, black, or alpha (what is transparent); by default (auto)
+                      white, or the transparent parts where there are some
   degrade=true        degrade the images first, as the run's evaluation does: to try the restorer on clean images; a
                       run that fills holes and nothing else needs the one or the other
 
@@ -46,11 +54,9 @@ Drawing
 
 The exit code is 3 where a picture of the input folder was left out; its name is printed."""
 DEFAULTS: dict[str, str | None] = {
-    "input": None, "output": None, "masks": None, "result": None, "degrade": "false", "labels": None, "num_images": "16",
-    "batch_size": "64", "weights": "ema", "overwrite": "false",
+    "input": None, "output": None, "masks": None, "hole": "auto", "result": None, "degrade": "false", "tile": "auto",
+    "overlap": None, "labels": None, "num_images": "16", "batch_size": "64", "weights": "ema", "overwrite": "false",
 }  # fmt: skip
-
-
 FOLDERS = ("input", "output", "masks")
 MAX_IMAGES, MAX_BATCH = 1_000_000, 10_000  # more are a slip of the keyboard
 
@@ -181,6 +187,48 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
     return degradation
 
 
+def read_overlap(own: dict[str, str | None], image_size: int) -> int | None:
+    """Read how larger pictures go through the network.
+
+    Args:
+        image_size: Side of the network's images.
+
+    Returns:
+        Pixels that neighbouring tiles share; None to resize the pictures.
+
+    Raises:
+        UserError: A value says nothing, or tiles cannot have that size or overlap.
+    """
+    tile, overlap = own["tile"], own["overlap"]
+    if tile == "none":
+        if overlap is not None:
+            raise UserError("overlap= is that of tiles, and tile=none makes none: leave out one of the two.")
+        return None
+    if tile not in ("auto", str(image_size)):
+        raise UserError(
+            f"tile={tile}: this network sees {image_size}x{image_size} pixels: set tile=auto, or tile=none."
+        )
+    if overlap is None:
+        return image_size // 4
+    if not overlap.isdecimal() or int(overlap) >= image_size:
+        raise UserError(f"overlap={overlap} must be a whole number of pixels below the tile's side, {image_size}.")
+    return int(overlap)
+
+
+def read_hole(own: dict[str, str | None]) -> HoleRule:
+    """Read what marks the missing pixels in masks.
+
+    Raises:
+        UserError: It is nothing that masks are read by, or there are none.
+    """
+    hole = own["hole"]
+    if hole not in get_args(HoleRule):
+        raise UserError(f"hole={hole} must be one of {', '.join(get_args(HoleRule))}.")
+    if own["masks"] is None and hole != "auto":
+        raise UserError(f"hole={hole} is about masks: give them with masks=FOLDER.")
+    return hole  # type: ignore[return-value]
+
+
 def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
     """Restore a folder of images.
 
@@ -201,10 +249,20 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
     source, target, masks = read_folders(own).values()
     assert source is not None and target is not None, "checked above and in main"  # noqa: PT018
     something_known = masks is not None or degradation is not None
-    job = plan(source, target, masks, something_known, is_true(own, "overwrite"))
+    overlap, hole = read_overlap(own, config.data.image_size), read_hole(own)
+    job = plan(source, target, masks, something_known, is_true(own, "overwrite"), hole)
     module = load_module(run, config, str(own["weights"]))
-    restorer = Restorer(module, degradation, config.data.image_size, config.data.channels, own["result"], module.device)
-    return restore_folder(restorer, job, batch_size)
+    restorer = Restorer(
+        module,
+        degradation,
+        config.data.image_size,
+        config.data.channels,
+        own["result"],
+        module.device,
+        overlap,
+        batch_size,
+    )
+    return restore_folder(restorer, job)
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ from files.pixels import write_image
 from generative.types import Batch
 from launch.errors import UserError, as_user_error
 from launch.use.messages import SOFTWARE, say, told_when_stopped
-from launch.use.restoring import within_memory
+from launch.use.restorer import within_memory
 from lightning_modules import GenerativeModule
 
 GRID, GRID_IMAGES = "grid.png", 1000

@@ -1,16 +1,17 @@
-"""Folders of pictures on the command line: what is read, where results go, and what is never overwritten."""
+"""Pictures on the command line, a folder, a file or a pattern: what is read, where results go, what is never overwritten."""
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.images import DECODING_ERRORS, SUFFIXES, named, printable, reason, upright_size
-from files.listing import list_images
-from files.masks import Mask, MaskError, match_masks, read_mask
+from files.images import DECODING_ERRORS, SUFFIXES, UNREAD_SUFFIXES, named, printable, reason, upright_size
+from files.listing import Listing, list_images
+from files.masks import HoleRule, Mask, MaskError, match_masks, read_mask
 from launch.errors import UserError, as_user_error
 from launch.use.messages import say
 
@@ -31,6 +32,7 @@ class Job:
         masks: Path of the mask of each image, or None where no masks are given.
         unread: Pictures in ``source`` of formats that are not read.
         overwrite: Whether files in ``target`` may be replaced.
+        hole: What marks the missing pixels in the masks.
     """
 
     source: Path
@@ -40,17 +42,22 @@ class Job:
     masks: dict[Path, Path] | None
     unread: list[Path]
     overwrite: bool
+    hole: HoleRule = "auto"
 
 
-def plan(source: Path, target: Path, masks: Path | None, lossless: bool, overwrite: bool) -> Job:
+def plan(
+    source: Path, target: Path, masks: Path | None, lossless: bool, overwrite: bool, hole: HoleRule = "auto"
+) -> Job:
     """Find the images, their masks and the names of their results.
 
     Args:
-        source: Folder of the images; what lies within it in ``target`` or ``masks`` is none of them.
-        target: Folder of the results.
-        masks: Folder of the masks, or None.
+        source: Folder of the images, whatever lies within it in ``target`` or ``masks`` left out; one file; or a pattern such
+            as ``photos/*.jpg``.
+        target: Folder of the results; of a single image also the file of its result.
+        masks: Folder of the masks, one file for one image, a pattern, or None.
         lossless: Whether all results are PNG files; else an image keeps its format where that holds any picture.
         overwrite: Whether files in ``target`` may be replaced.
+        hole: What marks the missing pixels in the masks.
 
     Returns:
         What is to be done.
@@ -59,30 +66,67 @@ def plan(source: Path, target: Path, masks: Path | None, lossless: bool, overwri
         UserError: A folder or mask is missing, or a file would be overwritten.
     """
     _check_folders(source, target, masks)
-    with as_user_error():
-        listing = list_images(source, [target] if masks is None else [target, masks])
-        drawn = list_images(masks, [target, source]).images if masks is not None else []
+    folder, listing = _found("input", source, [target] if masks is None else [target, masks])
     if not listing.images:
         raise UserError(f"input={source} holds no image file ({', '.join(SUFFIXES)}).")
-    found = None
-    if masks is not None:
-        with as_user_error():
-            found = match_masks(listing.images, drawn)
-        if idle := sorted(set(drawn) - set(found.values())):
-            say(f"{len(idle)} masks belong to no image ({named(idle)})")
-        found = {file: masks / mask for file, mask in found.items()}
+    found = None if masks is None else _masks_of(listing.images, masks, [target, source])
     results = result_names(listing.images, lossless)
+    if target.suffix.lower() in SUFFIXES and not target.is_dir():
+        results = {file: _named_result(listing.images, target, lossless) for file in listing.images}
+        target = target.parent
     _check_results(
-        target, list(results.values()), [*(source / file for file in results), *(found or {}).values()], overwrite
+        target, list(results.values()), [*(folder / file for file in results), *(found or {}).values()], overwrite
     )
-    return Job(source, target, listing.images, results, found, listing.unread, overwrite)
+    return Job(folder, target, listing.images, results, found, listing.unread, overwrite, hole)
+
+
+def _found(key: str, source: Path, leave_out: Sequence[Path]) -> tuple[Path, Listing]:
+    """The folder that names are relative to, and the pictures."""
+    if source.is_dir():
+        with as_user_error():
+            return source, list_images(source, leave_out)
+    if source.is_file():
+        return source.parent, Listing([Path(source.name)], [])
+    parts = source.parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    folder, apart = Path(*parts[:fixed]), [Path(os.path.realpath(path)) for path in leave_out]
+    files = sorted(folder.glob(str(Path(*parts[fixed:]))))
+    files = [
+        file for file in files if file.is_file() and not any(map(Path(os.path.realpath(file)).is_relative_to, apart))
+    ]
+    if not files:
+        raise UserError(f"{key}={source}: no file has such a name.")
+    suffixes = {suffix: [file.relative_to(folder) for file in files if file.suffix.lower() in suffix]
+                for suffix in (SUFFIXES, UNREAD_SUFFIXES)}  # fmt: skip
+    return folder, Listing(suffixes[SUFFIXES], suffixes[UNREAD_SUFFIXES])
+
+
+def _masks_of(images: list[Path], masks: Path, leave_out: Sequence[Path]) -> dict[Path, Path]:
+    if masks.is_file() and len(images) == 1:
+        return {images[0]: masks}
+    folder, listing = _found("masks", masks, leave_out)
+    with as_user_error():
+        found = match_masks(images, listing.images)
+    if idle := sorted(set(listing.images) - set(found.values())):
+        say(f"{len(idle)} masks belong to no image ({named(idle)})")
+    return {file: folder / mask for file, mask in found.items()}
+
+
+def _named_result(images: list[Path], target: Path, lossless: bool) -> Path:
+    if len(images) > 1:
+        raise UserError(f"output={target} is one file, and input= are {len(images)} images: give a folder.")
+    kept = {".png"} if lossless else RESULT_SUFFIXES
+    if target.suffix.lower() not in kept:
+        reason = "does not hold every picture" + (" to the last bit" if lossless else "")
+        raise UserError(f"output={target}: a {target.suffix} file {reason}: name it .png.")
+    return Path(target.name)
 
 
 def _check_folders(source: Path, target: Path, masks: Path | None) -> None:
-    for key, folder in (("input", source), ("masks", masks)):
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"{key}={folder}: there is no such folder{' (it is a file)' if folder.is_file() else ''}.")
-    if target.exists() and not target.is_dir():
+    for key, place in (("input", source), ("masks", masks)):
+        if place is not None and not place.exists() and not glob.has_magic(str(place)):
+            raise UserError(f"{key}={place}: there is no such folder or file.")
+    if target.is_file() and target.suffix.lower() not in SUFFIXES:
         raise UserError(f"output={target} is no folder: choose another name.")
     places = {"input": os.path.realpath(source), "output": os.path.realpath(target)}
     if masks is not None:
@@ -149,7 +193,7 @@ def check_masks(job: Job) -> None:
     covered: dict[str, list[float]] = defaultdict(list)
     doubts: list[str] = []
     for file, path in (job.masks or {}).items():
-        mask = open_mask(path)
+        mask = open_mask(path, job.hole)
         covered[mask.rule].append(mask.coverage)
         if mask.doubt:
             doubts.append(f"the mask {printable(path)} {mask.doubt}")
@@ -171,14 +215,17 @@ def check_masks(job: Job) -> None:
     say_all(doubts)
 
 
-def open_mask(path: Path) -> Mask:
+def open_mask(path: Path, hole: HoleRule) -> Mask:
     """Read a mask.
+
+    Args:
+        hole: What marks the missing pixels.
 
     Raises:
         UserError: It cannot be used.
     """
     try:
-        return read_mask(path)
+        return read_mask(path, hole)
     except MaskError as error:
         raise UserError(str(error)) from error
     except (*DECODING_ERRORS, MemoryError) as error:

@@ -15,7 +15,8 @@ from files.whole import WriteError
 from generative.inpainting import composite
 from launch.errors import UserError
 from launch.use.folders import plan, result_names
-from launch.use.restoring import Restorer, restore_folder
+from launch.use.restorer import Restorer
+from launch.use.restoring import restore_folder
 from lightning_modules import Output
 
 SIZE = 16
@@ -47,11 +48,22 @@ class Noise(torch.nn.Module):
         return {"sample": composite(known, validity, decoded, self.feather), "decoded": decoded}
 
 
-def restore(folder: Path, *, channels=3, result="sample", feather=0, batch_size=3, masks=True, overwrite=False):
-    module = Noise(channels, feather)
+def restore(
+    folder: Path,
+    *,
+    channels=3,
+    result="sample",
+    feather=0,
+    batch_size=3,
+    masks=True,
+    overwrite=False,
+    overlap=4,
+    module=None,
+):
+    module = module or Noise(channels, feather)
     job = plan(folder / "in", folder / "out", folder / "masks" if masks else None, masks, overwrite)
-    restorer = Restorer(module, None, SIZE, channels, result, torch.device("cpu"))
-    return restore_folder(restorer, job, batch_size), module
+    restorer = Restorer(module, None, SIZE, channels, result, torch.device("cpu"), overlap, batch_size)
+    return restore_folder(restorer, job), module
 
 
 @pytest.fixture
@@ -115,13 +127,16 @@ def test_known_pixels_are_those_of_the_file_in_the_result_that_is_opened(channel
         assert (mode in ("L", "LA", "I;16")) == (before.pixels.ndim == 2)
 
 
+@pytest.mark.parametrize("overlap", [4, None])
 @pytest.mark.parametrize("size", [(40, 24), (7, 5), (16, 64), (1, 1)])
-def test_images_of_any_size_keep_it_and_their_known_pixels(size: tuple[int, int], folder: Path) -> None:
+def test_images_of_any_size_keep_it_and_their_known_pixels(
+    size: tuple[int, int], overlap: int | None, folder: Path
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     hole = np.zeros(pixels.shape[:2], bool)
     hole[: max(1, size[1] // 2), : max(1, size[0] // 3)] = True
     give(folder, "a.jpg", Image.fromarray(pixels), Image.fromarray(hole), quality=100, subsampling=0)
-    _, module = restore(folder)
+    _, module = restore(folder, overlap=overlap)
     before, after = (read_picture(folder / name).pixels for name in ("in/a.jpg", "out/a.png"))
     assert np.array_equal(after[~hole], before[~hole])
     assert not np.array_equal(after[hole], before[hole])
@@ -198,7 +213,82 @@ def test_without_masks_a_picture_keeps_its_suffix_where_that_holds_any_picture(f
     restore(folder, masks=False)
     images = images_of(folder / "out")
     assert sorted(images) == ["UPPER.JPG", "a.jpg", "c.png", "d.png", "sub/b.webp"]
-    assert {image.size for image in images.values()} == {(SIZE, SIZE)}
+    assert {image.size for image in images.values()} == {(20, 18)}
+
+
+class Same(Noise):
+    """Answers with what it is asked."""
+
+    def images_of(self, batch, randomness):
+        self.batches.append(batch)
+        return {"sample": batch.image.clone(), "decoded": batch.image}
+
+
+def test_without_masks_all_of_a_picture_but_its_pixels_stays(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Size, name, bits, opacity, colour, the camera's notes: a network that changes nothing gives the file's own picture."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    big = np.random.default_rng(0).integers(0, 256, (37, 45, 3), dtype=np.uint8)
+    deep = np.random.default_rng(1).integers(0, 65536, (21, 40), dtype=np.uint16)
+    files = {
+        "colour.png": (Image.fromarray(big), {}), "grey.png": (Image.fromarray(big[..., 0]), {}),
+        "turned.webp": (Image.fromarray(big), {"exif": exif, "lossless": True}), "deep.png": (Image.fromarray(deep), {}),
+        "deep.tif": (Image.fromarray(deep), {}), "sub/small.bmp": (Image.fromarray(big[:5, :3]), {}),
+        "alpha.png": (Image.fromarray(np.dstack([big, np.where(big[..., 0] > 9, 255, 0).astype(np.uint8)])), {}),
+        "palette.gif": (Image.fromarray(big).quantize(8), {}), "pixel.png": (Image.new("L", (1, 1), 77), {}),
+    }  # fmt: skip
+    for name, (image, kwargs) in files.items():
+        (folder / "in" / name).parent.mkdir(exist_ok=True)
+        image.save(folder / "in" / name, **kwargs)
+    for channels in (3, 1):
+        _, module = restore(folder, masks=False, channels=channels, module=Same(channels), overwrite=True)
+        assert {batch.image.shape[1:] for batch in module.batches} == {(channels, SIZE, SIZE)}
+        for name in files:
+            before, path = read_picture(folder / "in" / name), folder / "out" / name
+            after = read_picture(path if path.exists() else path.with_suffix(".png"))
+            shown = np.s_[...] if before.alpha is None else before.alpha == 255
+            grey = name.startswith("grey") and channels == 3  # rounded once more on the way through three channels
+            step = after.pixels.astype(int) - (before.pixels if after.pixels.ndim == before.pixels.ndim else 0)
+            assert abs(step[shown]).max() <= (1 if grey or before.pixels.dtype != np.uint8 else 0), name
+            assert (before.alpha is None) == (after.alpha is None), name
+            if before.alpha is not None:
+                assert np.array_equal(before.alpha, after.alpha)
+        turned = Image.open(folder / "out" / "turned.webp")
+        assert (turned.size, turned.getexif().get(0x0112), turned.getexif()[0x010F]) == ((37, 45), None, "a camera")
+    printed = capfd.readouterr().err
+    assert "images were restored in tiles of 16x16, the network's size; tile=none resizes" in printed
+    assert "5 images have colours and the network sees grey: each channel was restored by itself" in printed
+    restore(folder, masks=False, module=Same(), overwrite=True, overlap=None)
+    assert {Image.open(path).size for path in (folder / "out").glob("[cdg]*.png")} == {(45, 37), (40, 21)}
+
+
+def test_one_file_or_a_pattern_is_restored(folder: Path) -> None:
+    for name in ("a.png", "b.jpg", "sub/c.png"):
+        (folder / "in" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(NOISE).save(folder / "in" / name)
+    Image.fromarray(HOLE).save(folder / "masks" / "hole.png")
+
+    def planned(source: str, target: str, masks: str | None = None, lossless: bool = False) -> list[str]:
+        job = plan(folder / source, folder / target, folder / masks if masks else None, lossless, False)
+        assert all((job.source / file).is_file() for file in job.files)
+        return [(job.target / job.results[file]).relative_to(folder).as_posix() for file in job.files]
+
+    assert planned("in/b.jpg", "out") == ["out/b.jpg"]
+    assert planned("in/b.jpg", "new/photo.png") == ["new/photo.png"]
+    assert planned("in/b.jpg", "in/photo.webp") == ["in/photo.webp"]
+    assert planned("in/a.png", "out", "masks/hole.png", lossless=True) == ["out/a.png"]
+    assert planned("in/*.png", "out") == ["out/a.png"]
+    assert planned("in/**/*.png", "out") == ["out/a.png", "out/sub/c.png"]
+    for source, target, lossless, message in (
+        ("in/*.gif", "out", False, "no file has such a name"),
+        ("in/nobody.png", "out", False, "no such folder or file"),
+        ("in", "out/a.png", False, "is one file, and input= are 3 images"),
+        ("in/b.jpg", "out/a.jpg", True, r"a \.jpg file does not hold every picture to the last bit: name it \.png"),
+        ("in/b.jpg", "in/b.jpg", False, "no input is overwritten"),
+        ("in/b.jpg", "in", False, r"b\.jpg is an input"),
+    ):
+        with pytest.raises(UserError, match=message):
+            planned(source, target, lossless=lossless)
 
 
 def test_nothing_is_overwritten_unless_told(folder: Path) -> None:
@@ -216,7 +306,7 @@ def test_nothing_is_overwritten_unless_told(folder: Path) -> None:
     (folder / "out" / "a.png").write_text("of another process")
     restorer = Restorer(Noise(), None, SIZE, 3, "sample", torch.device("cpu"))
     with pytest.raises(WriteError, match="File exists"):
-        restore_folder(restorer, job, 3)
+        restore_folder(restorer, job)
     assert [path.name for path in (folder / "out").iterdir()] == ["a.png"]
     assert (folder / "out" / "a.png").read_text() == "of another process"
 
@@ -228,14 +318,14 @@ def test_folders_in_one_another_do_not_feed_on_themselves(folder: Path) -> None:
     for _ in range(2):
         job = plan(folder / "in", inside, folder / "in" / "masks", True, True)
         restorer = Restorer(Noise(), None, SIZE, 3, "sample", torch.device("cpu"))
-        assert restore_folder(restorer, job, 3)
+        assert restore_folder(restorer, job)
         assert list(images_of(inside)) == ["a.png"]
     for target, masks, message in (
         (folder / "in", None, "output= must be another folder than input="),
         (folder / "out", folder / "in", "masks= must be another folder"),
         (inside, inside, "masks= must be another folder"),
-        (folder / "out", folder / "nowhere", "masks=.*there is no such folder"),
-        (folder / "in" / "a.png", None, "is no folder"),
+        (folder / "out", folder / "nowhere", "masks=.*there is no such folder or file"),
+        (folder / "in" / "a.png", None, "is one file, and input= are 2 images"),
     ):
         with pytest.raises(UserError, match=message):
             plan(folder / "in", target, masks, True, True)
@@ -262,7 +352,7 @@ def test_what_is_left_out_is_named_and_the_rest_is_restored(folder: Path, capfd:
     printed = capfd.readouterr().err
     assert "broken[red]09.png is left out: it is in no format that is read\nand 2 more\n" in printed
     assert "broken[red]10.png" not in printed
-    assert "1 images have transparent pixels, which are shown over white (good1.png)" in printed
+    assert "1 images have transparent pixels, which are seen over white (good1.png)" in printed
     assert "14 masks: white is missing, 13.7% to 13.7% of the images, 13.7% on average" in printed
     assert "2 images written to" in printed
     for path in (folder / "in").glob("broken*"):

@@ -1,0 +1,188 @@
+"""Images larger than a network's, in overlapping tiles of its size.
+
+Where a network sees pixels, each of its calls is put together from tiles, and not the finished images: all tiles share one
+state, so that neighbours agree in every step of a sampler (MultiDiffusion, arXiv 2302.08113). What makes images by other
+means is asked tile by tile: holes are filled from their rims, each tile seeing what is filled already; all else is blended.
+
+Shape suffixes: B batch, C channels, H height, W width, S side of a tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise, product
+
+import torch
+from torch import Tensor
+
+from generative.denoiser import Network
+from generative.types import Batch, Condition
+
+OnTiles = Callable[[int, int], None]  # told how many tiles are done, of how many
+APART = (
+    10**9
+)  # between the numbers of one image's tiles: their draws differ, and those of the first are the image's own
+# Shares of an overlap between which one tile goes over into the next. What lies further out, where a convolution sees the
+# edge of its tile, has no part in the result.
+RAMP = 0.25, 0.75
+
+
+def nobody(done: int, tiles: int) -> None:
+    """Told of tiles, does nothing."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Where tiles lie, and how they go over into one another.
+
+    Attributes:
+        size: Side S of a tile in pixels.
+        overlap: Pixels that neighbours share at least; below the size.
+        at_once: Tiles in one network call.
+    """
+
+    size: int
+    overlap: int
+    at_once: int = 64
+
+    def places(self, length: int) -> list[tuple[int, Tensor]]:
+        """Spread tiles evenly over one side of an image.
+
+        Args:
+            length: Pixels of the side, at least S.
+
+        Returns:
+            The first pixel of each tile, and the (S,) weights of its pixels. The weights of all tiles sum to 1 in every pixel.
+        """
+        number = self.number(length, self.size)
+        starts = [round(i * (length - self.size) / max(1, number - 1)) for i in range(number)]
+        weights = torch.ones(number, self.size, dtype=torch.float64)
+        for i, (left, right) in enumerate(pairwise(starts)):
+            shared = self.size - (right - left)
+            position = (torch.arange(shared, dtype=torch.float64) + 0.5) / shared
+            rise = ((position - RAMP[0]) / (RAMP[1] - RAMP[0])).clamp(0, 1)
+            rise = 0.5 - 0.5 * torch.cos(math.pi * rise)
+            weights[i, self.size - shared :] *= 1 - rise
+            weights[i + 1, :shared] *= rise
+        total = torch.zeros(length, dtype=torch.float64)  # of three that overlap it is not 1
+        for start, weight_S in zip(starts, weights, strict=True):
+            total[start : start + self.size] += weight_S
+        return [
+            (start, (weight_S / total[start : start + self.size]).float())
+            for start, weight_S in zip(starts, weights, strict=True)
+        ]
+
+    def number(self, height: int, width: int) -> int:
+        """Number of the tiles of an image."""
+        return math.prod(
+            max(1, math.ceil((side - self.overlap) / (self.size - self.overlap))) for side in (height, width)
+        )
+
+    def over(self, height: int, width: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the first row and column of each tile of an image, and the (S, S) weights of its pixels."""
+        for (y, down_S), (x, across_S) in product(self.places(height), self.places(width)):
+            yield y, x, down_S[:, None] * across_S
+
+    def network(self, network: Network, on_tiles: OnTiles = nobody) -> Network:
+        """Return a network of the same contract for images of any size from S on.
+
+        Args:
+            network: Network of S x S images.
+            on_tiles: Told while a call goes on.
+        """
+
+        def tiled(x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
+            size, (height, width) = self.size, x_BCHW.shape[2:]
+            if (height, width) == (size, size):
+                return network(x_BCHW, times_BT, condition)
+            sums: list[Tensor] = []
+            tiles = ((b, *tile) for b in range(len(x_BCHW)) for tile in self.over(height, width))
+            while part := list(islice(tiles, self.at_once)):
+                spots = [(b, slice(None), slice(y, y + size), slice(x, x + size)) for b, y, x, _ in part]
+                rows = torch.tensor([b for b, *_ in part], device=x_BCHW.device)
+                image, others = condition.image, replace(condition, image=None).select(rows)
+                if image is not None:
+                    others = replace(others, image=torch.stack([image[spot] for spot in spots]))
+                outputs = network(torch.stack([x_BCHW[spot] for spot in spots]), times_BT[rows], others)
+                sums = sums or [output.new_zeros(len(x_BCHW), output.shape[1], height, width) for output in outputs]
+                weight_B1SS = torch.stack([weight_SS for *_, weight_SS in part])[:, None].to(x_BCHW)
+                for total, output in zip(sums, outputs, strict=True):
+                    for spot, piece in zip(spots, output * weight_B1SS, strict=True):
+                        total[spot] += piece
+                on_tiles(len(part), len(x_BCHW) * self.number(height, width))
+            return tuple(sums)
+
+        return tiled
+
+    def blended(self, make: Callable[[Batch], Tensor], batch: Batch, on_tiles: OnTiles = nobody) -> Tensor:
+        """Make an image tile by tile.
+
+        Args:
+            make: Makes the (B, C, S, S) images of a batch of degraded images.
+            batch: Degraded images of any size from S on.
+
+        Returns:
+            (B, C, H, W) images.
+        """
+        image, _ = batch.observed()
+        total = torch.zeros_like(image)
+        for number, (y, x, weight_SS) in enumerate(self.over(*image.shape[2:])):
+            tile = self._tile(batch, y, x, number)
+            total[..., y : y + self.size, x : x + self.size] += make(tile) * weight_SS.to(image)
+            on_tiles(1, self.number(*image.shape[2:]))
+        return total
+
+    def outside_in(self, make: Callable[[Batch], Tensor], batch: Batch, on_tiles: OnTiles = nobody) -> Tensor:
+        """Fill holes tile by tile, the best known tile first; the next ones see what is filled.
+
+        Args:
+            make: Makes the (B, C, S, S) images of a batch of degraded images.
+            batch: One image as rows that share their hole, with a validity map that is 0 in it.
+
+        Returns:
+            (B, C, H, W) images, the known pixels as they are.
+        """
+        degraded, validity = batch.observed()
+        image, known, size = degraded.clone(), validity.clone(), self.size
+        numbers = {(y, x): number for number, (y, x, _) in enumerate(self.over(*image.shape[2:]))}
+
+        def share(y: int, x: int) -> float:
+            return float(known[0, 0, y : y + size, x : x + size].mean())
+
+        shares = {spot: share(*spot) for spot in numbers}
+        with_holes = sum(known_share < 1 for known_share in shares.values())
+        while unfinished := {spot: known_share for spot, known_share in shares.items() if known_share < 1}:
+            y, x = max(unfinished, key=unfinished.__getitem__)
+            now, place = replace(batch, degraded=image, validity=known), (..., slice(y, y + size), slice(x, x + size))
+            image[place] = make(self._tile(now, y, x, numbers[y, x])).lerp(image[place], known[place])
+            known[place] = 1
+            on_tiles(1, with_holes)
+            shares = {
+                (v, u): share(v, u) if abs(v - y) < size and abs(u - x) < size else unfinished[v, u]
+                for v, u in unfinished
+            }
+        return image
+
+    def _tile(self, batch: Batch, y: int, x: int, number: int) -> Batch:
+        degraded, validity = (part[..., y : y + self.size, x : x + self.size].clone() for part in batch.observed())
+        return Batch(degraded, batch.index + number * APART, degraded=degraded, validity=validity)
+
+
+def padded(image: Tensor, size: int) -> Tensor:
+    """Continue images that are smaller than a tile by their mirror images.
+
+    Args:
+        image: (..., H, W) images or maps.
+        size: Least height and width.
+
+    Returns:
+        (..., max(H, size), max(W, size)) images, the given ones in their upper left corner.
+    """
+    for axis in (-2, -1):
+        length = image.shape[axis]
+        if length < size:
+            position = torch.arange(size, device=image.device) % (2 * length)
+            image = image.index_select(axis, torch.minimum(position, 2 * length - 1 - position))
+    return image

@@ -1,0 +1,232 @@
+"""Runs a trained module on pictures of any size: whole at its training size, in tiles of it, or resized to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from files.images import Picture
+from files.pixels import seen
+from generative.degradations import Degradation
+from generative.networks import ImageNetwork
+from generative.randomness import IndexRandomness
+from generative.tiling import Tiling, padded
+from generative.types import Batch
+from launch.errors import UserError
+from lightning_modules import GenerativeModule
+
+
+def at_size(image_RCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images.
+
+    Args:
+        image_RCHW: (R, C, H, W) images in [-1, 1].
+        size: Height and width wanted.
+
+    Returns:
+        (R, C, *size) images in [-1, 1].
+    """
+    if image_RCHW.shape[2:] == size:
+        return image_RCHW
+    return F.interpolate(image_RCHW.float(), size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def hole_at_size(missing_HW: Tensor, size: int) -> Tensor:
+    """Resize a hole to what the network takes.
+
+    Args:
+        missing_HW: (H, W) bool.
+        size: Height and width in pixels.
+
+    Returns:
+        (1, size, size) bool, True where any pixel that goes into this one is missing.
+    """
+    return F.adaptive_max_pool2d(missing_HW[None].float(), (size, size)) > 0
+
+
+@contextmanager
+def within_memory(batch_size: int) -> Iterator[None]:
+    """Turn what a too large batch raises into one sentence.
+
+    Args:
+        batch_size: Images at a time.
+
+    Raises:
+        UserError: Memory did not hold the batch.
+    """
+    try:
+        yield
+    except Exception as error:  # PyTorch raises a plain RuntimeError for the memory of the CPU
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise UserError(
+                f"batch_size={batch_size} images at a time do not fit into memory: set a smaller one."
+            ) from error
+        raise
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture that is to be restored.
+
+    Attributes:
+        number: Its number: a restoration depends on it, and not on what is restored with it.
+        image: (R, C, H, W) image in [-1, 1]: the channels of a colour picture are rows of their own for a grey network.
+        missing: (H, W) bool, True where pixels are missing; None where there is no mask.
+        size: Height and width of the picture.
+    """
+
+    number: int
+    image: Tensor
+    missing: Tensor | None
+    size: tuple[int, int]
+
+
+class Restorer:
+    """Runs a trained module on pictures from files.
+
+    Args:
+        module: Trained module.
+        degradation: Applied to the images first, or None.
+        image_size: Height and width that the network was trained at.
+        channels: Channels that it was trained with.
+        result: Name of the output to write; None for the module's first.
+        device: Where the module is.
+        overlap: Pixels that neighbouring tiles of a larger picture share; None resizes it to the training size.
+        batch_size: Images, or tiles of one, at a time.
+        on_tiles: Told after each call how many tiles of how many are done, of a picture that takes several.
+
+    Raises:
+        UserError: The module has no output of the wanted name.
+    """
+
+    def __init__(
+        self,
+        module: GenerativeModule,
+        degradation: Degradation | None,
+        image_size: int,
+        channels: int,
+        result: str | None,
+        device: torch.device,
+        overlap: int | None = None,
+        batch_size: int = 64,
+        on_tiles: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.module = module
+        self.degradation = degradation
+        self.image_size = image_size
+        self.channels = channels
+        self.device = device
+        self.batch_size = batch_size
+        self.on_tiles = on_tiles
+        self.result = next(iter(module.outputs)) if result is None else result
+        if self.result not in module.outputs:
+            raise UserError(f"result={result} is no output of this run: choose one of {', '.join(module.outputs)}.")
+        self.tiling = None if overlap is None else Tiling(image_size, overlap, batch_size)
+        network = getattr(module, "network", None)
+        self._in_network = self.tiling is not None and isinstance(network, ImageNetwork) and module.network_sees_pixels
+        if self._in_network:
+            assert self.tiling is not None
+            assert isinstance(network, ImageNetwork)
+            # The samplers, guidance and flow maps of the module all hold this network.
+            network.forward = self.tiling.network(network.forward, self._count)
+
+    @property
+    def puts_back_known(self) -> bool:
+        """Whether the known pixels of a file are put back into its result."""
+        return self.module.outputs[self.result].puts_back_known
+
+    def request(self, number: int, picture: Picture, missing: Tensor | None) -> Request:
+        """Prepare a picture.
+
+        Args:
+            missing: (H, W) bool, its hole; None without a mask.
+        """
+        image, side = seen(picture, self.channels), self.image_size
+        size = image.shape[2], image.shape[3]
+        if self.tiling is None:  # at once, so that many large photographs can wait for their batch
+            missing = None if missing is None else hole_at_size(missing, side)[0]
+            image = at_size(image, (side, side))
+        return Request(number, image, missing, size)
+
+    def is_whole(self, request: Request) -> bool:
+        """Whether the network takes the picture at once, alone or with others."""
+        return request.image.shape[2:] == (self.image_size, self.image_size)
+
+    @torch.inference_mode()
+    def restore(self, requests: list[Request]) -> list[Tensor]:
+        """Restore pictures that the network takes whole.
+
+        Returns:
+            The (R, C, H, W) images of each, of the picture's own size.
+        """
+        rows = [len(request.image) for request in requests]
+        numbers = torch.tensor([request.number for request in requests]).repeat_interleave(torch.tensor(rows))
+        holes = [
+            request.missing.expand(len(request.image), 1, -1, -1) for request in requests if request.missing is not None
+        ]
+        image = torch.cat([request.image for request in requests])
+        made = self._make(self._batch(image, numbers, torch.cat(holes) if holes else None))
+        return [at_size(part, request.size) for part, request in zip(made.split(rows), requests, strict=True)]
+
+    @torch.inference_mode()
+    def restore_in_tiles(self, request: Request) -> Tensor:
+        """Restore a picture of any size.
+
+        Returns:
+            Its (R, C, H, W) images.
+        """
+        assert self.tiling is not None
+        size, (height, width) = self.image_size, request.size
+        numbers = torch.full((len(request.image),), request.number)
+        missing = None if request.missing is None else padded(request.missing, size).expand(len(numbers), 1, -1, -1)
+        batch = self._batch(padded(request.image, size), numbers, missing)
+        if self._in_network:
+            made = self._make(batch)
+        elif request.missing is not None and self.puts_back_known:
+            made = self.tiling.outside_in(self._make, batch, self._count)
+        else:
+            made = self.tiling.blended(self._make, batch, self._count)
+        return made[..., :height, :width]
+
+    def replaced(self, missing_HW: Tensor) -> Tensor:
+        """Find the pixels of a file that its result takes from the module.
+
+        Args:
+            missing_HW: (H, W) bool, the hole at the file's own size.
+
+        Returns:
+            (H, W) bool: the hole, and around it the ramp of ``module.feather`` where there is one.
+        """
+        feather = self.module.feather
+        if not feather:
+            return missing_HW
+        scale = [1.0, 1.0] if self.tiling is not None else [side / self.image_size for side in missing_HW.shape]
+        reach = [2 * round(feather * factor) + 1 for factor in scale]
+        padding = [side // 2 for side in reach]
+        return F.max_pool2d(missing_HW[None].float(), reach, stride=1, padding=padding)[0] > 0
+
+    def _make(self, batch: Batch) -> Tensor:
+        return self.module.images_of(batch, self.module.evaluation_randomness(batch, "generate"))[self.result]
+
+    def _count(self, done: int, tiles: int) -> None:
+        if self.on_tiles is not None:
+            self.on_tiles(done, tiles)
+
+    def _batch(self, image: Tensor, index: Tensor, hole: Tensor | None) -> Batch:
+        image = image.to(self.device)
+        if self.degradation is not None:
+            randomness = IndexRandomness.for_images(
+                self.module.evaluation_seed, "degradation/generate", index, self.device
+            )
+            degraded = self.degradation(image, randomness)
+            return Batch(image, index, degraded=degraded.image, validity=degraded.validity)
+        validity = torch.zeros_like(image[:, :1])  # nothing is known exactly of a degraded photograph
+        if hole is not None:
+            validity = (~hole.to(self.device)).float()
+            image = image * validity  # missing pixels are mid-grey, as in training
+        return Batch(image, index, degraded=image, validity=validity)
