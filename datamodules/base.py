@@ -26,6 +26,7 @@ from generative.degradations import Degradation
 from generative.networks.tokenizer import Tokenizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.ranges import Channels, Count, WholeNumber
+from generative.truth import GaussianField
 from generative.types import Batch
 
 # A larger training set stays in host memory, or on disk where it is memory-mapped, and is copied batch by batch.
@@ -39,6 +40,7 @@ class ImageDataModule(LightningDataModule, ABC):
     [-1, 1], mirrored in training where asked for, and what the degradation leaves of them.
 
     Attributes:
+        prior: The law that the images are drawn from, where it is known.
         start_step: First step of the training stream; set it before ``fit`` to the checkpoint's step on resume.
         damaged_met: Indices of the training images that could not be decoded when they were drawn, and were replaced.
 
@@ -68,6 +70,7 @@ class ImageDataModule(LightningDataModule, ABC):
         ValueError: If the label factors do not multiply to ``num_classes``.
     """
 
+    prior: GaussianField | None = None
     name: str  # LightningDataModule's may be None
 
     def __init__(

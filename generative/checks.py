@@ -88,7 +88,10 @@ def checks_of(hints: Mapping[str, Any]) -> dict[str, Check]:
 def hints_of(target: Any) -> dict[str, Any]:
     """Return the annotations of the arguments of a function or class; those that it hands on to a base by ``**`` too."""
     if dataclasses.is_dataclass(target) or not inspect.isclass(target):
-        return typing.get_type_hints(target, include_extras=True)
+        found = typing.get_type_hints(target, include_extras=True)
+        if not dataclasses.is_dataclass(target):
+            return found
+        return {field.name: found[field.name] for field in dataclasses.fields(target) if field.init}
     hints: dict[str, Any] = {}
     for owner in target.__mro__:
         function = vars(owner).get("__init__")

@@ -168,6 +168,8 @@ def load_weights(module: TrainingModule, run: RunFolder, checkpoint: dict[str, A
     """
     if weights not in ("ema", "raw"):
         raise UserError(f"weights={weights} is unknown: choose ema or raw.")
+    if not list(module.network.parameters()):  # it knows its answers in closed form
+        return
     state = dict(checkpoint["state_dict"])
     if weights == "ema":
         average = averaged_weights(checkpoint)
@@ -225,7 +227,11 @@ def check_data(module: TrainingModule, datamodule: ImageDataModule) -> None:
 
 
 def check_training(module: TrainingModule) -> None:
-    """Check that training will teach what sampling asks for."""
+    """Check that there is something to train, and that training will teach what sampling asks for."""
+    if not module.trainable_parameters():
+        raise UserError(
+            f"{type(module.network).__name__} has nothing to learn: evaluate a run with it, evaluate.py run=RUN network=..."
+        )
     with as_user_error():
         module.check_training()
 

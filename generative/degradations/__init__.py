@@ -10,6 +10,7 @@ from generative.degradations.compose import Mixture, Sequential
 from generative.degradations.jpeg import Jpeg
 from generative.degradations.masks import BlockMask, BrushMask
 from generative.degradations.noise import GaussianNoise, SaltAndPepper
+from generative.degradations.observation import Observation
 from generative.degradations.resample import Downsample
 from generative.degradations.severity import Severity, SeveritySpec
 
@@ -23,6 +24,7 @@ __all__ = [
     "Jpeg",
     "Mixture",
     "MotionBlur",
+    "Observation",
     "SaltAndPepper",
     "Sequential",
     "Severity",

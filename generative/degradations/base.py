@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from generative.degradations.observation import Observation
 from generative.randomness import Randomness
 from generative.types import Degraded
 
@@ -46,6 +47,26 @@ class Degradation(ABC):
             key: Config key of this degradation, for messages.
         """
         return
+
+    @property
+    def told_by_validity(self) -> bool:
+        """Whether images are left as they are but for holes, so that the validity map says all of what befell them."""
+        return False
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        """Return the linear map and the Gaussian noise of evaluation, as one knows them who is told the validity map alone.
+
+        Args:
+            validity_B1HW: (B, 1, H, W) validity maps.
+            key: Config key of this degradation, for messages.
+
+        Raises:
+            ValueError: It is none, as most are not, or differs from image to image in what the validity map does not tell.
+        """
+        raise ValueError(
+            f"{key}: {type(self).__name__} is no linear map with Gaussian noise, which the exact posterior and guidance "
+            "without training need: leave it out, or choose degradation=holes, super_resolution or gaussian."
+        )
 
     @abstractmethod
     def degrade(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from generative.degradations.base import Degradation, nothing_known
+from generative.degradations.observation import Observation
 from generative.degradations.severity import Severity, SeveritySpec
 from generative.randomness import Randomness
 
@@ -30,11 +31,16 @@ class GaussianBlur(Degradation):
         self.sigma = Severity(sigma, "GaussianBlur.sigma", minimum=0)
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
+        kernel_BK = self._kernel(self.sigma.sample(randomness, training), training)
+        return _filter_both_ways(image_BCHW, kernel_BK), nothing_known(image_BCHW)
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        kernel_1K = self._kernel(validity_B1HW.new_tensor([self.sigma.fixed(key)]), training=False)
+        return Observation(lambda image_BCHW: _filter_both_ways(image_BCHW, kernel_1K))
+
+    def _kernel(self, sigma_B: Tensor, training: bool) -> Tensor:
         radius = math.ceil(GAUSSIAN_TRUNCATE * self.sigma.highest(training))
-        sigma_B1 = self.sigma.sample(randomness, training)[:, None].clamp(min=MIN_SIGMA)
-        kernel_BK = gaussian_kernel(sigma_B1, radius)
-        blurred_BCHW = filter_images(filter_images(image_BCHW, kernel_BK[:, :, None]), kernel_BK[:, None, :])
-        return blurred_BCHW, nothing_known(image_BCHW)
+        return gaussian_kernel(sigma_B[:, None].clamp(min=MIN_SIGMA), radius)
 
 
 class MotionBlur(Degradation):
@@ -51,11 +57,17 @@ class MotionBlur(Degradation):
         self.angle = Severity(angle, "MotionBlur.angle")
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        radius = math.ceil((self.length.highest(training) - 1) / 2)
         length_B = self.length.sample(randomness, training)
         angle_B = self.angle.sample(randomness, training)
-        kernel_BKL = motion_kernel(length_B, angle_B, radius)
-        return filter_images(image_BCHW, kernel_BKL), nothing_known(image_BCHW)
+        return filter_images(image_BCHW, self._kernel(length_B, angle_B, training)), nothing_known(image_BCHW)
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        length_1, angle_1 = (validity_B1HW.new_tensor([each.fixed(key)]) for each in (self.length, self.angle))
+        kernel_1KL = self._kernel(length_1, angle_1, training=False)
+        return Observation(lambda image_BCHW: filter_images(image_BCHW, kernel_1KL))
+
+    def _kernel(self, length_B: Tensor, angle_B: Tensor, training: bool) -> Tensor:
+        return motion_kernel(length_B, angle_B, math.ceil((self.length.highest(training) - 1) / 2))
 
 
 def gaussian_kernel(sigma_B1: Tensor, radius: int) -> Tensor:
@@ -95,6 +107,10 @@ def motion_kernel(length_B: Tensor, angle_B: Tensor, radius: int) -> Tensor:
     return weight_BKK / weight_BKK.sum(dim=(1, 2), keepdim=True)
 
 
+def _filter_both_ways(image_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
+    return filter_images(filter_images(image_BCHW, kernel_BK[:, :, None]), kernel_BK[:, None, :])
+
+
 def filter_images(image_BCHW: Tensor, kernel_BKL: Tensor) -> Tensor:
     """Correlate each image with its own kernel, the image mirrored at its edges.
 
@@ -109,6 +125,7 @@ def filter_images(image_BCHW: Tensor, kernel_BKL: Tensor) -> Tensor:
         (B, C, H, W) filtered images.
     """
     height, width = image_BCHW.shape[-2:]
+    kernel_BKL = kernel_BKL.to(image_BCHW.dtype)
     kernel_height, kernel_width = kernel_BKL.shape[1:]
     rows = _mirrored(height, kernel_height // 2, image_BCHW.device)
     columns = _mirrored(width, kernel_width // 2, image_BCHW.device)

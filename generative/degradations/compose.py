@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from generative.degradations.base import Degradation
+from generative.degradations.observation import Observation
 from generative.randomness import Randomness
 from generative.types import Degraded
 
@@ -22,6 +23,13 @@ class _Steps(Degradation):
     def check_images(self, image_size: int, key: str = "degradation") -> None:
         for name, step in self.steps.items():
             step.check_images(image_size, f"{key}.steps.{name}")
+
+    @property
+    def told_by_validity(self) -> bool:
+        return all(step.told_by_validity for step in self.steps.values())
+
+    def _observations(self, validity_B1HW: Tensor, key: str) -> list[Observation]:
+        return [step.observation(validity_B1HW, f"{key}.steps.{name}") for name, step in self.steps.items()]
 
 
 class Sequential(_Steps):
@@ -56,6 +64,20 @@ class Sequential(_Steps):
             if degraded.kind is not None:
                 kind_B = degraded.kind if kind_B is None else kind_B * len(step.kinds) + degraded.kind
         return Degraded(image_BCHW, validity_B1HW, kind_B)
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        if self.told_by_validity:
+            return Observation.of_known_pixels(validity_B1HW)
+        holes = [name for name, step in self.steps.items() if step.told_by_validity]
+        if holes:  # after another step no pixel is known exactly, and the validity map is 0 everywhere
+            raise ValueError(
+                f"{key}.steps.{holes[0]}: beside other steps no validity map tells where the hole is, which the exact "
+                f"posterior and guidance without training need: leave it out with ~{key}.steps.{holes[0]}, or the others."
+            )
+        observation = Observation()
+        for step in self._observations(validity_B1HW, key):
+            observation = observation.followed_by(step)
+        return observation
 
 
 class Mixture(_Steps):
@@ -104,6 +126,17 @@ class Mixture(_Steps):
                 kind_B[rows] = first_kind if degraded.kind is None else first_kind + degraded.kind
             first_kind += len(step.kinds) or 1
         return Degraded(degraded_BCHW, validity_B1HW, kind_B)
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        """One step of several is told by the validity map only where all of them are holes."""
+        likely = {name: step for name, step in self.steps.items() if self.weights[name]}
+        observations = self._observations(validity_B1HW, key)
+        if len(likely) > 1 and not self.told_by_validity:
+            raise ValueError(
+                f"{key}.steps={', '.join(likely)}: no restorer is told which of them befell an image, which the exact "
+                "posterior and guidance without training need: leave one, or steps that make holes alone."
+            )
+        return observations[list(self.steps).index(next(iter(likely)))]
 
 
 def _without_none(steps: Mapping[str, Degradation | None]) -> dict[str, Degradation]:

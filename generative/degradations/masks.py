@@ -16,6 +16,7 @@ from torch import Tensor
 
 from generative.checks import checked
 from generative.degradations.base import Degradation
+from generative.degradations.observation import Observation
 from generative.degradations.severity import Severity, SeveritySpec
 from generative.randomness import Randomness
 from generative.ranges import Count
@@ -56,6 +57,13 @@ class _Mask(Degradation):
             The shorter side over ``image_size``; 1 where that is None.
         """
         return 1.0 if self.image_size is None else min(height, width) / self.image_size
+
+    @property
+    def told_by_validity(self) -> bool:
+        return True
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        return Observation.of_known_pixels(validity_B1HW)
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
         height, width = image_BCHW.shape[-2:]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from generative.degradations.base import Degradation, nothing_known
+from generative.degradations.observation import Observation
 from generative.degradations.severity import Severity, SeveritySpec
 from generative.randomness import Randomness
 
@@ -26,6 +27,9 @@ class GaussianNoise(Degradation):
         std_B111 = self.std.sample(randomness, training)[:, None, None, None]
         noise_BCHW = randomness.normal(*image_BCHW.shape[1:])
         return torch.addcmul(image_BCHW, std_B111, noise_BCHW), nothing_known(image_BCHW)
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        return Observation().plus_noise(self.std.fixed(key))
 
 
 class SaltAndPepper(Degradation):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from generative.checks import checked
 from generative.degradations.base import Degradation, nothing_known
+from generative.degradations.observation import Observation
 from generative.randomness import Randomness
 from generative.ranges import Count
 
@@ -29,10 +30,16 @@ class Downsample(Degradation):
         self.upsampling = upsampling
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
+        return self._resampled(image_BCHW), nothing_known(image_BCHW)
+
+    def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
+        return Observation(self._resampled)
+
+    def _resampled(self, image_BCHW: Tensor) -> Tensor:
         small_BChw = F.avg_pool2d(pad_to_multiple(image_BCHW, self.factor), self.factor)
         large_BCHW = F.interpolate(small_BChw, scale_factor=self.factor, mode=self.upsampling)
         height, width = image_BCHW.shape[-2:]
-        return large_BCHW[:, :, :height, :width], nothing_known(image_BCHW)
+        return large_BCHW[:, :, :height, :width]
 
 
 def pad_to_multiple(image_BCHW: Tensor, multiple: int) -> Tensor:

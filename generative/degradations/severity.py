@@ -77,6 +77,24 @@ class Severity:
         """
         return self._interval["train" if training else "evaluation"][1]
 
+    def fixed(self, key: str) -> float:
+        """Return the one value of evaluation.
+
+        Args:
+            key: Config key of the degradation, for the message.
+
+        Raises:
+            ValueError: It is drawn for each image.
+        """
+        low, high = self._interval["evaluation"]
+        if low != high:
+            parameter = f"{key}.{self.name.rpartition('.')[2]}"
+            raise ValueError(
+                f"{parameter}={[low, high]} differs from image to image, which no restorer is told: for the exact posterior "
+                f"and guidance without training give evaluation one number, as {parameter}={high:g}."
+            )
+        return low
+
     def sample(self, randomness: Randomness, training: bool) -> Tensor:
         """Draw one value per image; a fixed severity draws nothing.
 

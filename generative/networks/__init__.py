@@ -5,6 +5,7 @@ from generative.networks.bottlenecks import GaussianBottleneck
 from generative.networks.context_unet import ContextUNet
 from generative.networks.contract import ImageNetwork
 from generative.networks.dit import DiT
+from generative.networks.exact import ExactNetwork
 from generative.networks.patch_discriminator import PatchDiscriminator
 from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
 from generative.networks.token_transformer import TokenTransformer
@@ -15,6 +16,7 @@ __all__ = [
     "Autoencoder",
     "ContextUNet",
     "DiT",
+    "ExactNetwork",
     "GaussianBottleneck",
     "ImageNetwork",
     "PatchDiscriminator",

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,8 +51,12 @@ class DiffusionSampler(ABC):
         threshold: What holds estimates of the image in range: ``"clip"`` to [-1, 1], ``"dynamic"`` (arXiv 2205.11487,
             section 2.3), or ``"none"``.
         threshold_quantile: Quantile of the absolute values of an image that dynamic thresholding scales to 1.
+        sufficient_steps: With so many steps at its other defaults and the exact network, where a Gaussian posterior is half as
+            wide as the data, the samples' mean is within 0.03 standard deviations of the posterior's and their spread between
+            0.95 and 1.05 of it; None where nobody measured it. A narrower posterior needs more.
     """
 
+    sufficient_steps: ClassVar[int | None] = None
     num_steps: Count = 50
     spacing: Spacing = "trailing"
     threshold: Literal["none", "clip", "dynamic"] = "clip"
@@ -140,6 +144,7 @@ class DDIM(DiffusionSampler):
         eta: Share of the posterior's standard deviation that is drawn anew.
     """
 
+    sufficient_steps: ClassVar[int] = 150
     eta: Share = 0.0
 
     def step(self, before: Level | None, now: Level, then: Level) -> Step:
@@ -155,9 +160,10 @@ class Ancestral(DiffusionSampler):
 
     Attributes:
         variance: ``"small"``, the posterior's (right for data that is one point), or ``"large"``, beta (right for standard
-            normal data).
+            normal data). With few steps ``"large"`` keeps the spread, of which 20 steps of ``"small"`` lose a quarter.
     """
 
+    sufficient_steps: ClassVar[int] = 320
     num_steps: Count = 1000
     variance: Literal["small", "large"] = "small"
 
@@ -178,6 +184,7 @@ class DPMSolverPP2M(DiffusionSampler):
     log-SNR. From zero terminal SNR the second step is of first order too: its memory is infinitely far away.
     """
 
+    sufficient_steps: ClassVar[int] = 60
     num_steps: Count = 20
 
     def timesteps(self, schedule: NoiseSchedule) -> list[int]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,8 +25,12 @@ class FlowSampler(ABC):
         spacing: Power p of the times (1 - i/k)^p. Uniform steps (p = 1) lose variance where the posterior is narrow: with
             the exact velocity of a Gaussian of standard deviation 0.1, 16 Euler steps keep 56 % of its variance for
             p = 1 and 78 % for p = 2.
+        sufficient_steps: With so many steps at its other defaults and the exact network, where a Gaussian posterior is half as
+            wide as the data, the samples' mean is within 0.03 standard deviations of the posterior's and their spread between
+            0.95 and 1.05 of it; None where nobody measured it. A narrower posterior needs more.
     """
 
+    sufficient_steps: ClassVar[int | None] = None
     num_steps: Count = 1
     spacing: Positive = 2.0
 
@@ -85,6 +90,8 @@ class FlowSampler(ABC):
 class FlowMapSampler(FlowSampler):
     """Jumps by the average velocity: z_r = z_t - (t - r) u(z_t, r, t) (MeanFlow, arXiv 2505.13447, eq. 12)."""
 
+    sufficient_steps: ClassVar[int] = 1
+
     def step(self, flow_map: FlowMap, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> Tensor:
         u, _ = flow_map.velocities(z_BCHW, r_B, t_B, condition)
         return z_BCHW - (t_B - r_B)[:, None, None, None] * u
@@ -95,6 +102,8 @@ class FlowMapSampler(FlowSampler):
 class Euler(FlowSampler):
     """Integrates the instantaneous velocity by Euler steps."""
 
+    sufficient_steps: ClassVar[int] = 64
+
     def step(self, flow_map: FlowMap, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> Tensor:
         _, v = flow_map.velocities(z_BCHW, t_B, t_B, condition)
         return z_BCHW - (t_B - r_B)[:, None, None, None] * v
@@ -104,6 +113,8 @@ class Euler(FlowSampler):
 @dataclass(frozen=True)
 class Heun(FlowSampler):
     """Integrates the instantaneous velocity by Heun's second-order steps (as in EDM, arXiv 2206.00364, algorithm 1)."""
+
+    sufficient_steps: ClassVar[int] = 8
 
     @property
     def num_network_calls(self) -> int:

@@ -1,0 +1,7 @@
+"""Data whose truth is known: their law, and the exact posterior of every linear degradation with Gaussian noise."""
+
+from generative.truth.law import GaussianMixture
+from generative.truth.posterior import posteriors
+from generative.truth.priors import DiscOnField, GaussianField
+
+__all__ = ["DiscOnField", "GaussianField", "GaussianMixture", "posteriors"]
