@@ -81,6 +81,13 @@ class Picture:
         return self.pixels.shape[1], self.pixels.shape[0]
 
     @property
+    def image(self) -> Image.Image:
+        """As an image of Pillow's modes L, LA, RGB, RGBA or I;16."""
+        if self.alpha is None:
+            return Image.fromarray(self.pixels)
+        return Image.fromarray(np.dstack([to_8_bits(self.pixels), self.alpha]))
+
+    @property
     def notes(self) -> tuple[bool, ...]:
         """Which of ``NOTES``, what a person should know of how files are read, are true of this one."""
         return (self.alpha is not None, self.several)
@@ -119,13 +126,22 @@ def read_picture(file: Path | BinaryIO) -> Picture:
         file: The file, or its open content. Nothing but a regular file is opened.
     """
     with _opened(file) as opened:
-        layout = str(opened.tile[:1])  # names the bits of the encoded values, which the mode of the image does not
-        deep = ";16" in layout or (opened.format == "PPM" and _maximum(opened) > 255)
-        inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
-        profile = opened.info.get("icc_profile") if opened.mode in ("L", "LA", "P", "RGB", "RGBA", "I;16") else None
-        image = ImageOps.exif_transpose(opened)
-        several = _has_several(opened)
-        exif = _exif(image)
+        return picture_of(opened)
+
+
+def picture_of(opened: Image.Image) -> Picture:
+    """Read a picture that Pillow has opened, or that a person made with it.
+
+    Args:
+        opened: The image; one of floating point has 0 as black and 1 as white.
+    """
+    layout = str(getattr(opened, "tile", [])[:1])  # names the bits of the encoded values, which the mode does not
+    deep = ";16" in layout or (opened.format == "PPM" and _maximum(opened) > 255)
+    inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
+    profile = opened.info.get("icc_profile") if opened.mode in ("L", "LA", "P", "RGB", "RGBA", "I;16") else None
+    image = ImageOps.exif_transpose(opened)
+    several = _has_several(opened)
+    exif = _exif(image)
     if image.mode.startswith("I"):
         white = 4095 if "I;12" in layout else DEEP
         pixels = _deep_grey(np.asarray(image), white, inverted and image.mode != "I")
@@ -161,9 +177,6 @@ def write_picture(picture: Picture, path: Path, replace: bool = True, software: 
         replace: Whether a file that is there may be replaced.
         software: Who made it, for the header of a PNG file.
     """
-    values = picture.pixels
-    if picture.alpha is not None:
-        values = np.dstack([to_8_bits(values), picture.alpha])
     kind = Image.registered_extensions()[path.suffix.lower()]
     options: dict[str, Any] = {"icc_profile": picture.icc_profile} if picture.icc_profile else {}
     if picture.exif and (kind != "JPEG" or len(picture.exif) < MAX_JPEG_EXIF):
@@ -176,7 +189,7 @@ def write_picture(picture: Picture, path: Path, replace: bool = True, software: 
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_text(_SOFTWARE, software)
     with whole_file(path, replace=replace) as file:
-        Image.fromarray(values).save(file, kind, **options)
+        picture.image.save(file, kind, **options)
 
 
 def software_of(path: Path) -> str | None:
@@ -259,9 +272,9 @@ def _has_several(image: Image.Image) -> bool:
         return True
 
 
-def _maximum(image: ImageFile.ImageFile) -> int:
+def _maximum(image: Image.Image) -> int:
     """Largest value that a PPM file declares."""
-    arguments: Any = image.tile[0][3]
+    arguments: Any = image.tile[0][3]  # type: ignore[attr-defined]
     return max((value for value in arguments if isinstance(value, int)), default=0)
 
 

@@ -78,8 +78,15 @@ def read_mask(path: Path, hole: HoleRule = "auto") -> Mask:
     Raises:
         MaskError: The file can be read in two ways, in none, or nothing is missing.
     """
-    picture = read_picture(path)
-    name = f"the mask {printable(path)}"
+    return mask_of(read_picture(path), f"the mask {printable(path)}", hole)
+
+
+def mask_of(picture: Picture, name: str, hole: HoleRule = "auto") -> Mask:
+    """Read a mask of a picture; see ``read_mask``.
+
+    Args:
+        name: What messages call it.
+    """
     if hole == "alpha":
         if picture.alpha is None:
             raise MaskError(f"hole=alpha: {name} has no transparent pixel: set hole=white or hole=black.")

@@ -24,6 +24,8 @@ from lightning_modules import GenerativeModule, TrainingModule
 
 TEST_HOOKS = [name for name in dir(Callback) if name.startswith("on_test_")]
 
+RUN_FOLDER = "run folder: "  # begins the line that names it
+
 
 def takes_part_in_test(callback: Callback) -> bool:
     """Say whether a callback measures, draws or reports in a test, going by what it is and not by its name.
@@ -103,4 +105,4 @@ def print_result(metrics: dict[str, float], folder: object) -> None:
         for row in layout.rows:
             table.add_row(*map(escape, row))
         console.print(table)
-    console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"{RUN_FOLDER}{folder}", soft_wrap=True, highlight=False)

@@ -46,7 +46,7 @@ def assert_round_trips(run: RunFolder, out: Path) -> tuple[triptych.TrainingModu
     evaluate.main([f"run={run.path}", "name=again"])
     assert read_json(run.path / "evaluations" / "again" / "metrics.json")["metrics"] == metrics
     export.main([f"run={run.path}", f"output={run.path / 'export'}"])
-    of_run, of_export = triptych.load(run.path), triptych.load(run.path / "export")
+    of_run, of_export = triptych.load(run.path).module, triptych.load(run.path / "export").module
     assert_same_state(dict(of_run.network.state_dict()), dict(of_export.network.state_dict()), "export")
     return of_run, of_export
 

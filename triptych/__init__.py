@@ -1,17 +1,19 @@
-"""What a notebook types: ``triptych.load(folder)`` gives a trained module back, of a run or of an export.
+"""What a notebook types: ``triptych.load(folder)`` gives a trained model back, of a run or of an export.
 
 ```python
-import torch
 import triptych
 
 model = triptych.load("outputs/meanflow_dit/RUN")
-batch = triptych.Batch(image=degraded, index=torch.arange(len(degraded)), degraded=degraded, validity=validity)
-images = model.sample(batch, model.evaluation_randomness(batch))["sample"]
+restored = model.restore("photo.jpg", num_samples=4)  # restored.mean, restored.samples: images of Pillow
 ```
 """
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +22,11 @@ import torch
 from generative.types import Batch, Condition, Degraded, LossOutput, State
 from launch.command_line import run_config
 from launch.errors import UserError
+from launch.evaluation import RUN_FOLDER
 from launch.run_folder import RunFolder
-from launch.use.load import MODEL, load_export, load_run
+from launch.use.load import MODEL, label_names, load_export, load_run, read_config
 from lightning_modules import Card, GenerativeModule, Output, TrainingModule
+from triptych.model import Model, Restored
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,38 +36,70 @@ __all__ = [
     "Degraded",
     "GenerativeModule",
     "LossOutput",
+    "Model",
     "Output",
+    "Restored",
     "State",
     "TrainingModule",
     "UserError",
     "load",
+    "train",
 ]
 
 
-def load(
-    folder: str | Path, weights: Literal["ema", "raw"] | None = None, device: str | torch.device = "cpu"
-) -> TrainingModule:
-    """Load a trained module.
+def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, device: str = "auto") -> Model:
+    """Load a trained model.
 
     Args:
         folder: A run's folder, a checkpoint in it, or a folder that ``export.py`` wrote, also one from somebody else: nothing
             in it is run.
         weights: Of a run: ``ema``, the averaged weights, or ``raw``; None for the averaged ones where it has them. An export
             has one kind.
-        device: Where the module goes.
+        device: Where it goes; ``auto`` is a GPU where there is one, as for ``generate.py``.
 
     Returns:
-        The module in evaluation mode. What its ``tasks`` are tells how it is used: what makes images is a
-        ``GenerativeModule`` with ``sample``, a judge answers with ``network(images)``.
+        The model, which restores, fills, draws or reconstructs, as its ``tasks`` say; ``model.module`` is the module in
+        evaluation mode.
 
     Raises:
         UserError: There is no such folder, or the run has no such weights; the sentence says what helps.
         ExportError: The folder is a damaged export, or one of another version.
     """
     folder = Path(folder).expanduser()
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if (folder / MODEL).exists():
         if weights is not None:
             raise UserError(f"{folder} is an export, which has one kind of weights: leave out weights={weights}.")
-        return load_export(folder).to(device)
+        data = read_config(folder)["data"]
+        names = data.get("label_names") or [str(number) for number in range(data["num_classes"])]
+        return Model(load_export(folder).to(place), data["image_size"], data["channels"], names)
     run = RunFolder.existing(folder, "folder")
-    return load_run(run, run_config(run), weights).to(device)
+    config = run_config(run)
+    module = load_run(run, config, weights).to(place)
+    return Model(module, config.data.image_size, config.data.channels, label_names(run, config))
+
+
+def train(experiment: str, overrides: Sequence[str] = ()) -> Path:
+    """Train an experiment in a process of its own, as ``python train.py experiment=EXPERIMENT OVERRIDES`` does.
+
+    Args:
+        experiment: Name of the experiment.
+        overrides: Settings, such as ``["trainer.max_steps=100", "data=digits"]``.
+
+    Returns:
+        The folder of the run, for ``load``.
+
+    Raises:
+        UserError: It ended with an error, which it has printed.
+    """
+    command = [sys.executable, "-m", "triptych", "train", f"experiment={experiment}", *overrides]
+    folder = None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="")  # noqa: T201
+            if line.startswith(RUN_FOLDER):
+                folder = Path(line.removeprefix(RUN_FOLDER).strip())
+    if process.returncode or folder is None:
+        raise UserError(f"{shlex.join(command[2:])} ended with exit code {process.returncode}.")
+    return folder

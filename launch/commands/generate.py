@@ -17,8 +17,8 @@ from launch.errors import EXIT_RUN_FAILED, UserError, reported
 from launch.run_folder import RunFolder
 from launch.use.drawing import draw_images, earlier_drawings, read_labels, write_drawings
 from launch.use.folders import plan
-from launch.use.load import load_run
-from launch.use.restorer import Restorer
+from launch.use.load import label_names, load_run
+from launch.use.restorer import Restorer, overlap_of
 from launch.use.restoring import restore_folder
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
@@ -125,15 +125,6 @@ def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeM
     return module
 
 
-def label_names(run: RunFolder, config: DictConfig) -> list[str]:
-    """Return what the labels of a run's data are called.
-
-    Returns:
-        Names in order; the numbers of the labels where the data set names none; empty for data without labels.
-    """
-    return run.record.get("data", {}).get("label_names") or [str(number) for number in range(config.data.num_classes)]
-
-
 def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
     """Draw images of given labels.
 
@@ -187,34 +178,6 @@ def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradat
     return degradation
 
 
-def read_overlap(own: dict[str, str | None], image_size: int) -> int | None:
-    """Read how larger pictures go through the network.
-
-    Args:
-        image_size: Side of the network's images.
-
-    Returns:
-        Pixels that neighbouring tiles share; None to resize the pictures.
-
-    Raises:
-        UserError: A value says nothing, or tiles cannot have that size or overlap.
-    """
-    tile, overlap = own["tile"], own["overlap"]
-    if tile == "none":
-        if overlap is not None:
-            raise UserError("overlap= is that of tiles, and tile=none makes none: leave out one of the two.")
-        return None
-    if tile not in ("auto", str(image_size)):
-        raise UserError(
-            f"tile={tile}: this network sees {image_size}x{image_size} pixels: set tile=auto, or tile=none."
-        )
-    if overlap is None:
-        return image_size // 4
-    if not overlap.isdecimal() or int(overlap) >= image_size:
-        raise UserError(f"overlap={overlap} must be a whole number of pixels below the tile's side, {image_size}.")
-    return int(overlap)
-
-
 def read_hole(own: dict[str, str | None]) -> HoleRule:
     """Read what marks the missing pixels in masks.
 
@@ -249,7 +212,7 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
     source, target, masks = read_folders(own).values()
     assert source is not None and target is not None, "checked above and in main"  # noqa: PT018
     something_known = masks is not None or degradation is not None
-    overlap, hole = read_overlap(own, config.data.image_size), read_hole(own)
+    overlap, hole = overlap_of(str(own["tile"]), own["overlap"], config.data.image_size), read_hole(own)
     job = plan(source, target, masks, something_known, is_true(own, "overwrite"), hole)
     module = load_module(run, config, str(own["weights"]))
     restorer = Restorer(

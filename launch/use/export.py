@@ -20,7 +20,7 @@ from generative.export import network_bytes
 from launch import build
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
-from launch.use.load import CARD, CONFIG, MODEL
+from launch.use.load import CARD, CONFIG, MODEL, label_names
 from launch.use.model_card import write_card
 from lightning_modules import Part, TrainingModule
 
@@ -51,6 +51,7 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
     module = build.build_module(config)
     build.load_weights(module, run, checkpoint, weights)
     plain = export_config(build.plain_config(config), type(module))
+    plain["data"]["label_names"] = label_names(run, config)
     with _aside(output) as temporary:
         folder = temporary / output.name
         for key, part in module.parts().items():

@@ -65,6 +65,15 @@ def load_run(run: RunFolder, config: DictConfig, weights: str | None = None) -> 
     return module.eval()
 
 
+def label_names(run: RunFolder, config: DictConfig) -> list[str]:
+    """Return what the labels of a run's data are called.
+
+    Returns:
+        Names in order; the numbers of the labels where the data set names none; empty for data without labels.
+    """
+    return run.record.get("data", {}).get("label_names") or [str(number) for number in range(config.data.num_classes)]
+
+
 def _load(folder: Path, node: dict[str, Any]) -> TrainingModule:
     kind: Any = get_class(str(node.get("_target_")))
     if not issubclass(kind, TrainingModule):

@@ -17,33 +17,19 @@ from launch.settings import earlier_settings
 from lightning_modules import GenerativeModule, TrainingModule
 from lightning_modules.contract import TASKS, Task
 
-_CALL = 'images = model.sample(batch, model.evaluation_randomness(batch))["{output}"]'
-_DEGRADED = """degraded, validity = torch.zeros({shape}), %s
-batch = triptych.Batch(image=degraded, index=torch.arange(4), degraded=degraded, validity=validity{labels})
-"""
-# By task: the hub's name of it, and how a module that does it is called.
+# By task: the hub's name of it, and how a model that does it is called.
 TASK_WORDS: dict[Task, tuple[str, str]] = {
-    "restore": (
-        "image-to-image",
-        _DEGRADED % "torch.ones({mask})  # in [-1, 1]; 1 where a pixel is exact" + _CALL,
-    ),
+    "restore": ("image-to-image", 'samples, mean = model.restore("photo.png", num_samples=4)'),
     "inpaint": (
         "image-to-image",
-        _DEGRADED % "(torch.rand({mask}) > 0.3).float()  # in [-1, 1]; 1 where a pixel is known, 0 in the hole" + _CALL,
+        'samples, mean = model.fill("photo.png", "hole.png", num_samples=4)  # white is filled',
     ),
-    "generate": (
-        "unconditional-image-generation",
-        "batch = triptych.Batch(image=torch.zeros({shape}), index=torch.arange(4){labels})\n"
-        + _CALL
-        + "  # in [-1, 1]; other indices, other images",
-    ),
-    "reconstruct": (
-        "image-feature-extraction",
-        "batch = triptych.Batch(image=torch.zeros({shape}), index=torch.arange(4))  # in [-1, 1]\n" + _CALL,
-    ),
+    "generate": ("unconditional-image-generation", "images = model.draw({labels}num_images=4)"),
+    "reconstruct": ("image-feature-extraction", 'image = model.reconstruct("photo.png")'),
     "judge": (
         "image-classification",
-        "images = torch.zeros({shape})  # in [-1, 1]\nprobabilities = model.network(images)  # of each label, (4, labels)",
+        "images = torch.zeros({shape})  # in [-1, 1]\n"
+        "probabilities = model.module.network(images)  # of each label, (4, labels)",
     ),
 }
 
@@ -120,16 +106,16 @@ def _head(name: str, hub_task: str, config: dict[str, Any], result: dict[str, An
 
 
 def _code(config: dict[str, Any], module: TrainingModule, code: str) -> str:
-    data = config["data"]
-    side, channels, num_classes = (int(data[key]) for key in ("image_size", "channels", "num_classes"))  # it is run
-    size, output, labels = f"{side}, {side}", "", ""
-    if isinstance(module, GenerativeModule):
-        output = next(iter(module.outputs))
-        labels = f", labels=torch.eye({num_classes})[:1].expand(4, -1)" if module.uses_labels and num_classes else ""
-    code = code.format(shape=f"4, {channels}, {size}", mask=f"4, 1, {size}", labels=labels, output=output)
+    data, labels = config["data"], ""
+    if isinstance(module, GenerativeModule) and module.uses_labels and data.get("label_names"):
+        labels = f"{data['label_names'][0]!r}, "
+    side, channels = int(data["image_size"]), int(data["channels"])  # it is run
+    code = code.format(shape=f"4, {channels}, {side}, {side}", labels=labels)
+    imports = "import torch\nimport triptych" if "torch." in code else "import triptych"
     return (
-        "Where Triptych is installed, with this folder's path for `.`:\n\n```python\nimport torch\nimport triptych\n\n"
+        f"Where Triptych is installed, with this folder's path for `.`:\n\n```python\n{imports}\n\n"
         f'model = triptych.load(".")\n{code}\n```\n\n'
+        "Pictures are files, images of Pillow, arrays or tensors; answers are images of Pillow. "
         "`model.safetensors` holds the network's weights, `config.yaml` what it is built of and how it was trained."
     )
 

@@ -49,6 +49,35 @@ def hole_at_size(missing_HW: Tensor, size: int) -> Tensor:
     return F.adaptive_max_pool2d(missing_HW[None].float(), (size, size)) > 0
 
 
+def overlap_of(tile: str, overlap: str | None, image_size: int) -> int | None:
+    """Read how larger pictures go through a network.
+
+    Args:
+        tile: ``auto``, ``none``, or a tile's side, which can only be the network's.
+        overlap: Pixels that neighbouring tiles share; None for a quarter of their side.
+        image_size: Side of the network's images.
+
+    Returns:
+        Pixels that neighbouring tiles share; None to resize the pictures.
+
+    Raises:
+        UserError: A value says nothing, or tiles cannot have that size or overlap.
+    """
+    if tile == "none":
+        if overlap is not None:
+            raise UserError("overlap= is that of tiles, and tile=none makes none: leave out one of the two.")
+        return None
+    if tile not in ("auto", str(image_size)):
+        raise UserError(
+            f"tile={tile}: this network sees {image_size}x{image_size} pixels: set tile=auto, or tile=none."
+        )
+    if overlap is None:
+        return image_size // 4
+    if not overlap.isdecimal() or int(overlap) >= image_size:
+        raise UserError(f"overlap={overlap} must be a whole number of pixels below the tile's side, {image_size}.")
+    return int(overlap)
+
+
 @contextmanager
 def within_memory(batch_size: int) -> Iterator[None]:
     """Turn what a too large batch raises into one sentence.
@@ -128,12 +157,7 @@ class Restorer:
             raise UserError(f"result={result} is no output of this run: choose one of {', '.join(module.outputs)}.")
         self.tiling = None if overlap is None else Tiling(image_size, overlap, batch_size)
         network = getattr(module, "network", None)
-        self._in_network = self.tiling is not None and isinstance(network, ImageNetwork) and module.network_sees_pixels
-        if self._in_network:
-            assert self.tiling is not None
-            assert isinstance(network, ImageNetwork)
-            # The samplers, guidance and flow maps of the module all hold this network.
-            network.forward = self.tiling.network(network.forward, self._count)
+        self._network = network if isinstance(network, ImageNetwork) and module.network_sees_pixels else None
 
     @property
     def puts_back_known(self) -> bool:
@@ -185,13 +209,24 @@ class Restorer:
         numbers = torch.full((len(request.image),), request.number)
         missing = None if request.missing is None else padded(request.missing, size).expand(len(numbers), 1, -1, -1)
         batch = self._batch(padded(request.image, size), numbers, missing)
-        if self._in_network:
-            made = self._make(batch)
+        if self._network is not None:
+            with self._tiled(self._network):
+                made = self._make(batch)
         elif request.missing is not None and self.puts_back_known:
             made = self.tiling.outside_in(self._make, batch, self._count)
         else:
             made = self.tiling.blended(self._make, batch, self._count)
         return made[..., :height, :width]
+
+    @contextmanager
+    def _tiled(self, network: ImageNetwork) -> Iterator[None]:
+        """Let the network go over its images in tiles: samplers, guidance and flow maps of the module all hold it."""
+        assert self.tiling is not None
+        network.forward = self.tiling.network(network.forward, self._count)
+        try:
+            yield
+        finally:
+            del network.forward  # of the instance; that of its class is there again
 
     def replaced(self, missing_HW: Tensor) -> Tensor:
         """Find the pixels of a file that its result takes from the module.

@@ -12,10 +12,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from helpers import ROOT, composed, read_json, tiny, train_here
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -25,7 +27,7 @@ from generative.export import ExportError, load_network, network_bytes, read_net
 from generative.types import Batch
 from launch import build
 from launch.command_line import run_config
-from launch.commands import export
+from launch.commands import export, generate
 from launch.errors import UserError
 from launch.options import experiments
 from launch.run_folder import RunFolder, write_json
@@ -60,6 +62,17 @@ def runs(outputs: Path, restorer: RunFolder) -> dict[str, RunFolder]:
 EXPERIMENTS = sorted(experiments())
 
 
+def shown(code: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Run the code of a card where its pictures lie, and return what it made."""
+    Image.new("RGB", size, "red").save("photo.png")
+    hole = Image.new("L", size)
+    hole.paste(255, (3, 3, 12, 9))
+    hole.save("hole.png")
+    space: dict[str, Any] = {}
+    exec(code, space)
+    return space
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_code_of_every_card_runs(
     name: str, runs: dict[str, RunFolder], restorer: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,25 +90,31 @@ def test_the_code_of_every_card_runs(
     config = composed(tmp_path / "run", overrides)
     module = build.build_module(config).eval()
     plain = export_config(build.plain_config(config), type(module))
+    plain["data"]["label_names"] = [str(number) for number in range(config.data.num_classes)]
     (code,) = re.findall(r"```python\n(.*?)```", write_card(restorer, plain, module, "ema", 3, None), re.DOTALL)
     asked: list[str] = []
-    monkeypatch.setattr("triptych.load", lambda folder: asked.append(folder) or module)
-    space: dict[str, Any] = {}
-    exec(code, space)
+    model = triptych.Model(module, config.data.image_size, config.data.channels, plain["data"]["label_names"])
+    monkeypatch.setattr("triptych.load", lambda folder: asked.append(folder) or model)
+    size = (config.data.image_size + 5, config.data.image_size)
+    monkeypatch.chdir(tmp_path)
+    space = shown(code, size)
     assert asked == ["."]
     if module.tasks == {"judge"}:
         assert torch.equal(space["probabilities"], module.network(space["images"]))
         assert space["probabilities"].shape == (4, config.data.num_classes)
         assert ((space["probabilities"] > 0) & (space["probabilities"] < 1)).all()
+    elif "images" in space:
+        assert [image.size for image in space["images"]] == [(config.data.image_size,) * 2] * 4
     else:
-        assert space["images"].shape == (4, config.data.channels, config.data.image_size, config.data.image_size)
+        made = [*space.get("samples", []), *(space[name] for name in ("mean", "image") if space.get(name))]
+        assert {(image.size, image.mode) for image in made} == {(size, "RGB")}
 
 
 def test_the_public_face_loads_runs_and_exports(restorer: RunFolder, exported: Path) -> None:
     averaged, raw, of_export = (
-        triptych.load(restorer.path),
-        triptych.load(restorer.path, "raw"),
-        triptych.load(exported),
+        triptych.load(restorer.path).module,
+        triptych.load(restorer.path, "raw").module,
+        triptych.load(exported).module,
     )
     assert isinstance(averaged, triptych.GenerativeModule)
     assert not averaged.training
@@ -108,6 +127,64 @@ def test_the_public_face_loads_runs_and_exports(restorer: RunFolder, exported: P
     with pytest.raises(triptych.UserError, match="there is no such run folder"):
         triptych.load(exported / "none")
     assert triptych.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def test_python_gives_the_bytes_of_the_command_and_the_pages_tell_how(
+    restorer: RunFolder, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "meanflow_dit").mkdir(parents=True)
+    (tmp_path / "outputs" / "meanflow_dit" / "RUN").symlink_to(restorer.path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 53), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.jpg")
+    for page in ("README.md", "docs/compare.md"):
+        for code in PYTHON.findall((ROOT / page).read_text()):
+            exec(code, {})
+    assert Image.open("restored.png").size == (53, 40)
+    Image.fromarray(pixels).save("photo.png")
+    model, of_export = triptych.load(restorer.path), triptych.load(exported)
+    for result in ("sample", "mean"):
+        for seed in (None, 3):
+            more = [] if seed is None else [f"evaluation_seed={seed}"]
+            generate.main(
+                [
+                    f"run={restorer.path}",
+                    "input=photo.png",
+                    "output=made.png",
+                    f"result={result}",
+                    "overwrite=true",
+                    *more,
+                ]
+            )
+            made = np.asarray(Image.open("made.png"))
+            for one in (model, of_export):
+                samples, mean = one.restore("photo.png", 2, seed=seed)
+                assert np.array_equal(np.asarray(samples[0] if result == "sample" else mean), made)
+                assert not np.array_equal(np.asarray(samples[1]), np.asarray(samples[0]))
+    exact = model.restore(pixels, 0, kind="torch")
+    assert exact.samples == []
+    assert (exact.mean.shape, exact.mean.dtype) == ((1, 40, 53), torch.float32)
+    of_tensor = model.restore(torch.from_numpy(pixels)[None] / 127.5 - 1, 0, kind="torch")
+    torch.testing.assert_close(of_tensor.mean, exact.mean, atol=1e-4, rtol=0)
+    hole = np.zeros_like(pixels, dtype=bool)
+    hole[5:20, 30:45] = True
+    filled = model.fill(pixels, hole, kind="numpy").mean
+    assert np.array_equal(filled[~hole], pixels[~hole])
+    assert not np.array_equal(filled[hole], pixels[hole])
+    for call, message in (
+        (lambda: model.draw(), r"cannot draw: use fill\(picture, hole\), restore\(picture\)"),
+        (lambda: model.reconstruct(pixels), "cannot reconstruct"),
+        (lambda: model.restore("nowhere.png"), "nowhere.png cannot be used: No such file"),
+        (lambda: model.restore(torch.zeros(4, 4)), r"shape \(4, 4\) is no picture"),
+        (lambda: model.restore(pixels, tile=17), "tile=17: this network sees 32x32 pixels"),
+        (lambda: model.fill(pixels, hole[:9]), "the hole has 53x9 pixels and the picture 53x40"),
+        (lambda: model.fill(pixels, ~hole & hole), "somewhere it must be"),
+    ):
+        with pytest.raises(triptych.UserError, match=message):
+            call()
 
 
 @pytest.fixture
@@ -156,9 +233,7 @@ def test_an_export_is_the_evaluated_network(
     card = (folder / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(folder)
-    space: dict[str, Any] = {}
-    exec(code, space)
-    assert space["images"].shape[0] == 4
+    assert shown(code, (32, 32)).keys() & {"images", "mean", "image"}
     assert_head(card, run)
     for path in folder.rglob("*.*"):
         if path.suffix in (".md", ".yaml", ".safetensors"):
