@@ -1,4 +1,4 @@
-"""Calibration: draws several samples of the first test images and checks that they scatter as a posterior does."""
+"""Calibration: draws several samples of the first test images and scores them: whether they scatter as a posterior does."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.measuring import MeasuringCallback, first_rows
+from datamodules.base import datamodule_of
 from generative.checks import checked
-from generative.metrics import CalibrationMetrics
+from generative.metrics import CalibrationMetrics, ExactPosteriorMetrics, SampleScores
+from generative.metrics.exact_posterior import EXACT
 from generative.ranges import Count
 
 
 @checked("callbacks.calibration")
 class Calibration(MeasuringCallback):
-    """Measures mean-of-K PSNR and spread of a stochastic output in test; see ``generative.metrics.calibration``.
+    """Measures a stochastic output in test by several samples of an image.
 
-    A module without this output, such as a regression, is passed over: there is nothing to calibrate.
+    Mean-of-K PSNR and spread (``generative.metrics.calibration``), energy score, CRPS, coverage and rank histograms
+    (``generative.metrics.scores``). Where the law of the data is known and the degradation has an exact posterior, ``mean`` and
+    samples are compared with it (``generative.metrics.exact_posterior``), and its own draws are scored as the output ``exact``.
+    Of a module without this output, such as a regression, ``mean`` alone is: there is nothing to calibrate.
 
     Args:
         num_images: Test images with a smaller index are used.
@@ -29,7 +34,7 @@ class Calibration(MeasuringCallback):
 
     Attributes:
         results: Metrics of the last test; empty without the output.
-        record: Split, number of images and samples, definitions and theory behind ``results``.
+        record: Split, number of images and samples, definitions, theory and rank histograms behind ``results``.
     """
 
     def __init__(self, num_images: Count = 256, num_samples: Count = 16, output: str = "sample") -> None:
@@ -38,9 +43,27 @@ class Calibration(MeasuringCallback):
         self.num_samples = num_samples
         self.output = output
         self._metrics = CalibrationMetrics(num_samples, output)
+        self._scores = SampleScores()
+        self._exact: ExactPosteriorMetrics | None = None
+        self._is_set_up = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out whether the exact posterior is known, or say once why not of data whose law is."""
+        if self._is_set_up:
+            return
+        self._is_set_up = True
+        data = datamodule_of(trainer)
+        prior, degradation = getattr(data, "prior", None), getattr(data, "degradation", None)
+        if prior is None or degradation is None:
+            return
+        try:
+            self._exact = ExactPosteriorMetrics(prior, degradation, self.output)
+        except ValueError as reason:
+            trainer.print(f"No comparison with the exact posterior: {reason}")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._metrics.reset(pl_module.device)
+        for metrics in filter(None, (self._metrics, self._scores, self._exact)):
+            metrics.reset(pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -54,22 +77,36 @@ class Calibration(MeasuringCallback):
         module: Any = pl_module
         batch, restored = outputs["batch"], outputs["outputs"]
         rows = first_rows(batch, self.num_images)
-        if self.output not in restored or len(rows) == 0:
+        if len(rows) == 0:
             return
-        subset = batch.select(rows)
-        with trainer.precision_plugin.forward_context():
-            samples = [
-                module.images_of(subset, module.evaluation_randomness(subset, f"calibration/{k}"))[self.output]
-                for k in range(self.num_samples)
-            ]
-        self._metrics.update(torch.stack(samples), subset, restored["mean"][rows] if "mean" in restored else None)
+        subset, samples = batch.select(rows), None
+        mean = restored["mean"][rows] if "mean" in restored else None
+        if self.output in restored:
+            with trainer.precision_plugin.forward_context():
+                several = [
+                    module.images_of(subset, module.evaluation_randomness(subset, f"calibration/{k}"))[self.output]
+                    for k in range(self.num_samples)
+                ]
+            samples = torch.stack(several)
+            self._metrics.update(samples, subset, mean)
+            self._scores.update(samples, subset, self.output)
+        if self._exact is not None:
+            exact = self._exact.update(subset, mean, samples, module.evaluation_randomness(subset, EXACT))
+            if exact is not None:
+                self._scores.update(exact, subset, EXACT)
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
-        results = self._metrics.compute()
+        kinds = list(filter(None, (self._metrics, self._scores, self._exact)))
+        results: dict[str, float] = {}
+        definitions: dict[str, Any] = {}
+        for metrics in kinds:
+            results |= metrics.compute()
+            definitions |= metrics.definition()
         record = {
             "split": "test",
-            "num_images": self._metrics.num_images,
+            "num_images": max(metrics.num_images for metrics in kinds),
             "num_samples": self.num_samples,
-            "definitions": self._metrics.definition(),
+            "rank_histograms": self._scores.histograms,
+            "definitions": definitions,
         }
         return results, record if results else {}

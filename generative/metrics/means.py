@@ -57,7 +57,11 @@ class Mean(NamedTuple):
 
 
 class NamedMeans:
-    """A set of weighted means that grows with the names it is given."""
+    """A set of weighted means that grows with the names it is given.
+
+    Attributes:
+        device: Where the sums live.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -69,7 +73,7 @@ class NamedMeans:
             device: Where the sums live: the device over which the ranks talk.
         """
         # Apple's MPS has no float64.
-        self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+        self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._means: dict[str, WeightedMean] = {}
 
     def add(self, name: str, values: Tensor, weights: Tensor | None = None) -> None:
@@ -81,7 +85,7 @@ class NamedMeans:
             weights: Weights that broadcast to the values' shape; 1 by default.
         """
         if name not in self._means:
-            self._means[name] = WeightedMean().to(self._device)
+            self._means[name] = WeightedMean().to(self.device)
         weights = torch.ones_like(values) if weights is None else weights.expand_as(values)
         self._means[name].update(values, weights)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from conftest import SIZE
 
 from callbacks import Calibration
+from generative.degradations import BlockMask, SaltAndPepper
+from generative.truth import GaussianField
 
 
 def test_samples_of_the_first_images(restorer, data, make_trainer) -> None:
@@ -37,3 +40,34 @@ def test_a_module_without_the_output_is_passed_over(restorer, data, make_trainer
     make_trainer(calibration).test(restorer, data, verbose=False)
     assert calibration.results == {}
     assert calibration.record == {}
+
+
+def test_samples_are_scored_and_a_mean_alone_is_compared_with_the_exact_posterior(
+    restorer, data, make_trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake restorer's samples are far too close to the truth; its data are said to have a law."""
+    monkeypatch.setattr(type(data), "prior", GaussianField(SIZE, std=0.2), raising=False)
+    monkeypatch.setattr(type(data), "degradation", BlockMask(8), raising=False)
+    calibration = Calibration(num_images=6, num_samples=4)
+    make_trainer(calibration).test(restorer, data, verbose=False)
+    assert calibration.results["energy_score_hole/sample"] < calibration.results["energy_score_hole/exact"]
+    assert calibration.results["coverage/sample"] == pytest.approx(
+        1 - 0.5 * 2 / 2**4, abs=0.02
+    )  # the truth in their middle
+    assert calibration.results["posterior_spread/exact"] > calibration.results["posterior_spread/sample"]
+    assert len(calibration.record["rank_histograms"]["pixels/sample"]) == 5
+    alone = Calibration(num_images=6, output="posterior")
+    make_trainer(alone).test(restorer, data, verbose=False)
+    assert alone.results == {"optimum_gap/mean": calibration.results["optimum_gap/mean"]}
+
+
+def test_why_there_is_no_exact_posterior_is_said_once(
+    restorer, data, make_trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(type(data), "prior", GaussianField(SIZE), raising=False)
+    monkeypatch.setattr(type(data), "degradation", SaltAndPepper(0.1), raising=False)
+    calibration = Calibration(num_images=2, num_samples=2)
+    for _ in range(2):
+        make_trainer(calibration).test(restorer, data, verbose=False)
+    assert capsys.readouterr().out.count("No comparison with the exact posterior: degradation: SaltAndPepper") == 1
+    assert not any(name.startswith("posterior") for name in calibration.results)

@@ -1,0 +1,172 @@
+"""Scores of samples against the true image that no collapse can win, and how often their intervals contain it.
+
+The energy score and the CRPS (Gneiting and Raftery 2007, JASA 102, sections 4.2 and 4.3) are proper: no other law than the true
+posterior has a lower expectation. Their estimators divide the differences of K samples by K (K - 1), so that the expectation
+does not depend on K. Among samples of the true posterior the truth has every rank alike (Talagrand histograms), so that
+intervals of a nominal rate contain it at that rate, for any K.
+
+Shape suffixes: K samples, B batch, C channels, H height, W width, R ranks 0 to K.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from generative.metrics.catalogue import Metric, Table
+from generative.metrics.means import MeanMetrics
+from generative.metrics.restoration import hole_mask
+from generative.types import Batch
+
+RATE = 0.8  # of the central intervals
+TABLE = Table("samples against the truth", 81)
+UNKNOWN = "of all pixels that are not known exactly"
+METRICS = (
+    Metric(
+        "energy_score", "Energy score", "", "lower", 4, TABLE, placeholder="<output>", leading=True,
+        definition="mean over images of |x_k - x| less half of |x_k - x_l|, means over samples and over pairs of different "
+        "samples, with root mean squares over channels and pixels as norms, in units of [-1, 1]",
+    ),
+    Metric(
+        "energy_score_hole", "Energy score in hole", "", "lower", 4, TABLE, in_hole=True, placeholder="<output>",
+        definition="the same with norms over the pixels with validity 0, of images that have both known and unknown pixels",
+    ),
+    Metric(
+        "crps", "CRPS", "", "lower", 4, TABLE, placeholder="<output>",
+        definition="mean over images, channels and pixels of |x_k - x| less half of |x_k - x_l|, pixel by pixel",
+    ),
+    Metric(
+        "crps_hole", "CRPS in hole", "", "lower", 4, TABLE, in_hole=True, placeholder="<output>",
+        definition="the same over the pixels with validity 0 of those images that have both known and unknown pixels",
+    ),
+    Metric(
+        "coverage", f"Coverage of {RATE:.0%}, pixels", "", None, 3, TABLE, placeholder="<output>",
+        definition=f"share {UNKNOWN} whose true value lies in the central {RATE:.0%} of the samples; {RATE:g} is right, below "
+        "it the samples are too sure",
+    ),
+    Metric(
+        "coverage_mean", f"Coverage of {RATE:.0%}, mean colour", "", None, 3, TABLE, placeholder="<output>",
+        definition=f"share of images whose mean {UNKNOWN}, that of the hole, lies in the central {RATE:.0%} of the samples'",
+    ),
+)  # fmt: skip
+
+
+def energy_score(samples_KBD: Tensor, truth_BD: Tensor) -> Tensor:
+    """Estimate the energy score without bias.
+
+    Args:
+        samples_KBD: (K, B, D) samples of vectors, K at least 2.
+        truth_BD: (B, D) true vectors.
+
+    Returns:
+        (B,) scores with the Euclidean norm.
+    """
+    num_samples = len(samples_KBD)
+    to_truth_B = (samples_KBD - truth_BD).norm(dim=2).mean(0)
+    samples_BKD = samples_KBD.transpose(0, 1).contiguous()
+    between_B = torch.cdist(samples_BKD, samples_BKD, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2))
+    return to_truth_B - between_B / (2 * num_samples * (num_samples - 1))
+
+
+def crps(samples_K: Tensor, truth: Tensor) -> Tensor:
+    """Estimate the continuous ranked probability score without bias.
+
+    Args:
+        samples_K: (K, ...) samples, K at least 2.
+        truth: (...) true values.
+
+    Returns:
+        (...) scores.
+    """
+    num_samples = len(samples_K)
+    # Of sorted samples, number i from 0 is the larger one of i pairs and the smaller one of K - 1 - i.
+    weight_K = (2.0 * torch.arange(num_samples, device=samples_K.device) - num_samples + 1).to(samples_K)
+    between = torch.tensordot(weight_K, samples_K.sort(dim=0).values, dims=1)
+    return (samples_K - truth).abs().mean(0) - between / (num_samples * (num_samples - 1))
+
+
+def rank_shares(samples_K: Tensor, truth: Tensor) -> Tensor:
+    """Return the rank of the truth among the samples; among equal numbers it has every one of their ranks in part.
+
+    Args:
+        samples_K: (K, ...) samples.
+        truth: (...) true values.
+
+    Returns:
+        (R, ...) shares, R = K + 1, with sum 1.
+    """
+    below, equal = (samples_K < truth).sum(0), (samples_K == truth).sum(0)
+    rank_R = torch.arange(len(samples_K) + 1, device=truth.device).view(-1, *[1] * truth.ndim)
+    return ((rank_R >= below) & (rank_R <= below + equal)) / (equal + 1.0)
+
+
+def inside(num_ranks: int, rate: float) -> Tensor:
+    """Return which share of each rank's part of [0, 1] lies in the central part of length ``rate``: (R,) float64."""
+    edges = torch.linspace(0, num_ranks, num_ranks + 1, dtype=torch.float64) / num_ranks
+    low, high = (1 - rate) / 2, (1 + rate) / 2
+    return (edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0) * num_ranks
+
+
+class SampleScores(MeanMetrics):
+    """Collects the scores of several samples an image, over batches and ranks.
+
+    Attributes:
+        histograms: After ``compute``, by ``pixels/<output>`` and ``mean/<output>`` the shares of the ranks 0 to K that the
+            truth had among K samples; all alike are right.
+    """
+
+    metrics = METRICS
+
+    def update(self, samples_KBCHW: Tensor, batch: Batch, output: str = "sample") -> None:
+        """Take in the samples of a batch.
+
+        Args:
+            samples_KBCHW: (K, B, C, H, W) samples, K at least 2; clamped to [-1, 1].
+            batch: The batch with its clean images and validity maps.
+            output: What was sampled.
+        """
+        samples, clean = samples_KBCHW.float().clamp(-1, 1), batch.image.float()
+        crps_BCHW = crps(samples, clean)
+        self._means.add(f"crps/{output}", crps_BCHW.flatten(1).mean(1))
+        everywhere = torch.ones_like(clean[:, :1])
+        self._add_energy(f"energy_score/{output}", samples, clean, everywhere)
+        unknown = everywhere if batch.validity is None else (batch.validity == 0).float()
+        if batch.validity is not None and (hole := hole_mask(batch.validity)).any():
+            self._means.add(f"crps_hole/{output}", crps_BCHW.mean(1, keepdim=True), hole)
+            rows = hole.flatten(1).any(1)
+            self._add_energy(f"energy_score_hole/{output}", samples[:, rows], clean[rows], hole[rows].float())
+        rows = unknown.flatten(1).any(1)
+        if rows.any():
+            self._add_ranks(f"pixels/{output}", rank_shares(samples, clean), unknown.expand_as(clean))
+            means_KB, mean_B = (_mean_of(x[..., rows, :, :, :], unknown[rows]) for x in (samples, clean))
+            self._add_ranks(f"mean/{output}", rank_shares(means_KB, mean_B), torch.ones_like(mean_B))
+
+    def _add_energy(self, name: str, samples: Tensor, clean: Tensor, where_B1HW: Tensor) -> None:
+        score_B = energy_score((samples * where_B1HW).flatten(2), (clean * where_B1HW).flatten(1))
+        self._means.add(name, score_B / (where_B1HW.flatten(1).sum(1) * clean.shape[1]).sqrt())
+
+    def _add_ranks(self, name: str, shares_R: Tensor, weights: Tensor) -> None:
+        for rank, share in enumerate(shares_R):
+            self._means.add(f"rank/{name}/{rank}", share, weights)
+
+    def compute(self) -> dict[str, float]:
+        means = self._means.compute()
+        self.num_images = max((int(mean.weight) for name, mean in means.items() if name.startswith("crps/")), default=0)
+        self.histograms: dict[str, list[float]] = {}
+        metrics = {}
+        for name, mean in means.items():
+            kind, _, rest = name.partition("/")
+            if kind == "rank":
+                self.histograms.setdefault(rest.rpartition("/")[0], []).append(mean.value)
+            else:
+                metrics[name] = mean.value
+        for name, shares in self.histograms.items():
+            what, _, output = name.partition("/")
+            covered = (torch.tensor(shares, dtype=torch.float64) * inside(len(shares), RATE)).sum().item()
+            metrics[f"{'coverage' if what == 'pixels' else 'coverage_mean'}/{output}"] = covered
+        return metrics
+
+
+def _mean_of(image_BCHW: Tensor, where_B1HW: Tensor) -> Tensor:
+    """Return (..., B) means over the marked pixels of (..., B, C, H, W) images, all channels together."""
+    return (image_BCHW.mean(-3) * where_B1HW[:, 0]).sum((-2, -1)) / where_B1HW.sum((1, 2, 3))
