@@ -32,6 +32,7 @@ POLYNOMIALS = (
 MARGIN = 1.02  # for rounding, in bfloat16 above all
 MATCHED_RMS = 0.2  # root-mean-square step of AdamW (arXiv 2502.16982, eq. 4)
 EPSILON = 1e-7  # below the norm of a gradient
+LEAST_NORM = 1e-2  # of singular values whose squares sum to 1, however many: what is smaller is of a gradient below EPSILON
 
 
 def orthogonalised(matrix_NRC: Tensor, num_iterations: int) -> Tensor:
@@ -59,7 +60,7 @@ def orthogonalised(matrix_NRC: Tensor, num_iterations: int) -> Tensor:
         scale = torch.ones_like(gram[:, :1, :1])
         if number == first:
             norm = squared.flatten(1).norm(dim=1)[:, None, None] ** 0.25
-            scale = begin / MARGIN / norm.clamp(min=EPSILON)
+            scale = begin / MARGIN / norm.clamp(min=LEAST_NORM)
         polynomial = gram.mul_(b * scale**3).addcmul_(squared, scale**5, value=c)
         polynomial.diagonal(dim1=1, dim2=2).add_(a * scale[:, :, 0])
         x = polynomial @ x

@@ -82,6 +82,13 @@ def test_nothing_grows_beyond_the_band(dtype: torch.dtype, rank: int) -> None:
         assert (found[wanted > 4e-3 * wanted[:, :1]] > 0.79).all()
 
 
+@pytest.mark.parametrize("size", [10.0**-power for power in range(8, 42)])
+def test_what_is_too_small_for_a_gradient_makes_no_large_step(size: float) -> None:
+    """Powers of it vanish, and its norm with them, as of attention to a single token."""
+    matrix = size * torch.randn(1, 8, 12, generator=torch.Generator().manual_seed(4))
+    assert (torch.linalg.svdvals(orthogonalised(matrix, 4)) <= 1.21).all()
+
+
 def _nearest(matrix: Tensor, *args: object, **kwargs: object) -> Tensor:
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     return u @ vh
