@@ -31,7 +31,6 @@ from launch.compose import compose_config
 from launch.loggers import build_loggers
 from launch.record import hardware
 from launch.run_folder import RunFolder
-from lightning_modules import MaskGIT
 from lightning_modules.compiled import CompiledTraining
 
 
@@ -78,8 +77,7 @@ def prepared(experiment: str, overrides: list[str]) -> tuple[Any, Batch, torch.o
     device = torch.device("cuda" if "trainer=gpu" in overrides else "cpu")
     module = build.build_module(config).to(device)
     datamodule = build.build_datamodule(config)
-    if isinstance(module, MaskGIT):
-        datamodule.use_tokenizer(module.tokenizer)
+    module.measure(datamodule)
     batch = datamodule.on_after_batch_transfer(next(iter(datamodule.train_dataloader())).to(device), 0)
     return module, batch, module.configure_optimizers()["optimizer"]
 

@@ -25,6 +25,7 @@ from generative.metrics.label_accuracy import (
     ASSISTED,
     METRICS,
     REAL,
+    RECONSTRUCTED,
     LabelAccuracyMetrics,
     label_scores,
     recognised_labels,
@@ -45,7 +46,8 @@ class LabelAccuracy(MeasuringCallback):
 
     One image is drawn for each label set and seed, with draws that depend on nothing else: neither on the batch size nor
     on the number of ranks, which share the work. The images of the first seed go to ``images/label_sets_<set>``. In test
-    the classifier also judges real held-out images, the ceiling. Data without label sets has nothing to measure.
+    the classifier also judges real held-out images, the ceiling, and of a module that works with a frozen autoencoder what
+    this one makes of them. Data without label sets has nothing to measure.
 
     Args:
         classifier: Checkpoint file of the label classifier; without one nothing is measured, and the run says so.
@@ -79,6 +81,7 @@ class LabelAccuracy(MeasuringCallback):
         self._classifier: LabelClassifier | None = None
         self._has_said_so = False
         self._real = LabelAccuracyMetrics(REAL)
+        self._reconstructed = LabelAccuracyMetrics(RECONSTRUCTED)
 
     # Before the first step
 
@@ -113,6 +116,7 @@ class LabelAccuracy(MeasuringCallback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._real.reset(pl_module.device)
+        self._reconstructed.reset(pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -127,6 +131,8 @@ class LabelAccuracy(MeasuringCallback):
         if self._classifier is None or batch.labels is None or len(rows) == 0:
             return
         self._real.update(self._judge(batch.image[rows]), batch.labels[rows])
+        if (reconstruction := outputs.get("reconstruction")) is not None:
+            self._reconstructed.update(self._judge(reconstruction[rows]), batch.labels[rows])
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
         """Draw and judge."""
@@ -139,13 +145,15 @@ class LabelAccuracy(MeasuringCallback):
             measured, scores = self._measure(trainer, module, name, self.num_seeds)
             results |= measured
             by_seed[name] = [round(score, 6) for score in scores]
-        results |= self._real.compute()
+        results |= self._real.compute() | self._reconstructed.compute()
         return results, {
             "definitions": self._real.definition()
             | {
                 "<metric>/<set>": "mean over the seeds; one image a label set and seed",
                 "<metric>_std/<set>": "sample standard deviation over the seeds",
                 "<metric>/real": "the same classifier on real held-out images of the run's data: the ceiling",
+                "<metric>/reconstruction": "the same on what the tokenizer or autoencoder that the module works with makes of "
+                "these images: its own ceiling",
             },
             "num_seeds": self.num_seeds,
             "label_sets": {name: len(sets) for name, sets in data.label_sets.items()},

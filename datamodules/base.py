@@ -15,15 +15,14 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from datamodules.damage import Policy, damage_record
+from datamodules.encoded_cache import EncodedCache, Encoder, encoded
 from datamodules.loader import EvaluationLoader, Loader, RawBatch
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
 from datamodules.splits import Split, Splits, digest_of
-from datamodules.token_cache import TokenCache, tokenized
 from files.cache import cache_folder
 from files.pixels import from_levels
 from generative.degradations import Degradation
-from generative.networks.tokenizer import Tokenizer
 from generative.randomness import IndexRandomness, Randomness, StepRandomness, generator_for
 from generative.ranges import Channels, Count, WholeNumber
 from generative.truth import GaussianField
@@ -120,7 +119,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.cache_dir = cache_folder(cache_dir)
         self.damaged_met: set[int] = set()
         self.start_step = 0
-        self._tokens: TokenCache | None = None
+        self._encoded: EncodedCache | None = None
 
     @abstractmethod
     def load_splits(self) -> Splits:
@@ -195,26 +194,32 @@ class ImageDataModule(LightningDataModule, ABC):
             return store
         return store.to(self.trainer.strategy.root_device)
 
-    def use_tokenizer(self, tokenizer: Tokenizer, cache_dir: str | None = None) -> None:
-        """Give training batches the tokens of their images from now on, computed once and cached, mirrored ones too.
+    def use_encoder(self, encoder: Encoder, cache_dir: str | None = None) -> EncodedCache:
+        """Give training batches from now on what an autoencoder makes of their images, computed once and cached.
+
+        Mirrored images too; larger ones are from now on seen in their centred crop alone, which is what is encoded.
 
         Args:
             cache_dir: Cache folder, or None for the user's.
+
+        Returns:
+            What is encoded of all training images.
         """
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
 
-        def tokens() -> TokenCache:
+        def made() -> EncodedCache:
             train = self.splits.train
-            return tokenized(train, self.image_size, self.horizontal_flip, tokenizer, device, cache_dir)
+            return encoded(train, self.image_size, self.horizontal_flip, encoder, device, cache_dir)
 
         if trainer is None:
-            self._tokens = tokens()
-            return
+            self._encoded = made()
+            return self._encoded
         if trainer.local_rank == 0:  # one process of a machine fills the cache, the others read it
-            self._tokens = tokens()
+            self._encoded = made()
         trainer.strategy.barrier()
-        self._tokens = (self._tokens or tokens()).to(device)
+        self._encoded = (self._encoded or made()).to(device)
+        return self._encoded
 
     def train_dataloader(self) -> Loader:
         """Return the endless stream of raw training batches of this rank, from ``start_step``."""
@@ -231,14 +236,14 @@ class ImageDataModule(LightningDataModule, ABC):
 
         def fetch(batch: IndexBatch) -> RawBatch:
             crops = StepRandomness(generator_for(self.seed, "crop", batch.step, self._rank), len(batch.indices))
-            return self._fetch("train", store, batch, crops)
+            return self._fetch("train", store, batch, crops if self._encoded is None else None, training=True)
 
         return Loader(sampler, fetch, store.prefetch)
 
     def _evaluation_loader(self, split: Split) -> EvaluationLoader:
         store: ImageSource = getattr(self.splits, split)
         sampler = EvaluationSampler(len(store), self.eval_batch_size, self._rank, self._world_size)
-        return EvaluationLoader(sampler, lambda batch: self._fetch(split, store, batch, None), store.prefetch)
+        return EvaluationLoader(sampler, lambda batch: self._fetch(split, store, batch), store.prefetch)
 
     def val_dataloader(self) -> EvaluationLoader:
         """Return this rank's part of the validation split."""
@@ -248,7 +253,14 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return this rank's part of the test split."""
         return self._evaluation_loader("test")
 
-    def _fetch(self, split: Split, store: ImageSource, batch: IndexBatch, crops: Randomness | None) -> RawBatch:
+    def _fetch(
+        self,
+        split: Split,
+        store: ImageSource,
+        batch: IndexBatch,
+        crops: Randomness | None = None,
+        training: bool = False,
+    ) -> RawBatch:
         image, index = store.read(batch.indices, self.image_size, crops)
         return RawBatch(
             image=image,
@@ -256,7 +268,7 @@ class ImageDataModule(LightningDataModule, ABC):
             labels=store.labels_of(index),
             split=split,
             step=batch.step,
-            training=crops is not None,
+            training=training,
             damaged=tuple(batch.indices[index != batch.indices].tolist()),
         )
 
@@ -270,7 +282,7 @@ class ImageDataModule(LightningDataModule, ABC):
         Returns:
             The batch, with the centred crops and the draws that the evaluation loaders give these images.
         """
-        raw = self._fetch(split, getattr(self.splits, split), IndexBatch(0, torch.as_tensor(indices)), None)
+        raw = self._fetch(split, getattr(self.splits, split), IndexBatch(0, torch.as_tensor(indices)))
         return self._complete(raw.to(device))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -303,8 +315,8 @@ class ImageDataModule(LightningDataModule, ABC):
         if raw.training and self.horizontal_flip:
             flipped = self._randomness(raw, "flip").uniform() < 0.5
             batch.image = image = torch.where(flipped[:, None, None, None], image.flip(-1), image)
-        if raw.training and self._tokens is not None:
-            batch.tokens = self._tokens.lookup(raw.index, flipped)
+        if raw.training and self._encoded is not None:
+            batch.encoded = self._encoded.lookup(raw.index, flipped)
         if self.degradation is not None:
             degraded = self.degradation(image, self._randomness(raw, "degradation"), training=raw.training)
             batch.degraded, batch.validity, batch.kind = degraded

@@ -32,7 +32,7 @@ POLYNOMIALS = (
 MARGIN = 1.02  # for rounding, in bfloat16 above all
 MATCHED_RMS = 0.2  # root-mean-square step of AdamW (arXiv 2502.16982, eq. 4)
 EPSILON = 1e-7  # below the norm of a gradient
-LEAST_NORM = 1e-2  # of singular values whose squares sum to 1, however many: what is smaller is of a gradient below EPSILON
+LEAST_NORM = 1e-2  # of singular values whose squares sum to 1; smaller ones are of a gradient below EPSILON
 
 
 def orthogonalised(matrix_NRC: Tensor, num_iterations: int) -> Tensor:

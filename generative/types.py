@@ -23,7 +23,7 @@ class Batch:
         labels: (B, L) multi-hot labels, or None.
         degraded: (B, C, H, W) float images in [-1, 1] that a restorer sees, or None.
         validity: (B, 1, H, W) float map, 1 where the degraded pixel is known exactly, 0 elsewhere, or None.
-        tokens: (B, N) int64 tokens of the images, or None without a tokenizer.
+        encoded: What a frozen autoencoder makes of the images: (B, N) int64 tokens or (B, D, G, G) latents; None without one.
         kind: (B,) int64 numbers of what befell the images among the ``kinds`` of the degradation, or None without kinds.
     """
 
@@ -33,7 +33,7 @@ class Batch:
     labels: Tensor | None = None
     degraded: Tensor | None = None
     validity: Tensor | None = None
-    tokens: Tensor | None = None
+    encoded: Tensor | None = None
     kind: Tensor | None = None
 
     def observed(self) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class Batch:
             pick(self.labels),
             pick(self.degraded),
             pick(self.validity),
-            pick(self.tokens),
+            pick(self.encoded),
             pick(self.kind),
         )
 

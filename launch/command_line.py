@@ -27,6 +27,7 @@ from launch.output import as_typed
 from launch.paths import make_absolute
 from launch.received import note_typed
 from launch.run_folder import RunFolder, is_main_process
+from launch.trained_parts import TRAINED
 
 MULTIRUN = {"-m", "--multirun"}
 # Hydra's flags, and whether a value follows.
@@ -123,9 +124,9 @@ def filled_in(run: RunFolder, config: DictConfig, overrides: list[str]) -> DictC
     if "name" not in given:
         config.name = str(record.get("name", run.path.parent.name))
     config.paths.run = literal(run.path)
-    tokenizer = (record.get("parts") or {}).get("tokenizer")
-    if tokenizer and "tokenizer" not in given:  # auto may mean another one by now
-        config.tokenizer = tokenizer["path"]
+    for key, part in (record.get("parts") or {}).items():
+        if key in config and key not in given:  # auto may mean another one by now
+            config[key] = part["path"]
     return config
 
 
@@ -137,7 +138,7 @@ def tell_choices(config: DictConfig, parts: Iterable[str] = ("module", "callback
     """
     if not is_main_process():
         return
-    for key in ("tokenizer", "classifier"):
+    for key in (*TRAINED, "classifier"):
         nodes = [config.get(part) for part in parts]
         if config.get(key) == "auto" and (
             found := [v for node in nodes for v in _resolved(node, f"${{trained_{key}:")]

@@ -31,7 +31,14 @@ from launch.options import (
     without_null,
 )
 from launch.received import CONF_DIR, checked_config, override_parser
-from launch.trained_parts import trained_classifier, trained_tokenizer
+from launch.trained_parts import (
+    folded_channels,
+    space_channels,
+    space_size,
+    trained_classifier,
+    trained_space,
+    trained_tokenizer,
+)
 
 
 def register_resolvers() -> None:
@@ -42,8 +49,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("when", _when, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-    OmegaConf.register_new_resolver("trained_classifier", trained_classifier, replace=True)
-    OmegaConf.register_new_resolver("trained_tokenizer", trained_tokenizer, replace=True)
+    for resolver in (trained_classifier, trained_tokenizer, trained_space, space_size, space_channels, folded_channels):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 def _when(condition: Any, this: Any, other: Any) -> Any:

@@ -23,8 +23,8 @@ from callbacks.guards import NonFiniteLossError, SpikeError
 from callbacks.measuring import SetupError
 from callbacks.rank_agreement import RankDisagreementError
 from datamodules.damage import DamagedImageError
+from datamodules.encoded_cache import EncodedCacheError
 from datamodules.shards.files import ShardError
-from datamodules.token_cache import TokenCacheError
 from files.held import FolderGoneError
 from files.whole import NO_ROOM, WriteError
 from generative.weight_files import WeightsError
@@ -38,6 +38,10 @@ MENDABLE = (
     ValueError, TypeError, OSError, RuntimeError, ImportError, LookupError, ArithmeticError, HydraException,
     OmegaConfBaseException, MisconfigurationException,
 )  # fmt: skip
+
+_RESOLVING = re.compile(
+    r"UserError raised while resolving interpolation: (.*?)( full_key: .*)?"
+)  # OmegaConf's words around
 
 
 class UserError(Exception):
@@ -95,7 +99,9 @@ def as_user_error() -> Iterator[None]:
             ) from error
         raise
     except (ValueError, OSError, HydraException, OmegaConfBaseException, MisconfigurationException) as error:
-        raise UserError(one_line(error)) from error
+        said = one_line(error)
+        sentence = _RESOLVING.fullmatch(said)
+        raise UserError(sentence.group(1) if sentence else said) from error
 
 
 class RunFailedError(Exception):
@@ -170,7 +176,7 @@ def exit_code(error: BaseException) -> int | None:
         UserError,
         SetupError,
         WeightsError,
-        TokenCacheError,
+        EncodedCacheError,
         ConfigCompositionException,
         OverrideParseException,
     )

@@ -28,10 +28,11 @@ from launch.former import renewed
 from launch.output import as_typed
 from launch.record import history_of, now
 from launch.run_folder import RunFolder, identity, is_main_process, write_json
+from launch.trained_parts import TRAINED
 from lightning_modules import TrainingModule
 
 # Where a run lies, what it reports to, how it was begun, and parts that are known by their content.
-NOT_SETTINGS = {"hydra", "paths", "logger", "resume", "data_changed", "sweep", "name", "tokenizer", "classifier"}
+NOT_SETTINGS = {"hydra", "paths", "logger", "resume", "data_changed", "sweep", "name", *TRAINED, "classifier"}
 # What trained weights mean: another value makes another network of them.
 FIXED = re.compile(
     r"(network|bottleneck|init)(\.(?!dropout$)|$)|module\.(_target_|task|labels|output|source|sees_degraded)$"

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from launch.errors import UserError
 from launch.received import CONF_DIR, PARTIAL, TARGET
+from launch.trained_parts import TRAINED
 
 NONE = "none"  # the option that leaves a group out: Hydra takes null for no option, and refuses it
 _NULL = re.compile(r"""(?<![\w'"])null(?![\w'"])""", re.IGNORECASE)
@@ -181,6 +182,7 @@ def _leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
     for group in PARTS & set(map(str, config)):
         if group != "degradation" and not re.search(rf"\$\{{{group}[.}}]", text):
             reasons[group] = "no part of it is built from it"
+    reasons |= {key: "it is built without one" for key in TRAINED if f"${{{key}}}" not in text}
     for key, reason in reasons.items():
         for override in overrides:
             name, _, value = override.lstrip("+").partition("=")

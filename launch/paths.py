@@ -13,12 +13,12 @@ PATH_KEYS = frozenset(
     {
         *("root", "train_root", "val_root", "test_root", "images"),
         *("objects_json", "train_json", "test_json", "new_test_json"),
-        *("classifier", "label_classifier", "tokenizer", "weights", "heads", "cache_dir"),
+        *("classifier", "label_classifier", "tokenizer", "space", "weights", "heads", "cache_dir"),
     }
 )
 # Keys as a whole: of shards paths, patterns and addresses, one or several; and the run that a training begins with.
 WHOLE_KEYS = frozenset({"data.train", "data.val", "data.test", "init.run"})
-WORDS = frozenset({"auto", "ema", "raw"})  # no paths, whichever key has them
+WORDS = frozenset({"auto", "ema", "raw", "pixel"})  # no paths, whichever key has them
 
 
 def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:

@@ -1,4 +1,4 @@
-"""Finds the trained networks that a run is built with: the label classifier and the tokenizer, ``auto`` among the runs."""
+"""Finds the trained networks that a run is built with, ``auto`` among the runs: label classifier, tokenizer, autoencoder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 
 from hydra.utils import get_class
 
+from generative.export import SUFFIX
+from generative.networks.autoencoder import Autoencoder
+from generative.spaces import Latents
 from launch.errors import UserError
 from launch.record_files import passed_over
 from launch.run_folder import RunFolder, readable_record
+
+PIXEL = "pixel"  # the space that needs no trained network
+TRAINED = ("tokenizer", "space")  # keys of the networks that modules are built from
 
 
 def trained_classifier(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
@@ -32,11 +38,66 @@ def trained_tokenizer(value: str | None, outputs: str, data_name: str, image_siz
     return _trained("tokenizer", value, Path(outputs), (data_name, image_size))
 
 
+def trained_space(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
+    """Find the checkpoint that the config key ``space`` means; see ``trained_classifier``.
+
+    Returns:
+        None for ``pixel``.
+
+    Raises:
+        UserError: There is none for ``auto``.
+    """
+    if value in (None, PIXEL):
+        return None
+    found = _trained("space", value, Path(outputs), (data_name, image_size))
+    if found is None:
+        raise UserError(
+            f"space=auto: no finished autoencoder of {data_name} at {image_size} pixels was found: train one first, as with "
+            "python train.py experiment=autoencoder_scenes, or name one with space=RUN_DIR."
+        )
+    return found
+
+
+def space_size(space: str | None, image_size: int) -> int:
+    """Return the side of what a network in a space works on.
+
+    Args:
+        space: Checkpoint of an autoencoder; None for pixels.
+        image_size: Side of the images in pixels.
+    """
+    return _autoencoder(space).grid_size if space else image_size
+
+
+def space_channels(space: str | None, channels: int) -> int:
+    """Return the channels of what a network in a space works on; see ``space_size``."""
+    return _autoencoder(space).bottleneck.dim if space else channels
+
+
+def folded_channels(space: str | None, channels: int) -> int:
+    """Return the channels of maps of pixels that are folded to the grid of a space; see ``space_size``."""
+    if not space:
+        return channels
+    autoencoder = _autoencoder(space)
+    return channels * (autoencoder.image_size // autoencoder.grid_size) ** 2
+
+
+def _autoencoder(path: str) -> Autoencoder:
+    return _described(path, Path(path).stat().st_mtime_ns)
+
+
+@cache
+def _described(path: str, *times: int) -> Autoencoder:
+    """Read an autoencoder's sizes: once, until its file changes, since configs ask often."""
+    return Latents.described(path)
+
+
 def _trained(key: str, value: str | None, outputs: Path, data: tuple[str, int]) -> str | None:
     if value is None:
         return None
     if value != "auto":
-        return str(Path(value).resolve()) if Path(value).is_file() else str(RunFolder.existing(value, key).checkpoint)
+        exported = Path(value) / f"model{SUFFIX}"
+        file = exported if key in TRAINED and exported.is_file() else Path(value)
+        return str(file.resolve()) if file.is_file() else str(RunFolder.existing(value, key).checkpoint)
     finished = []
     for record_path in outputs.rglob("run.json"):
         run = RunFolder(record_path.parent)

@@ -121,6 +121,19 @@ class TrainingModule(Described, LightningModule, ABC):
         """
         return
 
+    def measure(self, data: Any) -> None:
+        """Look at the training images before a training begins, as whether there is something to compute of them once.
+
+        Args:
+            data: The data, set up (``datamodules.base.ImageDataModule``).
+        """
+        return
+
+    def setup(self, stage: str) -> None:
+        """Look at the training images; what a checkpoint holds of that takes its place."""
+        if stage == "fit":
+            self.measure(self.trainer.datamodule)  # type: ignore[attr-defined]
+
     def check_training(self) -> None:
         """Check that training will teach what sampling asks for; called once, before the first step of a training."""
         return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from generative.guidance import Guidance, LabelDropout
+from generative.inpainting import composite
 from generative.randomness import Randomness
 from generative.types import Batch, Condition, restoration_condition
 from lightning_modules.base import ImageData
@@ -159,6 +160,38 @@ class ConditionalModule(GenerativeModule):
             degraded, validity = batch.observed()
             image_BCHW = image_BCHW.lerp(degraded, validity)
         return image_BCHW
+
+    def reconstruction(self, batch: Batch) -> Tensor | None:
+        """Return what a frozen network makes of the clean images: nothing that the module makes can be closer to these.
+
+        Returns:
+            (B, C, H, W) images in [-1, 1]; None for a module that is bound by no such network.
+        """
+        return None
+
+    def makers(self, batch: Batch) -> dict[str, Callable[[], Any]]:
+        """Return what makes the entries that an evaluation step offers, by their names.
+
+        Returns:
+            Makers of ``outputs`` of restorers, beside which stands what bounds them: the ``reconstruction``, and the
+            ``composite`` of the known pixels and the reconstruction. And of the ``reconstruction`` alone.
+        """
+
+        def outputs() -> dict[str, Tensor]:
+            images = self.images_of(batch, self.evaluation_randomness(batch))
+            reconstruction = self.reconstruction(batch)
+            if reconstruction is None:
+                return images
+            bounds = {"reconstruction": reconstruction}
+            if self.reimpose_known:
+                bounds["composite"] = composite(*batch.observed(), reconstruction, self.feather)
+            return images | bounds
+
+        makers: dict[str, Callable[[], Any]] = {"reconstruction": lambda: self.reconstruction(batch)}
+        return makers | ({"outputs": outputs} if self.restores else {})
+
+    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
+        return self.offered(batch, **self.makers(batch))
 
     def sampling_record(self) -> dict[str, Any]:
         record: dict[str, Any] = {"task": self.task, "labels": self.labels}

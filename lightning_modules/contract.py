@@ -76,7 +76,8 @@ class Described:
     Attributes:
         tasks: What such modules can do.
         card: What its model card says.
-        part_keys: Arguments that name the file of a frozen network that it needs (``parts``).
+        part_keys: Arguments that name the file of a frozen network that it needs (``parts``), or are None where it does
+            without.
         training_only: Arguments that an exported module does without, and what they are there.
         not_shardable: Why the paradigm cannot train with ``trainer=fsdp``, or None where it can.
         not_compilable: Why the paradigm cannot train with ``compile=true``, or None where it can.
@@ -101,8 +102,12 @@ class Described:
         """Return the frozen networks that travel with the module's export.
 
         Returns:
-            A part for each of ``part_keys``.
+            A part for each of ``part_keys`` that is not None.
         """
+        return {}
+
+    def found_arguments(self) -> dict[str, Any]:
+        """Return arguments that the module has found the values of in training, as an export keeps them: plain values."""
         return {}
 
     @classmethod
@@ -119,7 +124,7 @@ class Described:
 
     @classmethod
     def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        """Name the config keys, ``classifier`` or ``tokenizer``, that a trained run of such a module can be the value of.
+        """Name the keys (``classifier``, ``tokenizer``, ``space``) that a trained run of such a module can be the value of.
 
         Args:
             arguments: The module's arguments, as they stand in a config.
@@ -166,7 +171,7 @@ class Described:
             ValueError: Something is missing or contradicts itself.
         """
         says_parts = not self.part_keys or type(self).parts is not Described.parts
-        if not says_parts or self.parts_record().keys() != set(self.part_keys):
+        if not says_parts or not self.parts_record().keys() <= set(self.part_keys):
             raise ValueError(
                 f"{type(self).__name__}.part_keys={list(self.part_keys)}, parts and parts_record must be of the same networks."
             )

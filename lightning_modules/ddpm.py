@@ -15,7 +15,6 @@ from generative.checks import checked
 from generative.denoiser import Denoiser, DenoiserOutput
 from generative.frozen import Frozen
 from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance
-from generative.inpainting import KnownPixels
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.networks import ImageNetwork
 from generative.objectives.diffusion import DiffusionObjective
@@ -24,12 +23,13 @@ from generative.ranges import NonNegative, Positive
 from generative.samplers.diffusion import DiffusionSampler
 from generative.schedules import NoiseSchedule
 from generative.types import Batch, LossOutput, State
-from lightning_modules.conditional_module import USES, ConditionalModule, ImageTask
+from lightning_modules.conditional_module import USES, ImageTask
 from lightning_modules.contract import Card, Output, Task
+from lightning_modules.space_module import SpaceModule
 
 
 @checked("module")
-class DDPM(ConditionalModule):
+class DDPM(SpaceModule):
     """Learns to denoise and samples by walking from noise to an image.
 
     Args:
@@ -46,7 +46,7 @@ class DDPM(ConditionalModule):
         data_std: Standard deviation of the data around their mean image, for the size of these steps
             (``generative.guidance.ClassifierGuidance``).
         classifier: Checkpoint of the label classifier; read only for a scale above 0.
-        **kwargs: Arguments of ``ConditionalModule``.
+        **kwargs: Arguments of ``SpaceModule``.
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"generate", "restore", "inpaint"})
@@ -57,7 +57,7 @@ class DDPM(ConditionalModule):
         "It knows its training set's subjects, labels and degradations only; what is drawn may miss or add objects.",
     )
     training_only: ClassVar[Mapping[str, Any]] = {
-        **ConditionalModule.training_only,
+        **SpaceModule.training_only,
         "classifier": None,
         "classifier_guidance": 0.0,
     }
@@ -87,6 +87,16 @@ class DDPM(ConditionalModule):
         self.denoiser = Denoiser(network, schedule, output)
         objective.check(schedule)
         sampler.timesteps(schedule)  # refuses what cannot be sampled before it is trained
+        if self.latent_space and sampler.threshold != "none":
+            raise ValueError(
+                f"sampler.threshold={sampler.threshold} holds images in [-1, 1], which latents do not lie in: set "
+                "sampler.threshold=none, or space=pixel."
+            )
+        if self.latent_space and classifier_guidance:
+            raise ValueError(
+                f"module.classifier_guidance={classifier_guidance:g} moves pixels, and space= has latents moved: set "
+                "module.classifier_guidance=0, or space=pixel."
+            )
         self._assistant = _load_assistant(classifier) if classifier_guidance else None
 
     @property
@@ -102,7 +112,7 @@ class DDPM(ConditionalModule):
         self.objective.check_start(self.sampler.timesteps(schedule)[0], schedule.num_timesteps)
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        return self.objective(self.denoiser, batch.image, self.condition(batch, randomness), randomness)
+        return self.objective(self.denoiser, self.space.encoded(batch), self.condition(batch, randomness), randomness)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """``sample`` by the sampler; ``mean`` by one network call, without guidance.
@@ -110,22 +120,23 @@ class DDPM(ConditionalModule):
         Args:
             batch: Batch of which it uses the shape of ``image``, the labels, and for restoration the degraded images.
         """
-        condition, noise = self.condition(batch), randomness.normal(*batch.image.shape[1:])
+        condition, noise = self.condition(batch), randomness.normal(*self.space.shape(batch))
         image = self.sampler(self._path_denoiser(batch), noise, condition, randomness)
         images = {"sample": image}
         if "mean" in self.outputs:
             last = self.denoiser.schedule.num_timesteps - 1
             images["mean"] = self.denoiser.predict(noise, last, condition).image
-        return {name: self.finished(image, batch) for name, image in images.items()}
+        return {name: self.finished(self.space.decoded(image), batch) for name, image in images.items()}
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
-        noise = randomness.normal(*batch.image.shape[1:])
-        return self.sampler.states(self._path_denoiser(batch), noise, self.condition(batch), randomness)
+        noise = randomness.normal(*self.space.shape(batch))
+        states = self.sampler.states(self._path_denoiser(batch), noise, self.condition(batch), randomness)
+        return self.decoded_states(states)
 
     def _path_denoiser(self, batch: Batch) -> Denoiser:
         denoiser = self.guided_denoiser()
         if self.known_in_path and self.restores:
-            return KnownPixels(*batch.observed()).in_denoiser(denoiser)
+            return self.space.known(batch).in_denoiser(denoiser)
         return denoiser
 
     def guided_denoiser(self) -> Denoiser:
@@ -142,7 +153,7 @@ class DDPM(ConditionalModule):
     def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
         """Take the loss too, with draws that depend on each image's index alone."""
         errors = self.objective.errors(
-            self.denoiser, batch.image, self.condition(batch), self.evaluation_randomness(batch, "loss")
+            self.denoiser, self.space.encoded(batch), self.condition(batch), self.evaluation_randomness(batch, "loss")
         )
         split = "test" if self.trainer.testing else "val"
         self.log(f"{split}/loss", errors.mean(), on_epoch=True, batch_size=len(errors), sync_dist=True)

@@ -19,7 +19,7 @@ from generative.guidance import ClassifierFreeGuidance
 from generative.inpainting import composite, gray_patches, token_mask
 from generative.metrics.means import NamedMeans
 from generative.networks.token_transformer import TokenTransformer
-from generative.networks.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
+from generative.networks.tokenizer import Tokenizer, load_tokenizer
 from generative.objectives.masked_tokens import MaskedTokenObjective, near_codes, token_accuracy
 from generative.patch_evidence import code_patches, patch_evidence
 from generative.randomness import Randomness
@@ -174,19 +174,16 @@ class MaskGIT(ConditionalModule):
         return {"tokenizer": self._tokenizer.record()}
 
     def parts(self) -> dict[str, Part]:
-        settings, _ = read_tokenizer(self._tokenizer.path)
-        return {"tokenizer": Part(self._tokenizer.network, settings, self._tokenizer.card())}
+        return {"tokenizer": Part(self._tokenizer.network, self._tokenizer.settings(), self._tokenizer.card())}
 
     @classmethod
     def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return load_tokenizer(arguments["tokenizer"]).transformer_settings()
 
-    def setup(self, stage: str) -> None:
-        """Tokenize the training images, and measure what their patches look like."""
-        if stage == "fit":
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            data.use_tokenizer(self._tokenizer, self.cache_dir)
-            self.measure_patches(data)
+    def measure(self, data: Any) -> None:
+        """Tokenize the images, and measure what their patches look like."""
+        data.use_encoder(self._tokenizer, self.cache_dir)
+        self.measure_patches(data)
 
     def measure_patches(self, data: ImageData) -> None:
         """Tell network and objective what the patches of each code look like in the first training images."""
@@ -200,10 +197,10 @@ class MaskGIT(ConditionalModule):
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """The tokens come with the batch, the tokenizer does not run."""
-        assert batch.tokens is not None, "the data module has no tokenizer"
+        assert batch.encoded is not None, "the data module has no tokenizer"
         condition, targets = self.condition(batch, randomness), self._targets
-        targets = None if targets is None else targets.to(batch.tokens.device)
-        return self.objective(self.network, batch.tokens, self._unknown(batch), condition, randomness, targets)
+        targets = None if targets is None else targets.to(batch.encoded.device)
+        return self.objective(self.network, batch.encoded, self._unknown(batch), condition, randomness, targets)
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """A plausible image, the tokenizer's picture of it, and the mean.
@@ -263,22 +260,11 @@ class MaskGIT(ConditionalModule):
             picture = self.tokenizer.decode(state.predicted)
             yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
 
-    def evaluation_step(self, batch: Batch) -> Mapping[str, Any]:
-        """See ``GenerativeModule.evaluation_step``.
+    def reconstruction(self, batch: Batch) -> Tensor:
+        return self.tokenizer.decode(self.tokenizer.encode(batch.image))
 
-        Returns:
-            Beside the outputs of ``sample`` to restore what bounds them, since it knows the clean image: its
-            ``reconstruction``, and the ``composite`` of the known pixels and the reconstruction; and the token accuracy by
-            masked share.
-        """
-
-        def outputs() -> dict[str, Tensor]:
-            images = self.images_of(batch, self.evaluation_randomness(batch))
-            reconstruction = self.tokenizer.decode(self.tokenizer.encode(batch.image))
-            bounds = {"reconstruction": reconstruction}
-            if self.reimpose_known:
-                bounds["composite"] = composite(*batch.observed(), reconstruction, self.feather)
-            return images | bounds
+    def makers(self, batch: Batch) -> dict[str, Callable[[], Any]]:
+        """See ``ConditionalModule.makers``; the token accuracy by masked share too."""
 
         def accuracy() -> dict[str, Tensor]:
             tokens, condition = self.tokenizer.encode(batch.image), self._clean_condition(batch)
@@ -294,8 +280,7 @@ class MaskGIT(ConditionalModule):
                 for ratio in ACCURACY_RATIOS
             }
 
-        makers = {"token_accuracy": accuracy} | ({"outputs": outputs} if self.restores else {})
-        return self.offered(batch, **makers)
+        return {**super().makers(batch), "token_accuracy": accuracy}
 
     def on_test_epoch_start(self) -> None:
         """Count the network calls anew."""

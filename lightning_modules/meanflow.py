@@ -17,21 +17,21 @@ from torch import Tensor
 from generative.checks import checked
 from generative.flow_map import FlowMap, FlowMapOutput
 from generative.guidance import ClassifierFreeGuidance, Guidance, TrainedGuidance
-from generative.inpainting import KnownPixels
 from generative.networks import ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
 from generative.ranges import Share
 from generative.samplers import FlowSampler
 from generative.types import Batch, Condition, LossOutput, State
-from lightning_modules.conditional_module import USES, ConditionalModule, ImageTask
+from lightning_modules.conditional_module import USES, ImageTask
 from lightning_modules.contract import Card, Output, Task
+from lightning_modules.space_module import SpaceModule
 
 Source = Literal["noise", "degraded"]
 
 
 @checked("module")
-class MeanFlow(ConditionalModule):
+class MeanFlow(SpaceModule):
     """Draws or restores images with a flow map.
 
     Args:
@@ -45,7 +45,7 @@ class MeanFlow(ConditionalModule):
         sees_degraded: Whether a restoring network is shown the degraded image and the validity map, besides where it starts.
         known_in_path: Hold exactly known pixels on their own path in every step of ``sample``.
         mean_weight: Slider in [0, 1]: ``sample`` becomes (1 - w) sample + w mean.
-        **kwargs: Arguments of ``ConditionalModule``.
+        **kwargs: Arguments of ``SpaceModule``.
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"generate", "restore", "inpaint"})
@@ -84,6 +84,11 @@ class MeanFlow(ConditionalModule):
             raise ValueError(
                 "module.source=degraded needs degraded images, and task=generate has none: set module.source=noise."
             )
+        if source == "degraded" and self.latent_space:
+            raise ValueError(
+                "module.source=degraded begins at the degraded image, and noisy images are not encoded: set "
+                "module.source=noise, or space=pixel."
+            )
         if mean_weight and not self.restores:
             raise ValueError(
                 "module.mean_weight blends with mean, which task=generate has not: set module.mean_weight=0."
@@ -116,7 +121,7 @@ class MeanFlow(ConditionalModule):
             condition = replace(condition, guidance=self.guidance.draw(condition.labels, randomness))
         return self.objective(
             self.flow_map,
-            batch.image,
+            self.space.encoded(batch),
             source,
             condition,
             randomness,
@@ -126,17 +131,17 @@ class MeanFlow(ConditionalModule):
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """``sample`` by the sampler, ``mean`` of restorers in one network call, without guidance."""
-        source = self._source(batch, randomness)
-        mean = self.flow_map.mean(self._mean_state(batch), self.condition(batch)) if self.restores else None
-        sample = self.sampler(self._path_map(batch), source, self._guided_condition(batch))
-        if mean is None:
+        sample = self.sampler(self._path_map(batch), self._source(batch, randomness), self._guided_condition(batch))
+        sample = self.space.decoded(sample)
+        if not self.restores:
             return {"sample": self.finished(sample, batch)}
+        mean = self.space.decoded(self.flow_map.mean(self._mean_state(batch), self.condition(batch)))
         sample = sample.lerp(mean, self.mean_weight)
         return {"sample": self.finished(sample, batch), "mean": self.finished(mean, batch)}
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         source = self._source(batch, randomness)
-        return self.sampler.states(self._path_map(batch), source, self._guided_condition(batch))
+        return self.decoded_states(self.sampler.states(self._path_map(batch), source, self._guided_condition(batch)))
 
     def sampling_record(self) -> dict[str, Any]:
         restores = {"mean_weight": self.mean_weight, "known_in_path": self.known_in_path}
@@ -158,14 +163,16 @@ class MeanFlow(ConditionalModule):
         if isinstance(self.guidance, ClassifierFreeGuidance):
             flow_map = replace(flow_map, network=self.guidance.wrap(flow_map.network))
         if self.known_in_path and self.restores:
-            flow_map = KnownPixels(*batch.observed()).in_flow_map(flow_map)
+            flow_map = self.space.known(batch).in_flow_map(flow_map)
         return flow_map
 
     def _source(self, batch: Batch, randomness: Randomness) -> Tensor:
         if self.source == "degraded":
             return batch.observed()[0]
-        return randomness.normal(*batch.image.shape[1:])
+        return randomness.normal(*self.space.shape(batch))
 
     def _mean_state(self, batch: Batch) -> Tensor:
         # The noise tells nothing of the image: its own mean, zero, stands for all of it. The bridge's source does tell.
-        return batch.observed()[0] if self.source == "degraded" else torch.zeros_like(batch.image)
+        if self.source == "degraded":
+            return batch.observed()[0]
+        return torch.zeros(len(batch.image), *self.space.shape(batch), device=batch.image.device)

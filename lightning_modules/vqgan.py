@@ -74,10 +74,10 @@ class VQGAN(GenerativeModule):
 
     @classmethod
     def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
-        """An autoencoder with continuous latents makes no tokens."""
+        """An autoencoder with continuous latents makes no tokens, one with tokens no latents."""
         bottleneck = (arguments.get("network") or {}).get("bottleneck") or {}
         continuous = str(bottleneck.get("_target_")).endswith(f".{GaussianBottleneck.__name__}")
-        return frozenset() if continuous else frozenset({"tokenizer"})
+        return frozenset({"space" if continuous else "tokenizer"})
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The discriminator's too."""

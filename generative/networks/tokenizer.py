@@ -5,42 +5,21 @@ Shape legend: B batch, C channels, H/W height and width, G side of the token gri
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from generative.export import SUFFIX, read_network
-from generative.frozen import Frozen
-from generative.inpainting import receptive_radius
 from generative.networks.autoencoder import Autoencoder
-from generative.networks.bottlenecks import GaussianBottleneck
-from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
-from generative.weights import (
-    LoadMemoryError,
-    NotLoadedError,
-    checkpoint_fault,
-    is_out_of_memory,
-    network_weights,
-    read_checkpoint,
-    weights_hash,
-)
+from generative.networks.trained_autoencoder import TrainedAutoencoder
 
 PATCH_BATCH = 256  # codes painted at a time
-NOT_ALIKE = "its config and weights are not those of an autoencoder"
-# A checkpoint may name nothing else to be built: it could otherwise run code.
-PARTS: dict[str, type[nn.Module]] = {
-    f"generative.networks.{part.__name__}": part
-    for part in (Autoencoder, VectorQuantizer, SimVQ, FSQ, GaussianBottleneck)
-}
 
 
-class Tokenizer(Frozen[Autoencoder]):
+class Tokenizer(TrainedAutoencoder):
     """A frozen autoencoder with codes.
 
     Args:
@@ -52,12 +31,12 @@ class Tokenizer(Frozen[Autoencoder]):
 
     Attributes:
         num_codes: Number of codes K.
-        grid_size: Side G of the token grid.
-        patch_size: Side of a token's patch in pixels.
-        hash: Hash of the weights.
-        dilation: How many tokens around its own patch a token depends on, measured.
     """
 
+    key: ClassVar[str] = "tokenizer"
+    noun: ClassVar[str] = "tokenizer"
+    example: ClassVar[str] = "vqgan_scenes"
+    name: ClassVar[str] = "tokens"
     num_codes: int
 
     def __init__(self, network: Autoencoder, path: str | Path) -> None:
@@ -65,13 +44,8 @@ class Tokenizer(Frozen[Autoencoder]):
             raise ValueError(
                 f"tokenizer={path} is an autoencoder without codes: train one with bottleneck=vq, simvq or fsq."
             )
-        super().__init__(network)
-        self.path = str(path)
+        super().__init__(network, path)
         self.num_codes = network.num_codes
-        self.grid_size = network.grid_size
-        self.patch_size = network.image_size // network.grid_size
-        self.hash = weights_hash(network)
-        self.dilation = receptive_radius(network.encode, network.image_size, network.in_channels, network.grid_size)
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> Tensor:
@@ -126,31 +100,6 @@ class Tokenizer(Frozen[Autoencoder]):
         patches = rearrange(pictures, "k c (h p) (w q) -> k h w c p q", h=self.grid_size, w=self.grid_size)
         return patches[:, self.grid_size // 2, self.grid_size // 2]
 
-    def check_images(self, image_size: int, channels: int) -> None:
-        """Check that the tokenizer was trained on images of a shape.
-
-        Args:
-            image_size: Side in pixels.
-            channels: Number of channels.
-
-        Raises:
-            ValueError: It was not.
-        """
-        own = (self.network.image_size, self.network.in_channels)
-        if own != (image_size, channels):
-            raise ValueError(
-                f"tokenizer={self.path} was trained on images of {own[0]} pixels and {own[1]} channels, but the data have "
-                f"{image_size} and {channels}: choose the tokenizer's data, or train one on these."
-            )
-
-    def record(self) -> dict[str, Any]:
-        """Identify the tokenizer.
-
-        Returns:
-            Plain values: two with equal hashes give equal tokens.
-        """
-        return {"path": self.path, "hash": self.hash}
-
     def transformer_settings(self) -> dict[str, Any]:
         """Return what a transformer of its tokens is built with, as arguments of ``TokenTransformer``."""
         return {
@@ -172,71 +121,5 @@ class Tokenizer(Frozen[Autoencoder]):
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load a trained tokenizer; nothing but tensors and plain containers is unpickled.
-
-    Args:
-        path: Checkpoint of a tokenizer run, such as ``experiment=vqgan_scenes``, whose averaged weights are used where it
-            has them; or the ``model.safetensors`` of an exported one.
-
-    Raises:
-        ValueError: If the file is missing or is no such checkpoint.
-        LoadMemoryError: If it needs more memory than there is.
-    """
-    config, weights = read_tokenizer(path)
-    try:
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, so they must not cost a draw
-            network = _build(config)
-        network.load_state_dict(weights)
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise LoadMemoryError(f"tokenizer={path} does not fit into the memory that is left: {error}") from error
-        raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
-    if not isinstance(network, Autoencoder):
-        raise ValueError(_no_tokenizer(path, f"it holds a {type(network).__name__}"))
-    return Tokenizer(network, path)
-
-
-def read_tokenizer(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    """Read what a tokenizer is built from; see ``load_tokenizer``.
-
-    Args:
-        path: Checkpoint of a run, or ``model.safetensors`` of an export.
-
-    Returns:
-        The config of its network, and the weights by the network's own names.
-    """
-    return _read_exported(Path(path)) if Path(path).suffix == SUFFIX else _read_run(path)
-
-
-def _read_run(path: str | Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    try:
-        checkpoint = read_checkpoint(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"tokenizer={path} does not exist.") from error
-    except NotLoadedError as error:
-        raise ValueError(_no_tokenizer(path, str(error))) from error
-    if fault := checkpoint_fault(checkpoint):
-        raise ValueError(_no_tokenizer(path, fault))
-    try:
-        return checkpoint["config"]["network"], network_weights(checkpoint)
-    except (KeyError, TypeError) as error:
-        raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
-
-
-def _read_exported(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    weights, metadata = read_network(path)
-    try:
-        return json.loads(metadata["network"]), weights
-    except (KeyError, ValueError, RecursionError) as error:
-        raise ValueError(_no_tokenizer(path, NOT_ALIKE)) from error
-
-
-def _build(node: Mapping[str, Any]) -> nn.Module:
-    arguments = {
-        key: _build(value) if isinstance(value, Mapping) else value for key, value in node.items() if key != "_target_"
-    }
-    return PARTS[node["_target_"]](**arguments)
-
-
-def _no_tokenizer(path: str | Path, reason: str) -> str:
-    return f"tokenizer={path} is no tokenizer: {reason}; give a run of experiment=vqgan_scenes or one like it."
+    """Load a trained tokenizer; see ``TrainedAutoencoder.load``."""
+    return Tokenizer.load(path)

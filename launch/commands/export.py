@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launch.command_line import run_arguments
 from launch.errors import UserError, reported
+from launch.trained_parts import TRAINED
 from launch.use.export import export
 
 USAGE = """Usage: python export.py run=DIR [weights=ema|raw] [output=FOLDER]
@@ -15,7 +16,7 @@ Writes DIR/export/, or FOLDER: model.safetensors (the network alone), config.yam
 images, and a folder for each trained network that it needs, such as its tokenizer. triptych.load(FOLDER) gives the module back.
 
   weights=raw       the raw instead of the averaged weights
-  tokenizer=DIR     where the tokenizer of the run lies by now"""
+  tokenizer=DIR     where the tokenizer of the run lies by now; likewise space=DIR, its autoencoder"""
 DEFAULTS: dict[str, str | None] = {"weights": "ema", "output": None}
 
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
         UserError: A key is unknown, or the run cannot be exported.
     """
     run, config, own, overrides = run_arguments(arguments, DEFAULTS, USAGE)
-    changed = [override for override in overrides if not override.startswith("tokenizer=")]
+    changed = [override for override in overrides if override.partition("=")[0] not in TRAINED]
     if changed:
         raise UserError(f"a run is exported as it was trained: leave out {' '.join(changed)}.")
     output = Path(own["output"]).expanduser() if own["output"] else run.path / "export"

@@ -20,6 +20,7 @@ from generative.export import network_bytes
 from launch import build
 from launch.errors import UserError, as_user_error
 from launch.run_folder import RunFolder
+from launch.trained_parts import TRAINED
 from launch.use.load import CARD, CONFIG, MODEL, label_names
 from launch.use.model_card import write_card
 from lightning_modules import Part, TrainingModule
@@ -29,7 +30,7 @@ EARLIER = "earlier"  # the export that is being replaced
 ASIDE = ".exporting"
 # What only training or the run's own machine needs.
 NOT_EXPORTED = (
-    "paths", "logger", "resume", "init", "data_changed", "sweep", "classifier", "tokenizer", "optimized_metric", "compile",
+    "paths", "logger", "resume", "init", "data_changed", "sweep", "classifier", *TRAINED, "optimized_metric", "compile",
     "hydra",
 )  # fmt: skip
 
@@ -52,6 +53,7 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
     build.load_weights(module, run, checkpoint, weights)
     plain = export_config(build.plain_config(config), type(module))
     plain["data"]["label_names"] = label_names(run, config)
+    plain["module"] |= module.found_arguments()
     with _aside(output) as temporary:
         folder = temporary / output.name
         for key, part in module.parts().items():

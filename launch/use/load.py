@@ -79,7 +79,7 @@ def _load(folder: Path, node: dict[str, Any]) -> TrainingModule:
     if not issubclass(kind, TrainingModule):
         raise TypeError(f"{node.get('_target_')} is no module")
     node |= {key: value for key, value in kind.training_only.items() if key in node}
-    node |= {key: str(_inside(folder, node.get(key))) for key in kind.part_keys}
+    node |= {key: str(_inside(folder, node[key])) for key in kind.part_keys if node.get(key) is not None}
     model = _inside(folder, MODEL)
     tensors, metadata = read_network(model)
     step = metadata.get("step", "")

@@ -14,6 +14,7 @@ from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
 from launch.settings import earlier_settings
+from launch.trained_parts import TRAINED
 from lightning_modules import GenerativeModule, TrainingModule
 from lightning_modules.contract import TASKS, Task
 
@@ -187,7 +188,7 @@ def _metric_tables(metrics: dict[str, float]) -> list[str]:
 
 
 def _definitions(record: dict[str, Any]) -> str:
-    sampling = {key: value for key, value in record.get("sampling", {}).items() if key != "tokenizer"}
+    sampling = {key: value for key, value in record.get("sampling", {}).items() if key not in TRAINED}
     data = record.get("data", {})
     told = {
         "weights": record["weights"],

@@ -104,7 +104,6 @@ def test_paths_mean_the_same_from_every_folder(tmp_path: Path, monkeypatch: pyte
         "data.root=a/../pics",
         "perceptual=vgg16",
         "classifier=runs/c",
-        "tokenizer=auto",
     ]
     config = compose_config([*overrides, "perceptual.heads='~/vgg.pth'"])
     before = config_hash(config)

@@ -77,16 +77,9 @@ def shown(code: str, size: tuple[int, int]) -> dict[str, Any]:
 def test_the_code_of_every_card_runs(
     name: str, runs: dict[str, RunFolder], restorer: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_tokens = (
-        ["data=digits", "data.image_size=32", "++data.root=none"] if name.startswith("maskgit") else []
-    )  # as the tokenizer is
-    overrides = [
-        f"experiment={name}",
-        *tiny(name),
-        *of_tokens,
-        f"tokenizer={runs['vqgan_scenes'].path}",
-        "classifier=null",
-    ]
+    of_tokens = ["data=digits", "data.image_size=32", "++data.root=none", f"tokenizer={runs['vqgan_scenes'].path}"]
+    own = of_tokens if name.startswith("maskgit") else []
+    overrides = [f"experiment={name}", *tiny(name), *own, "classifier=null"]
     config = composed(tmp_path / "run", overrides)
     module = build.build_module(config).eval()
     plain = export_config(build.plain_config(config), type(module))

@@ -42,12 +42,12 @@ class Guesser(TrainingModule):
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         randomness = IndexRandomness.for_images(3, "mask", batch.index)
-        return self.objective(self.network, batch.tokens, None, Condition(), randomness)
+        return self.objective(self.network, batch.encoded, None, Condition(), randomness)
 
 
 def batch_of(rows: slice) -> Batch:
     tokens = torch.randint(K, (B, N), generator=torch.Generator().manual_seed(1))
-    return Batch(torch.zeros(B, 1, 1, 1)[rows], torch.arange(B)[rows], tokens=tokens[rows])
+    return Batch(torch.zeros(B, 1, 1, 1)[rows], torch.arange(B)[rows], encoded=tokens[rows])
 
 
 def trained(objective: MaskedTokenObjective, size: int, accumulated: int) -> Tensor:
@@ -88,7 +88,7 @@ def test_ranks_equal_one_large_batch(loss_on: str, monkeypatch: pytest.MonkeyPat
 
     expected_gradient, expected_logs = outcome(batch_of(slice(0, 8)))
     draw = module.objective.mask
-    counts = [draw(part.tokens, None, IndexRandomness.for_images(3, "mask", part.index)).sum() for part in parts]
+    counts = [draw(part.encoded, None, IndexRandomness.for_images(3, "mask", part.index)).sum() for part in parts]
     assert counts[0] != counts[1]
     fake = SimpleNamespace(
         is_available=lambda: True,

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.inpainting import mean_colour, opencv
 from callbacks import Evaluation, TokenAccuracy
 from datamodules.base import ImageDataModule
-from datamodules.token_cache import TokenCache
+from datamodules.encoded_cache import EncodedCache
 from generative.inpainting import token_mask
 from generative.networks.tokenizer import load_tokenizer
 from generative.types import Batch
@@ -116,31 +116,31 @@ def first_training_batch(data: ImageDataModule) -> Batch:
 def test_training_takes_its_tokens_from_the_cache(outputs: Path, tmp_path: Path) -> None:
     module, data = built(outputs, "data.horizontal_flip=true")
     tokenizer = module.tokenizer
-    data.use_tokenizer(tokenizer, str(tmp_path))
+    data.use_encoder(tokenizer, str(tmp_path))
     module.measure_patches(data)
     batch = first_training_batch(data)
-    assert torch.equal(batch.tokens, tokenizer.encode(batch.image))  # of mirrored images too
+    assert torch.equal(batch.encoded, tokenizer.encode(batch.image))  # of mirrored images too
     mirrored = (batch.image != data.batch("train", batch.index).image).flatten(1).any(1)
     assert mirrored.any()
     assert not mirrored.all()
-    assert data._tokens.tokens.shape == (64, 2, 64)
-    assert data._tokens.tokens.element_size() == 2
+    assert data._encoded.values.shape == (64, 2, 64)
+    assert data._encoded.values.element_size() == 2
     module.tokenizer.network.encoder = None  # were it asked, this would fail
     assert module.loss(batch, module.evaluation_randomness(batch)).loss.isfinite()
 
 
 def test_a_cached_file_is_used_again(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, data = built(outputs)
-    data.use_tokenizer(module.tokenizer, str(tmp_path))
-    expected = first_training_batch(data).tokens
+    data.use_encoder(module.tokenizer, str(tmp_path))
+    expected = first_training_batch(data).encoded
     monkeypatch.setattr(module.tokenizer, "encode", None)
-    data.use_tokenizer(module.tokenizer, str(tmp_path))
-    assert torch.equal(first_training_batch(data).tokens, expected)
+    data.use_encoder(module.tokenizer, str(tmp_path))
+    assert torch.equal(first_training_batch(data).encoded, expected)
 
 
 def test_tokens_of_large_codebooks_survive_two_bytes() -> None:
     tokens = torch.tensor([[[0, 32767, 32768, 65535]]])
-    assert torch.equal(TokenCache(tokens.to(torch.int16)).lookup(torch.tensor([0])), tokens[0])
+    assert torch.equal(EncodedCache(tokens.to(torch.int16)).lookup(torch.tensor([0])), tokens[0])
 
 
 def test_hole_is_widened_by_what_the_encoder_sees(outputs: Path) -> None:
@@ -240,7 +240,7 @@ def test_labels_are_hidden_in_training_and_guide_in_a_part_of_the_decoding(outpu
     """The null condition of a network that nothing was hidden from would be an unknown input."""
     hiding = "module.label_dropout.set_probability=1"
     module, data = built(outputs, "module=maskgit_labels", hiding, "guidance.scale=3", "guidance.interval=[0.9,1]")
-    data.use_tokenizer(module.tokenizer, None)
+    data.use_encoder(module.tokenizer, None)
     module.measure_patches(data)
     seen: list[tuple[int, Tensor]] = []
     module.network.register_forward_pre_hook(lambda network, inputs: seen.append((len(inputs[0]), inputs[1].labels)))

@@ -1,4 +1,4 @@
-"""The token cache on shards, and its bound."""
+"""The cache of tokens on shards, and its bound."""
 
 import os
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 from test_webdataset import folder, numbers, shard_data  # noqa: F401 - a fixture
 
-from datamodules import token_cache
-from datamodules.token_cache import TokenCacheError, tokenized
+from datamodules import encoded_cache
+from datamodules.encoded_cache import EncodedCacheError, encoded
 
 
 class FirstPixel:
     """A tokenizer whose two tokens are the first bytes of an image, which hold its number."""
 
-    num_codes, hash = 256, "first_pixel"
+    name, num_codes, hash = "tokens", 256, "first_pixel"
 
     def to(self, device):
         return self
@@ -25,20 +25,20 @@ class FirstPixel:
 def test_tokens_of_shards_are_those_of_their_images(folder, tmp_path, monkeypatch):  # noqa: F811
     store = shard_data(folder).splits.train
     with pytest.warns(UserWarning, match="centred crop alone"):
-        cache = tokenized(store, 8, True, FirstPixel(), "cpu", tmp_path)
+        cache = encoded(store, 8, True, FirstPixel(), "cpu", tmp_path)
     index = torch.tensor([3, 30, 17])
     assert cache.lookup(index)[:, 1].tolist() == numbers(store.gather(index, 8)) == index.tolist()
     monkeypatch.setattr(FirstPixel, "encode", lambda self, image: pytest.fail("encoded again"))
     with pytest.warns(UserWarning, match="centred crop alone"):
-        assert torch.equal(tokenized(store, 8, True, FirstPixel(), "cpu", tmp_path).tokens, cache.tokens)
+        assert torch.equal(encoded(store, 8, True, FirstPixel(), "cpu", tmp_path).values, cache.values)
 
 
 def test_more_tokens_than_memory_are_refused_after_the_first_batch(folder, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 1}[name])
-    monkeypatch.setattr(token_cache, "BATCH_SIZE", 4)
+    monkeypatch.setattr(encoded_cache, "BATCH_SIZE", 4)
     store = shard_data(folder).splits.train
     with (
         pytest.warns(UserWarning, match="centred crop alone"),
-        pytest.raises(TokenCacheError, match=r"tokens of 40 training images take .* set data\.num_train=12 or less"),
+        pytest.raises(EncodedCacheError, match=r"tokens of 40 training images take .* set data\.num_train=12 or less"),
     ):
-        tokenized(store, 8, False, FirstPixel(), "cpu", tmp_path)
+        encoded(store, 8, False, FirstPixel(), "cpu", tmp_path)

@@ -1,0 +1,147 @@
+"""What a frozen autoencoder makes of the training images, computed once, mirrored images too: tokens or latents.
+
+Shape legend: I images, F 1 or 2 (as they are, mirrored), B batch; ``...`` is N tokens or D G G latents of an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from datamodules.source import ImageSource
+from files.cache import Tensors, cache_folder, cached
+from files.pixels import from_levels
+
+MAX_CODES = 2**16
+BATCH_SIZE = 250
+
+
+class EncodedCacheError(ValueError):
+    """What is encoded cannot be kept; the message says in one sentence why, and the remedy."""
+
+
+class Encoder(Protocol):
+    """A frozen autoencoder."""
+
+    @property
+    def name(self) -> str:
+        """What it makes: ``tokens`` or ``latents``."""
+
+    @property
+    def num_codes(self) -> int | None:
+        """Number of codes of tokens, which are kept in two bytes each; None for latents, which are kept as they are."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of its weights."""
+
+    def to(self, device: torch.device | str) -> Any:
+        """Move it."""
+
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        """Encode (B, C, H, W) images in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class EncodedCache:
+    """Tokens or latents by image.
+
+    Attributes:
+        values: (I, F, ...) float32 latents; or int16, the bits of unsigned numbers of tokens.
+    """
+
+    values: Tensor
+
+    def lookup(self, index_B: Tensor, flipped_B: Tensor | None = None) -> Tensor:
+        """Return what is kept of some images.
+
+        Args:
+            index_B: (B,) int64 indices.
+            flipped_B: (B,) bool, which of them are mirrored; None where none is.
+
+        Returns:
+            (B, ...) int64 tokens or float32 latents.
+        """
+        view = 0 if flipped_B is None else flipped_B.long()
+        found = self.values[index_B, view]
+        return found if found.is_floating_point() else found.long() & (MAX_CODES - 1)
+
+    def to(self, device: torch.device | str) -> EncodedCache:
+        """Return the cache on a device.
+
+        Args:
+            device: The device of the batches to come.
+
+        Returns:
+            The cache there.
+        """
+        return self if self.values.device == torch.device(device) else EncodedCache(self.values.to(device))
+
+
+def encoded(
+    store: ImageSource,
+    image_size: int,
+    mirrored: bool,
+    encoder: Encoder,
+    device: torch.device | str,
+    cache_dir: str | Path | None = None,
+) -> EncodedCache:
+    """Encode images, or read what an earlier run of the same autoencoder and images has written; memory holds all of it.
+
+    Images larger than ``image_size`` are encoded in their centred crop alone; a warning says so.
+
+    Args:
+        image_size: Side of the images in pixels.
+        mirrored: Whether to encode the mirrored images too.
+        device: Where it runs.
+        cache_dir: Cache folder, or None for the user's.
+
+    Returns:
+        Tokens or latents, on the CPU.
+
+    Raises:
+        EncodedCacheError: If two bytes cannot hold a token, or memory cannot hold all of it.
+    """
+    if encoder.num_codes is not None and encoder.num_codes > MAX_CODES:
+        raise EncodedCacheError(f"a tokenizer of {encoder.num_codes} codes is too large: two bytes hold {MAX_CODES}.")
+    if store.longest_side is None or store.longest_side > image_size:
+        rank_zero_warn(
+            f"training images larger than data.image_size={image_size} are encoded in their centred crop alone"
+        )
+    views = 2 if mirrored else 1
+    dtype = torch.float32 if encoder.num_codes is None else torch.int16
+    images = hashlib.blake2b(store.content_hashes().numpy().data, digest_size=8).hexdigest()
+    name = f"{images}-{len(store)}-{image_size}-{encoder.hash}-{views}.pt"
+
+    def build() -> Tensors:
+        encoder.to(device)
+        parts = []
+        batches = torch.arange(len(store)).split(BATCH_SIZE)
+        for indices in track(batches, description="encoding", console=Console(stderr=True), transient=True):
+            image = from_levels(store.gather(indices, image_size)).to(device)
+            made = torch.stack([encoder.encode(view) for view in (image, image.flip(-1))[:views]], dim=1)
+            parts.append(made.to(dtype).cpu())
+            if len(parts) == 1:
+                _check_memory(encoder.name, len(store), parts[0][0].nbytes)
+        return {encoder.name: torch.cat(parts)}
+
+    return EncodedCache(cached(cache_folder(cache_dir) / encoder.name / name, build)[encoder.name])
+
+
+def _check_memory(what: str, num_images: int, bytes_per_image: int) -> None:
+    """Say at once that what is encoded of so many images is too much, before hours are spent on it."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 2 * num_images * bytes_per_image > memory:  # twice: while the parts are put together
+        raise EncodedCacheError(
+            f"the {what} of {num_images} training images take {num_images * bytes_per_image / 1e9:.3g} GB, more than half "
+            f"of this machine's memory: set data.num_train={memory // (2 * bytes_per_image)} or less"
+        )
