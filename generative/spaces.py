@@ -140,7 +140,8 @@ class LatentSpace(Space):
         return self._standardised(self._on(batch.image).encode(batch.image) if batch.encoded is None else batch.encoded)
 
     def shape(self, batch: Batch) -> tuple[int, ...]:
-        return (self.latents.num_channels, self.latents.grid_size, self.latents.grid_size)
+        height, width = (side // self.latents.patch_size for side in batch.image.shape[-2:])
+        return (self.latents.num_channels, height, width)
 
     def decoded(self, z_BCHW: Tensor) -> Tensor:
         z_BCHW = z_BCHW * self.std[:, None, None] + self.mean[:, None, None]

@@ -48,6 +48,7 @@ class SpaceModule(ConditionalModule):
         super().__init__(network, *args, **kwargs)
         self.space = Space() if space is None else LatentSpace(Latents.load(space), latent_scale)
         self.cache_dir = cache_dir
+        self.network_sees_pixels = space is None
 
     @property
     def latent_space(self) -> LatentSpace | None:
