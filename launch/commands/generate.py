@@ -11,11 +11,22 @@ from omegaconf import DictConfig
 
 from files.masks import HoleRule
 from generative.degradations import Degradation
+from generative.judges.label_classifier import load_label_classifier
 from launch import build
 from launch.command_line import run_arguments, tell_choices
-from launch.errors import EXIT_RUN_FAILED, UserError, reported
+from launch.errors import EXIT_RUN_FAILED, UserError, as_user_error, reported
 from launch.run_folder import RunFolder
-from launch.use.drawing import draw_images, earlier_drawings, read_labels, write_drawings
+from launch.trained_parts import trained_classifier
+from launch.use.drawing import (
+    Drawing,
+    draw_images,
+    draw_steps,
+    drawing_of_sets,
+    earlier_drawings,
+    read_labels,
+    write_drawings,
+    write_steps,
+)
 from launch.use.folders import plan
 from launch.use.load import label_names, load_run
 from launch.use.restorer import Restorer, overlap_of
@@ -50,12 +61,16 @@ Restoring
 
 Drawing
   num_images=16       how many; each to a file of its own, the first 1000 also to grid.png
+  label_sets=FILE     one image of each label set of a JSON file, such as i-CLEVR's test.json, to 00.png, 01.png, ...; with the
+                      label accuracy in the grid's title where the run has a label classifier (classifier=FILE)
+  steps=true          also the way to the first image, steps.png and steps.gif
   evaluation_seed=1   another seed, other images
 
 The exit code is 3 where a picture of the input folder was left out; its name is printed."""
 DEFAULTS: dict[str, str | None] = {
     "input": None, "output": None, "masks": None, "hole": "auto", "result": None, "degrade": "false", "tile": "auto",
-    "overlap": None, "labels": None, "num_images": "16", "batch_size": "64", "weights": "ema", "overwrite": "false",
+    "overlap": None, "labels": None, "label_sets": None, "num_images": None, "steps": "false", "batch_size": "64",
+    "weights": "ema", "overwrite": "false",
 }  # fmt: skip
 FOLDERS = ("input", "output", "masks")
 MAX_IMAGES, MAX_BATCH = 1_000_000, 10_000  # more are a slip of the keyboard
@@ -137,15 +152,51 @@ def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool
     if own["input"] is not None:
         raise UserError("this run draws images from noise and has no use for input=: leave it out.")
     module = load_module(run, config, str(own["weights"]))
-    labels = read_labels(own["labels"], label_names(run, config) if module.uses_labels else [])
-    num_images, batch_size = whole_number(own, "num_images", MAX_IMAGES), whole_number(own, "batch_size", MAX_BATCH)
-    target, overwrite = Path(str(read_folders(own)["output"])), is_true(own, "overwrite")
-    stale = earlier_drawings(target, num_images, overwrite)
+    names, batch_size = (
+        label_names(run, config) if module.uses_labels else [],
+        whole_number(own, "batch_size", MAX_BATCH),
+    )
+    drawing = read_drawing(own, names, " ".join((own["labels"] or config.name).split()))
+    target, overwrite, keeps_steps = (
+        Path(str(read_folders(own)["output"])),
+        is_true(own, "overwrite"),
+        is_true(own, "steps"),
+    )
+    stale = earlier_drawings(target, {drawing.name(index) for index in range(drawing.num_images)}, overwrite)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    images = draw_images(module, labels, shape, num_images, batch_size)
-    title = " ".join((own["labels"] or config.name).split())
-    write_drawings(images, num_images, title, target, stale, overwrite)
+    judge = None
+    data = config.data
+    if own["label_sets"] is not None and (
+        file := trained_classifier(config.classifier, config.paths.outputs, data.name, data.image_size)
+    ):
+        with as_user_error():
+            judge = load_label_classifier(file).to(module.device)
+    write_drawings(draw_images(module, drawing, shape, batch_size), drawing, target, stale, overwrite, judge)
+    if keeps_steps:
+        states = draw_steps(module, drawing, shape)
+        if len(states) < 2:
+            raise UserError("steps=true: this run draws in one step: set sampler.num_steps, or leave it out.")
+        write_steps(states, drawing.first_title, target)
     return True
+
+
+def read_drawing(own: dict[str, str | None], names: list[str], title: str) -> Drawing:
+    """Read what is to be drawn: of the labels that were typed, or of the label sets of a file.
+
+    Args:
+        names: What the labels are called; empty for a run without labels.
+        title: What is drawn, in words.
+
+    Raises:
+        UserError: A label, file or number cannot be used.
+    """
+    if (sets := own["label_sets"]) is not None:
+        if own["labels"] is not None or own["num_images"] is not None:
+            raise UserError("label_sets= draws one image of each set: leave out labels= and num_images=.")
+        return drawing_of_sets(Path(sets).expanduser(), names)
+    number = whole_number(own | {"num_images": own["num_images"] or "16"}, "num_images", MAX_IMAGES)
+    labels = read_labels(own["labels"], names)
+    return Drawing(None if labels is None else labels.expand(number, -1), number, title)
 
 
 def read_degradation(config: DictConfig, own: dict[str, str | None]) -> Degradation | None:

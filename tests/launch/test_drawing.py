@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import resume_here, train_here
 from PIL import Image
 
+from datamodules.labels import LABELS, read_label_sets
+from files.pixels import to_tensor
+from generative.judges.label_classifier import load_label_classifier
+from generative.metrics.label_accuracy import recognised_labels
 from launch.commands import generate
 from launch.errors import UserError
 from launch.run_folder import RunFolder
@@ -36,6 +42,39 @@ def test_drawings_are_written_and_the_same_in_any_batch(run: RunFolder, tmp_path
     assert abs(a - c).max() > 1
 
 
+def test_label_sets_of_a_file_are_drawn_one_image_each_and_judged(
+    run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sets = tmp_path / "test.json"
+    sets.write_text(json.dumps([["red cube"], ["blue sphere", "red cube"], ["gray cylinder"]] * 4))
+    judge = train_here(tmp_path / "judge", "experiment=label_classifier")
+    common = [f"run={run.path}", f"label_sets={sets}", f"output={tmp_path / 'out'}"]
+    generate.main([*common, f"classifier={judge.path}", "steps=true"])
+    names = [*(f"{i:02d}.png" for i in range(12)), "grid.png", "steps.gif", "steps.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    printed = capfd.readouterr().err
+    images = torch.stack([to_tensor(Image.open(tmp_path / "out" / f"{i:02d}.png")) for i in range(12)]) / 127.5 - 1
+    labels = read_label_sets(sets, LABELS)
+    seen = recognised_labels(load_label_classifier(judge.checkpoint)(images), labels)
+    assert f"label accuracy {float(seen.sum() / labels.sum()):.3f} of 12 images" in printed
+    with Image.open(tmp_path / "out" / "steps.gif") as film:
+        assert film.n_frames == run.config().sampler.num_steps
+        film.seek(film.n_frames - 1)
+        last = np.asarray(film.convert("RGB").resize((32, 32), Image.Resampling.NEAREST)).astype(int)
+    assert abs(last - np.asarray(Image.open(tmp_path / "out" / "00.png"))).max() < 40  # of 256 colours
+    typed = [*common[::2], "labels=red cube", "num_images=1", "overwrite=true"]
+    generate.main(typed)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.png", "grid.png"]
+    sets.write_text(json.dumps([["red cone"]]))
+    for more, message in (
+        ([], "red cone"),
+        (["labels=red cube"], "leave out labels="),
+        (["num_images=2"], "num_images="),
+    ):
+        with pytest.raises(UserError, match=message):
+            generate.main([*common, "overwrite=true", *more])
+
+
 def test_drawings_are_never_mixed_with_earlier_ones(run: RunFolder, tmp_path: Path) -> None:
     common = [f"run={run.path}", f"output={tmp_path / 'out'}", "labels=red cube\n"]  # a line end is no part of a label
 
@@ -46,14 +85,14 @@ def test_drawings_are_never_mixed_with_earlier_ones(run: RunFolder, tmp_path: Pa
     with pytest.raises(
         UserError, match=r"drawings already \(0000\.png, 0001\.png, 0002\.png and 2 more\).*overwrite=true"
     ):
-        earlier_drawings(tmp_path / "out", 2, overwrite=False)
+        earlier_drawings(tmp_path / "out", {"0000.png", "0001.png"}, overwrite=False)
     assert names() == ["0000.png", "0001.png", "0002.png", "0003.png", "grid.png"]
     (tmp_path / "out" / "notes.txt").write_text("of the user")
     generate.main([*common, "num_images=2", "overwrite=true"])
     assert names() == ["0000.png", "0001.png", "grid.png", "notes.txt"]
     Image.new("RGB", (4, 4)).save(tmp_path / "out" / "2024.png")
     with pytest.raises(UserError, match=r"no drawings of this script \(2024\.png\)"):
-        earlier_drawings(tmp_path / "out", 1, overwrite=True)
+        earlier_drawings(tmp_path / "out", {"0000.png"}, overwrite=True)
     assert names() == ["0000.png", "0001.png", "2024.png", "grid.png", "notes.txt"]
 
 
