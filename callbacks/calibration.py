@@ -81,10 +81,13 @@ class Calibration(MeasuringCallback):
             return
         subset, samples = batch.select(rows), None
         mean = restored["mean"][rows] if "mean" in restored else None
+        names = {self.output}
         if self.output in restored:
             with trainer.precision_plugin.forward_context():
                 several = [
-                    module.images_of(subset, module.evaluation_randomness(subset, f"calibration/{k}"))[self.output]
+                    module.images_of(subset, module.evaluation_randomness(subset, f"calibration/{k}"), names)[
+                        self.output
+                    ]
                     for k in range(self.num_samples)
                 ]
             samples = torch.stack(several)

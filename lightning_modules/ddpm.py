@@ -121,9 +121,10 @@ class DDPM(SpaceModule):
             batch: Batch of which it uses the shape of ``image``, the labels, and for restoration the degraded images.
         """
         condition, noise = self.condition(batch), randomness.normal(*self.space.shape(batch))
-        image = self.sampler(self._path_denoiser(batch), noise, condition, randomness)
-        images = {"sample": image}
-        if "mean" in self.outputs:
+        images = {}
+        if self.wants("sample"):
+            images["sample"] = self.sampler(self._path_denoiser(batch), noise, condition, randomness)
+        if "mean" in self.outputs and self.wants("mean"):
             last = self.denoiser.schedule.num_timesteps - 1
             images["mean"] = self.denoiser.predict(noise, last, condition).image
         return {name: self.finished(self.space.decoded(image), batch) for name, image in images.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class GenerativeModule(TrainingModule):
     feather: int = 0
     network_sees_pixels: bool = True
     sampling_times: list[tuple[int, float]] | None = None
+    _wanted: Set[str] | None = None
 
     @property
     @abstractmethod
@@ -52,7 +53,7 @@ class GenerativeModule(TrainingModule):
             batch: Batch on the module's device.
 
         Returns:
-            (B, C, H, W) images in [-1, 1] by the names of ``outputs``.
+            (B, C, H, W) images in [-1, 1] by the names of ``outputs``; those that ``wants`` does not ask for may be absent.
         """
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
@@ -67,11 +68,16 @@ class GenerativeModule(TrainingModule):
         """
         return {}
 
-    def images_of(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+    def wants(self, name: str) -> bool:
+        """Whether ``sample`` is asked for an output: one that costs network calls is left out where it is not."""
+        return self._wanted is None or name in self._wanted
+
+    def images_of(self, batch: Batch, randomness: Randomness, names: Set[str] | None = None) -> dict[str, Tensor]:
         """Return what ``sample`` makes, checked and, where that is asked for, timed: what callbacks and scripts call.
 
         Args:
             batch: Batch on the module's device.
+            names: The outputs that are needed; others may be left out. None for all, which alone are timed.
 
         Returns:
             (B, C, H, W) images in [-1, 1] by the names of ``outputs``.
@@ -80,10 +86,15 @@ class GenerativeModule(TrainingModule):
             ValueError: ``sample`` made something else.
         """
         begin = self._clock()
-        images = self.sample(batch, randomness)
-        if self.sampling_times is not None:
+        self._wanted = names
+        try:
+            images = self.sample(batch, randomness)
+        finally:
+            self._wanted = None
+        if self.sampling_times is not None and names is None:
             self.sampling_times.append((len(batch.image), self._clock() - begin))
-        if images.keys() != self.outputs.keys():
+        needed = self.outputs.keys() if names is None else names
+        if not needed <= images.keys() <= self.outputs.keys():
             raise ValueError(
                 f"{type(self).__name__}.sample makes {', '.join(images) or 'nothing'}, but its outputs are "
                 f"{', '.join(self.outputs)}: give both the same names."

@@ -216,14 +216,16 @@ class MaskGIT(ConditionalModule):
         """
         tokens, unknown = self._known_tokens(batch), self._unknown(batch)
         condition, evidence = self.condition(batch), self._evidence(batch)
-        filled = self.sampler(self.network, tokens, unknown, condition, randomness, evidence, self._guidance)
-        outputs = {"sample": self.tokenizer.decode(filled)}
-        if self.restores:
+        outputs = {}
+        if self.wants("sample") or self.wants("decoded"):
+            filled = self.sampler(self.network, tokens, unknown, condition, randomness, evidence, self._guidance)
+            outputs["sample"] = self.tokenizer.decode(filled)
+        if self.restores and self.wants("mean"):
             outputs["mean"] = self._mean(tokens, unknown, condition, evidence)
         if "decoded" not in self.outputs:
             return outputs
         whole = {name: composite(*batch.observed(), image, self.feather) for name, image in outputs.items()}
-        return whole | {"decoded": outputs["sample"]}
+        return whole | ({"decoded": outputs["sample"]} if "sample" in outputs else {})
 
     def _known_tokens(self, batch: Batch) -> Tensor:
         """(B, N) codes of the degraded image; zeros where all tokens are masked anyway."""

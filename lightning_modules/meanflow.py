@@ -131,13 +131,14 @@ class MeanFlow(SpaceModule):
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """``sample`` by the sampler, ``mean`` of restorers in one network call, without guidance."""
-        sample = self.sampler(self._path_map(batch), self._source(batch, randomness), self._guided_condition(batch))
-        sample = self.space.decoded(sample)
-        if not self.restores:
-            return {"sample": self.finished(sample, batch)}
-        mean = self.space.decoded(self.flow_map.mean(self._mean_state(batch), self.condition(batch)))
-        sample = sample.lerp(mean, self.mean_weight)
-        return {"sample": self.finished(sample, batch), "mean": self.finished(mean, batch)}
+        images = {}
+        if self.restores and (self.wants("mean") or self.mean_weight):
+            images["mean"] = self.space.decoded(self.flow_map.mean(self._mean_state(batch), self.condition(batch)))
+        if self.wants("sample"):
+            source = self._source(batch, randomness)
+            sample = self.space.decoded(self.sampler(self._path_map(batch), source, self._guided_condition(batch)))
+            images["sample"] = sample.lerp(images["mean"], self.mean_weight) if self.mean_weight else sample
+        return {name: self.finished(image, batch) for name, image in images.items()}
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         source = self._source(batch, randomness)

@@ -61,4 +61,8 @@ def assert_same_samples(of_run: Any, of_export: Any, classes: int = 10, channels
         assert isinstance(module, triptych.GenerativeModule)
     with torch.no_grad():  # with gradients convolutions may round in another way
         a, b = (module.sample(batch, module.evaluation_randomness(batch)) for module in (of_run, of_export))
+        alone = {
+            name: of_run.images_of(batch, of_run.evaluation_randomness(batch), {name})[name] for name in of_run.outputs
+        }
     assert_same_state(dict(a), dict(b))
+    assert_same_state(dict(a), alone)  # also where the others are not made

@@ -246,7 +246,8 @@ class Restorer:
         return F.max_pool2d(missing_HW[None].float(), reach, stride=1, padding=padding)[0] > 0
 
     def _make(self, batch: Batch) -> Tensor:
-        return self.module.images_of(batch, self.module.evaluation_randomness(batch, "generate"))[self.result]
+        randomness = self.module.evaluation_randomness(batch, "generate")
+        return self.module.images_of(batch, randomness, {self.result})[self.result]
 
     def _count(self, done: int, tiles: int) -> None:
         if self.on_tiles is not None:

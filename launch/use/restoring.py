@@ -104,7 +104,7 @@ def _bar(restorer: Restorer, num_files: int) -> Iterator[Callable[[int], None]]:
     columns = (*Bar.get_default_columns(), MofNCompleteColumn())
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("restoring", total=num_files)
-        calls = sum(output.num_network_calls or 0 for output in restorer.module.outputs.values())
+        calls = restorer.module.outputs[restorer.result].num_network_calls or 0
         restorer.on_tiles = lambda done, tiles: bar.advance(task, done / (tiles * max(calls, 1)))
         yield lambda completed: bar.update(task, completed=completed)
 

@@ -40,7 +40,7 @@ class FakeRestorer(LightningModule):
         noise = NOISE_STD * randomness.normal(*batch.image.shape[1:])
         return {"sample": batch.image + noise, "mean": batch.image + 0.1}
 
-    def images_of(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+    def images_of(self, batch: Batch, randomness: Randomness, names: object = None) -> dict[str, Tensor]:
         return self.sample(batch, randomness)
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:

@@ -63,7 +63,7 @@ class FakeGenerator(LightningModule):
         self.evaluation_seed = 0
         self.seen: list[Batch] = []
 
-    def images_of(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
+    def images_of(self, batch: Batch, randomness: Randomness, names: object = None) -> dict[str, Tensor]:
         self.seen.append(batch)
         centre = batch.image.new_zeros(len(batch.image)) if batch.labels is None else batch.labels.argmax(1) / 3 - 0.5
         return {"sample": centre[:, None, None, None] + 0.2 * randomness.normal(*batch.image.shape[1:])}

@@ -40,7 +40,7 @@ class Noise(torch.nn.Module):
     def evaluation_randomness(self, batch, purpose):
         return None
 
-    def images_of(self, batch, randomness):
+    def images_of(self, batch, randomness, names=None):
         self.batches.append(batch)
         draws = torch.Generator().manual_seed(1)
         decoded = (torch.rand(1, self.channels, SIZE, SIZE, generator=draws) * 2 - 1).expand_as(batch.image)
@@ -219,7 +219,7 @@ def test_without_masks_a_picture_keeps_its_suffix_where_that_holds_any_picture(f
 class Same(Noise):
     """Answers with what it is asked."""
 
-    def images_of(self, batch, randomness):
+    def images_of(self, batch, randomness, names=None):
         self.batches.append(batch)
         return {"sample": batch.image.clone(), "decoded": batch.image}
 
@@ -380,7 +380,7 @@ def test_what_was_written_before_an_error_is_whole_and_counted(
         give(folder, name, Image.fromarray(NOISE))
     real, calls = Noise.images_of, []
 
-    def fails_later(self, batch, randomness):
+    def fails_later(self, batch, randomness, names=None):
         calls.append(1)
         if len(calls) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")

@@ -177,6 +177,7 @@ def test_calls_are_timed_while_that_is_asked_for() -> None:
     assert module.sampling_times is None
     module.sampling_times = []
     module.images_of(images(), None)
+    module.images_of(images(), None, {"sample"})  # less is made
     ((size, seconds),) = module.sampling_times
     assert size == 2
     assert seconds >= 0
