@@ -110,7 +110,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.horizontal_flip = horizontal_flip
         self.mirror_keeps_labels = mirror_keeps_labels
         if degradation is not None:
-            degradation.check_images(image_size)
+            degradation.check_images(image_size, channels)
         self.degradation = degradation
         self.resident = resident
         self.seed = seed

@@ -39,11 +39,12 @@ class Degradation(ABC):
         """Names of what may befall an image, where images meet different things; else none."""
         return ()
 
-    def check_images(self, image_size: int, key: str = "degradation") -> None:
-        """Check that every severity, of training and evaluation, fits images of a size, or raise; most fit any.
+    def check_images(self, image_size: int, channels: int, key: str = "degradation") -> None:
+        """Check that every severity, of training and evaluation, fits images of a kind, or raise; most fit any.
 
         Args:
             image_size: Side of the images in pixels.
+            channels: Their channels.
             key: Config key of this degradation, for messages.
         """
         return

@@ -20,9 +20,9 @@ class _Steps(Degradation):
 
     steps: dict[str, Degradation]
 
-    def check_images(self, image_size: int, key: str = "degradation") -> None:
+    def check_images(self, image_size: int, channels: int, key: str = "degradation") -> None:
         for name, step in self.steps.items():
-            step.check_images(image_size, f"{key}.steps.{name}")
+            step.check_images(image_size, channels, f"{key}.steps.{name}")
 
     @property
     def told_by_validity(self) -> bool:

@@ -108,7 +108,7 @@ class BlockMask(_Mask):
         rows_BNH, columns_BNW = covered(corner_BN2[..., 0], height), covered(corner_BN2[..., 1], width)
         return (rows_BNH[:, :, :, None] & columns_BNW[:, :, None, :]).any(dim=1)
 
-    def check_images(self, image_size: int, key: str = "degradation") -> None:
+    def check_images(self, image_size: int, channels: int, key: str = "degradation") -> None:
         largest = max(self.size.highest(training) for training in (True, False))
         self._check_fit(image_size, image_size, self._pixels(largest, image_size, image_size), key)
 

@@ -77,6 +77,14 @@ class Severity:
         """
         return self._interval["train" if training else "evaluation"][1]
 
+    def lowest(self, training: bool) -> float:
+        """Return the least value that can be drawn.
+
+        Args:
+            training: Which of the two modes is meant.
+        """
+        return self._interval["train" if training else "evaluation"][0]
+
     def fixed(self, key: str) -> float:
         """Return the one value of evaluation.
 

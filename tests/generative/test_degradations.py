@@ -12,31 +12,40 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, stats
+from skimage.feature import canny
 from torch import Tensor
+from torchvision.transforms.functional import InterpolationMode, affine
 
 from datamodules.embedded.digits import DigitsDataModule
 from generative.degradations import (
+    Affine,
     BlockMask,
     BrushMask,
+    CannyEdges,
     Degradation,
     Downsample,
     GaussianBlur,
     GaussianNoise,
+    Greyscale,
     Jpeg,
     Mixture,
     MotionBlur,
+    PoissonNoise,
+    Quantisation,
     SaltAndPepper,
     Sequential,
     Severity,
 )
 from generative.degradations.blur import gaussian_kernel, motion_kernel
+from generative.degradations.levels import _counts
 from generative.randomness import IndexRandomness, StepRandomness, generator_for
 from generative.types import Degraded
 
 CONF = Path(__file__).parents[2] / "conf" / "degradation"
 PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
 MASKS = ["block_mask", "brush_mask", "holes"]
+COLOUR = {"greyscale": 3}  # channels that a preset needs
 
 
 def load(preset: str) -> Degradation:
@@ -61,6 +70,7 @@ def by_index(*index: int) -> IndexRandomness:
 
 def test_the_presets_of_the_issue_exist():
     names = "gaussian salt_pepper block_mask brush_mask blur super_resolution jpeg mixed holes"
+    names += " poisson quantisation greyscale affine canny"
     assert set(names.split()) == set(PRESETS)
 
 
@@ -68,7 +78,7 @@ def test_the_presets_of_the_issue_exist():
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 32, 32), (3, 33, 21), (1, 18, 47)])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_shape_range_and_validity(preset, shape, training):
-    clean = images(6, *shape)
+    clean = images(6, COLOUR.get(preset, shape[0]), *shape[1:])
     before = clean.clone()
     degraded = load(preset)(clean, by_step(6), training)
 
@@ -93,7 +103,7 @@ def test_shape_range_and_validity(preset, shape, training):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_an_image_is_degraded_the_same_in_any_batch(preset, channels, training):
-    degradation, clean = load(preset), images(7, channels)
+    degradation, clean = load(preset), images(7, COLOUR.get(preset, channels))
 
     def degrade(*rows: int) -> Degraded:
         return degradation(clean[list(rows)], by_index(*rows), training)
@@ -107,11 +117,11 @@ def test_an_image_is_degraded_the_same_in_any_batch(preset, channels, training):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_training_draws_are_a_function_of_the_step(preset):
-    degradation, clean = load(preset), images(16)
+    degradation, clean = load(preset), images(16, COLOUR.get(preset, 1))
     first, again, other = (degradation(clean, by_step(16, step), training=True) for step in (0, 0, 1))
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.validity, again.validity)
-    if preset != "super_resolution":
+    if preset not in ("super_resolution", "greyscale"):
         assert (first.image != other.image).any() or (first.validity != other.validity).any()
 
 
@@ -185,6 +195,10 @@ def test_a_fixed_severity_draws_nothing():
         (lambda: Downsample(factor=2.0), r"Downsample\.factor"),
         (lambda: Downsample(factor=2, upsampling="cubic"), r"Downsample\.upsampling"),
         (lambda: Jpeg(quality=0), r"Jpeg\.quality"),
+        (lambda: PoissonNoise(peak=0), r"PoissonNoise\.peak"),
+        (lambda: Quantisation(levels=1), r"Quantisation\.levels"),
+        (lambda: Affine(scale=0), r"Affine\.scale"),
+        (lambda: CannyEdges(low=0.5, high=[0.4, 0.6]), r"CannyEdges\.low: must not exceed CannyEdges\.high"),
         (lambda: Sequential({}), r"Sequential\.steps"),
         (lambda: Sequential({"noise": None}), r"Sequential\.steps"),
         (lambda: Mixture({}), r"Mixture\.steps"),
@@ -258,7 +272,7 @@ def test_holes_are_in_proportion_to_the_images(preset, training):
     assert shares[1].mean() == pytest.approx(shares[0].mean().item(), rel=0.1)  # strokes lose their pixelated rim
     overlap = (torch.nn.functional.interpolate(small, scale_factor=2) - large).abs().mean()
     assert overlap < 0.35 * shares[0].mean()
-    load(preset).check_images(8)
+    load(preset).check_images(8, 1)
     tiny = load(preset)(torch.zeros(50, 1, 8, 8), by_index(*range(50)), training)
     assert (tiny.validity.mean((1, 2, 3)) < 1).any()
     assert tiny.validity.mean() > 0
@@ -374,6 +388,93 @@ def test_jpeg_equals_libjpeg(channels, subsample_chroma, quality):
 def test_jpeg_refuses_other_channels():
     with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
         Jpeg(50)(images(1, 2), by_step(1))
+
+
+# Counts, levels, colour, place, edges
+
+
+@pytest.mark.parametrize("peak", [0.5, 8.0, 200.0])
+def test_photons_have_the_poisson_distribution(peak):
+    grey = torch.linspace(-1, 1, 5).repeat_interleave(40).repeat(8).view(5, 1, 16, 20)
+    mean = (grey.double() + 1) / 2 * peak
+    counts = torch.cat([_counts(mean, by_step(5, step).uniform(1, 16, 20), peak) for step in range(30)])
+    for value in mean.unique().tolist():
+        found = counts[mean.repeat(30, 1, 1, 1) == value].numpy()
+        assert found.mean() == pytest.approx(value, abs=4 * (value / len(found)) ** 0.5)
+        assert abs((found <= round(value)).mean() - stats.poisson.cdf(round(value), value)) < 0.02
+    uniform = torch.tensor([0.0, 0.3, 0.5, 0.9, 1 - 2**-24], dtype=torch.float32)
+    expected = stats.poisson.ppf(uniform.double().numpy(), peak).clip(min=0)
+    assert _counts(torch.full((5,), peak), uniform, peak).tolist() == expected.tolist()
+
+
+def test_photon_noise_keeps_black_and_the_mean():
+    noisy = PoissonNoise(30)(torch.full((64, 1, 32, 32), -0.4), by_step(64)).image
+    assert noisy.mean() == pytest.approx(-0.4, abs=0.002)
+    assert noisy.std() == pytest.approx(2 * (0.3 / 30) ** 0.5, rel=0.02)
+    assert torch.equal(PoissonNoise(5)(-torch.ones(2, 1, 8, 8), by_step(2)).image, -torch.ones(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("levels", [2, 4, 17, 256])
+def test_quantisation_leaves_so_many_levels_and_moves_by_half_a_step(levels):
+    clean = images(4, 3)
+    rounded = Quantisation(levels)(clean, by_step(4)).image
+    ramp = Quantisation(levels)(torch.linspace(-1, 1, 2049).view(1, 1, 1, -1), by_step(1)).image
+    assert len(ramp.unique()) == levels
+    assert (ramp.min(), ramp.max()) == (-1, 1)
+    assert (rounded - clean).abs().max() <= 1 / (levels - 1) + 1e-6
+
+
+def test_greyscale_is_pillows_grey_and_needs_colour():
+    levels = ((images(4, 3) + 1) * 127.5).round()
+    ours = (Greyscale()(levels / 127.5 - 1, by_step(4)).image + 1) * 127.5
+    for image, grey in zip(levels.byte(), ours, strict=True):
+        theirs = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
+        assert np.abs(grey.numpy() - theirs).max() < 0.6
+    with pytest.raises(
+        ValueError, match="degradation.steps.g takes the colour from images, and the data have 1 channel"
+    ):
+        DigitsDataModule(degradation=Sequential({"g": Greyscale()}))
+
+
+@pytest.mark.parametrize(
+    ("angle", "scale", "shift", "shear"),
+    [(30, 1, 0, 0), (0, 1.3, 0, 0), (0, 1, 0.125, 0), (-12, 0.8, 0.0625, 0), (0, 1, 0, 20)],
+)
+def test_affine_equals_torchvision_inside(angle, scale, shift, shear):
+    clean = images(3, 3, 32, 48)
+    ours = Affine(angle, scale, shift, shear)(clean, by_step(3)).image
+    theirs = affine(
+        clean,
+        -angle,
+        [round(shift * 48), round(shift * 32)],
+        scale,
+        [-shear, 0.0],
+        InterpolationMode.BILINEAR,
+        fill=[7.0],
+    )
+    inside = (theirs.abs() <= 1).all(dim=1, keepdim=True)
+    inside = -torch.nn.functional.max_pool2d(-inside.float(), 3, stride=1, padding=1) > 0  # it blends the fill in
+    assert inside.float().mean() > 0.4
+    assert ((ours - theirs).abs() * inside).max() < 1e-4
+
+
+def test_affine_of_nothing_is_the_image_and_a_quarter_turn_is_exact():
+    clean = images(2, 1)
+    torch.testing.assert_close(Affine()(clean, by_step(2)).image, clean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(Affine(90)(clean, by_step(2)).image, clean.rot90(1, (2, 3)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.0, 2.0])
+def test_canny_agrees_with_scikit_image(sigma):
+    clean = images(6, 1, 48, 40)
+    clean[:, :, 10:30, 8:25] *= -1  # an outline
+    ours = CannyEdges(sigma, 0.2, 0.5)(clean, by_step(6)).image[:, 0] > 0
+    grey = (clean[:, 0].double().numpy() + 1) / 2
+    theirs = np.stack([canny(image, sigma, 0.2, 0.5, mode="reflect") for image in grey])
+    assert theirs.mean() > 0.03
+    assert (ours.numpy() != theirs).mean() < 0.003  # rounding decides where two neighbours are equal
+    assert set(CannyEdges()(images(2, 3), by_step(2)).image.unique().tolist()) == {-1, 1}
+    assert (CannyEdges()(torch.zeros(1, 1, 9, 9), by_step(1)).image == -1).all()
 
 
 # Compositions
