@@ -11,9 +11,19 @@ from helpers import assert_same_state, read_json, resume_here
 
 import triptych
 from launch.commands import evaluate, export
+from launch.compose import compose_config
 from launch.run_folder import RunFolder
 
 IN_THE_MIDDLE = ["callbacks.checkpoint.every_n_steps=2", "trainer.max_steps=4", "trainer.val_check_interval=2"]
+
+# What has tests of its own, and takes longer than all the rest.
+LEFT_OUT = ("generation", "restoration_distances", "calibration", "image_grid", "steps_grid", "label_kept")
+
+
+def alone(experiment: str, *choices: str) -> list[str]:
+    """Return the overrides that leave out of an experiment with some choices what has tests of its own."""
+    callbacks = compose_config([f"experiment={experiment}", *choices]).callbacks
+    return [f"callbacks.{name}=null" for name in LEFT_OUT if callbacks.get(name) is not None]
 
 
 def checkpoint(run: RunFolder) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import read_json, tiny, train_here
-from round_trips import IN_THE_MIDDLE, assert_round_trips, assert_same_samples
+from round_trips import IN_THE_MIDDLE, alone, assert_round_trips, assert_same_samples
 from torch import Tensor, nn
 
 from datamodules.base import ImageDataModule
@@ -24,8 +24,6 @@ from launch.errors import UserError, as_user_error
 PARADIGMS = ["ddpm_scenes", "meanflow_scenes"]
 CELLS = [(experiment, task) for experiment in PARADIGMS for task in ("generate", "restore", "inpaint")]
 FEW = ["data.num_train=16", "data.num_val=2", "data.num_test=4"]
-# What is measured of decoded images as of any others.
-LEFT_OUT = [f"callbacks.{name}=null" for name in ("calibration", "label_kept", "restoration_distances", "evaluation")]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +56,7 @@ def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: st
         f"task={task}",
         f"paths.outputs={outputs}",
         "space=auto",
-        *(LEFT_OUT if task == "inpaint" else ["callbacks.generation=null"]),
+        *alone(experiment, f"task={task}"),
         *FEW,
         *IN_THE_MIDDLE,
     )

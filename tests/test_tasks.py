@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import train_here
-from round_trips import IN_THE_MIDDLE, assert_round_trips, assert_same_samples
+from round_trips import IN_THE_MIDDLE, alone, assert_round_trips, assert_same_samples
 
 from launch.build import tasks_of
 from launch.compose import compose_config
@@ -14,8 +14,6 @@ from launch.errors import UserError
 
 PARADIGMS = ["ddpm_scenes", "meanflow_scenes", "maskgit_scenes"]
 TASKS = ["generate", "restore", "inpaint"]
-# What has tests of its own, and takes longer than all the rest.
-LEFT_OUT = ("generation", "restoration_distances", "calibration", "image_grid", "steps_grid", "label_kept")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +37,7 @@ def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: st
         f"experiment={experiment}",
         f"task={task}",
         f"paths.outputs={outputs}",
+        *alone(experiment, f"task={task}"),
         *IN_THE_MIDDLE,
     )
     assert_same_samples(*assert_round_trips(run, outputs / f"{experiment}_{task}"), classes=24, channels=3)

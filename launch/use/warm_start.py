@@ -17,6 +17,7 @@ from launch.build import plain_config
 from launch.errors import UserError
 from launch.former import renewed
 from launch.run_folder import RunFolder, is_main_process
+from launch.trained_parts import PIXEL
 from launch.use.load import CONFIG, MODEL, read_config
 from lightning_modules import TrainingModule
 
@@ -70,6 +71,12 @@ def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any]
     if before and now and before != now:
         lines.append(
             f"module.output was {printable(before)} there and is {now} here, so the same numbers mean another image"
+        )
+    there_space, here_space = (_node(each, "module").get("space") for each in (there, here))
+    if there_space != here_space and not (exported and there_space and here_space):
+        lines.append(
+            f"space was {printable(there_space or PIXEL)} there and is {here_space or PIXEL} here: unless both are of one "
+            "autoencoder, the same numbers mean another image"
         )
     origin |= {"run": str(place.absolute()), "hash": weights_hash(weights)}
     if is_main_process():
