@@ -2,10 +2,13 @@
 
     python benchmarks/sampling.py [--device cuda] [--batch-size 16] [--num-steps 10]
     python benchmarks/sampling.py --run DIR --classifier FILE [--seeds 4] [--scale 3.0]
+    python benchmarks/sampling.py --run DIR DIR ... --classifier FILE [--seeds 4] [--steps 1 4 15]
 
-The second form draws the label sets of a trained run's data with each sampler at several step counts, judges the images with
-a label classifier, and gives the images per second at the fewest steps whose label accuracy is within 0.01 of that sampler's
-best. It draws with the EMA weights; images per second are wall-clock time on the threads and device given.
+The second form draws the label sets of a trained diffusion's data with each sampler at several step counts, judges the images
+with a label classifier, and gives the images per second at the fewest steps whose label accuracy is within 0.01 of that
+sampler's best. The third draws with several generators side by side, each with its own sampler and guidance, at its own number
+of steps or at those given. Both draw with the EMA weights on the threads and device given; images per second are of processor
+time, or of a GPU's time.
 
 Prints ratios of medians measured in one run, bare loop and sampler in turn, because absolute times on a shared machine
 drift. The network is dit_tiny on 3x32x32 images, 1.3 M parameters: on a larger one the same overhead weighs less.
@@ -18,7 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,22 +138,22 @@ MAKE_SAMPLER: dict[str, Callable[[int], DiffusionSampler]] = {
 
 
 def label_accuracy_of(
-    run_folder: str, classifier_file: str, num_seeds: int, scale: float, device: torch.device
-) -> Callable[[DiffusionSampler], Point]:
+    run_folder: str, classifier_file: str, num_seeds: int, overrides: Sequence[str], device: torch.device
+) -> tuple[Any, Callable[[Any], Point]]:
     """Return what measures a sampler on a trained run.
 
     Args:
-        run_folder: Folder of a run of a conditional DDPM.
+        run_folder: Folder of a run that draws images of labels.
         classifier_file: Checkpoint of its data's label classifier.
         num_seeds: Images per label set.
-        scale: Guidance scale.
+        overrides: Of its config.
         device: Where to draw.
 
     Returns:
-        A function from a sampler to its point.
+        The run's module, and a function from a sampler to its point.
     """
     run = RunFolder.existing(run_folder, "run")
-    config = apply_overrides(run_config(run), run.overrides(), [f"guidance.scale={scale}"])
+    config = apply_overrides(run_config(run), run.overrides(), list(overrides))
     module: Any = build.build_module(config)
     build.load_weights(module, run, run.load_checkpoint(), "ema")
     module.to(device).eval()
@@ -160,23 +163,42 @@ def label_accuracy_of(
     classifier = load_label_classifier(classifier_file).to(device)
 
     @torch.inference_mode()
-    def measure(sampler: DiffusionSampler) -> Point:
+    def measure(sampler: Any) -> Point:
         module.sampler = sampler
         recognised, spent = [], 0.0
         for rows in index_R.split(64):
             blank = torch.zeros(len(rows), data.channels, data.image_size, data.image_size, device=device)
             batch = Batch(blank, rows, labels=labels_RL[rows])
             randomness = module.evaluation_randomness(batch, "benchmark")
-            begin = time.perf_counter()
-            image = module.sample(batch, randomness)["sample"]
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            spent += time.perf_counter() - begin
-            recognised.append(recognised_labels(classifier(image), labels_RL[rows]))
+            drawn: list[Tensor] = []
+            spent += seconds(lambda: drawn.append(module.sample(batch, randomness)["sample"]), device)  # noqa: B023
+            recognised.append(recognised_labels(classifier(drawn[0]), labels_RL[rows]))
         pooled = label_scores(torch.cat(recognised), labels_RL).pooled
         return Point(sampler.num_steps, pooled, len(labels_RL) / spent)
 
-    return measure
+    return module, measure
+
+
+def print_generators(
+    runs: Sequence[str], classifier: str, num_seeds: int, steps: Sequence[int] | None, device: torch.device
+) -> None:
+    """Print label accuracy and speed of several generators side by side."""
+    print("| run | sampler | steps | guidance | label accuracy | images/s | over the first row |")
+    print("|---|---|---:|---|---:|---:|---:|")
+    first = None
+    for run in runs:
+        module, measure = label_accuracy_of(run, classifier, num_seeds, [], device)
+        for number in steps or [module.sampler.num_steps]:
+            point = measure(replace(module.sampler, num_steps=number))
+            first = first or point.images_per_second
+            name, guidance = (
+                type(module.sampler).__name__,
+                f"{type(module.guidance).__name__} {module.guidance.scale:g}",
+            )
+            print(
+                f"| {Path(run).parent.name} | {name} | {number} | {guidance} | {point.label_accuracy:.3f} "
+                f"| {point.images_per_second:.1f} | {point.images_per_second / first:.2f} |"
+            )
 
 
 def main() -> None:
@@ -187,7 +209,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--run", help="folder of a conditional DDPM: measure its label accuracy")
+    parser.add_argument("--run", nargs="+", help="folder of a conditional DDPM, or of several generators")
+    parser.add_argument("--steps", type=int, nargs="+", help="steps of the several generators")
     parser.add_argument("--classifier", help="checkpoint of its data's label classifier")
     parser.add_argument("--seeds", type=int, default=4, help="images for each label set")
     parser.add_argument("--scale", type=float, default=3.0, help="guidance scale")
@@ -195,8 +218,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     if options.run:
-        print(f"{hardware(device)}; {options.run}, {options.seeds} seeds, guidance scale {options.scale}\n")
-        measure = label_accuracy_of(options.run, options.classifier, options.seeds, options.scale, device)
+        if len(options.run) > 1:
+            print(f"{hardware(device)}; {options.seeds} seeds\n")
+            print_generators(options.run, options.classifier, options.seeds, options.steps, device)
+            return
+        (run,) = options.run
+        print(f"{hardware(device)}; {run}, {options.seeds} seeds, guidance scale {options.scale}\n")
+        scale = [f"guidance.scale={options.scale}"]
+        _, measure = label_accuracy_of(run, options.classifier, options.seeds, scale, device)
         versions = {name: [MAKE_SAMPLER[name](n) for n in counts] for name, counts in STEP_COUNTS.items()}
         print_sufficient_steps(versions, measure)
         return

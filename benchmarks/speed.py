@@ -1,9 +1,11 @@
 """Training steps side by side, in turn, and written to ``results/speed.md``; run it on a machine that does nothing else.
 
 ``python benchmarks/speed.py commit`` compares the default step with that of an older commit, and the step's options with
-flow matching's. ``python benchmarks/speed.py public --first DIR --haidog DIR --packages DIR`` compares it with public
-MeanFlow code at that code's network: checkouts of github flashfire1001/image-Restorer and haidog-yaqub/MeanFlow, and a folder
-into which timm (below 1.0.20) and torchinfo were installed (``pip install --no-deps --target``).
+flow matching's. ``python benchmarks/speed.py tasks`` compares the steps of an experiment's tasks, and with ``--space RUN``
+that in the latents of an autoencoder. ``python benchmarks/speed.py public --first DIR --haidog DIR --packages DIR`` compares
+it with public MeanFlow code at that code's network: checkouts of github flashfire1001/image-Restorer and
+haidog-yaqub/MeanFlow, and a folder into which timm (below 1.0.20) and torchinfo were installed (``pip install --no-deps
+--target``).
 
 Each row is a process of its own; in each round all of them make some steps, one after the other. Ratios are medians over the
 rounds, with their range, by the wall clock and by the processor's time, the least of all rounds.
@@ -214,6 +216,23 @@ def against_public(arguments: argparse.Namespace) -> None:
     finish("`python benchmarks/speed.py public`: beside public code", text)
 
 
+def of_tasks(arguments: argparse.Namespace) -> None:
+    """The steps of the tasks of an experiment, and that in latents, against its own."""
+    kinds = {"task=restore": ["task=restore"], "task=inpaint": ["task=inpaint"]}
+    if arguments.space:
+        kinds |= {"space=RUN": [f"space={arguments.space}"]}
+
+    def row(name: str, values: list[str]) -> Row:
+        overrides = [f"experiment={arguments.experiment}", *values]
+        return Row(name, "default", ROOT, arguments.batch, arguments.compile, overrides)
+
+    base = row(f"experiment={arguments.experiment}", [])
+    rows = [base, *(row(name, values) for name, values in kinds.items())]
+    measured(rows, arguments.threads, arguments.rounds, arguments.steps)
+    text = [circumstances(arguments.threads, arguments.rounds, arguments.steps), "", table(rows, base, "the first")]
+    finish(f"`python benchmarks/speed.py tasks --experiment {arguments.experiment}`", text)
+
+
 def finish(heading: str, text: list[str]) -> None:
     """Print a section and write it."""
     print("\n".join(text))
@@ -236,7 +255,11 @@ def main() -> None:
     public.add_argument("--first", type=Path, required=True)
     public.add_argument("--haidog", type=Path)
     public.add_argument("--packages", type=Path)
-    for each in (commit, public):
+    tasks = commands.add_parser("tasks")
+    tasks.set_defaults(run=of_tasks, threads=1, batch=32)
+    tasks.add_argument("--experiment", default="ddpm_scenes")
+    tasks.add_argument("--space", type=Path, help="run of an autoencoder")
+    for each in (commit, public, tasks):
         each.add_argument("--threads", type=int, default=each.get_default("threads"))
         each.add_argument(
             "--batch", type=int, default=each.get_default("batch"), help="that of the experiment, by commit"
