@@ -241,6 +241,44 @@ def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path
     assert not (tmp_path / "other").exists()  # not even the first image, whose mask is fine
 
 
+def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "sub").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
+    for name, pixels in (("a.png", noise), ("sub/b.png", noise[:33, :32])):
+        Image.fromarray(pixels).save(folder / name)
+    sigma = ["degradation=noise_sigma", "degradation.steps.noise.sigma=15"]
+    evaluate.main([f"run={run.path}", f"pictures={folder}", "name=set", "border=2", *sigma])
+    target = run.path / "evaluations" / "set"
+    with (target / "pictures.csv").open() as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["a.png", "sub/b.png", "mean"]
+    assert (rows["a.png"]["width"], rows["a.png"]["height"]) == ("70", "50")
+    for output in ("degraded", "sample", "mean"):
+        mean = np.mean([float(rows[name][f"psnr/{output}"]) for name in ("a.png", "sub/b.png")])
+        assert float(rows["mean"][f"psnr/{output}"]) == pytest.approx(mean, abs=1e-3)
+    assert float(rows["a.png"]["psnr/degraded"]) == pytest.approx(
+        20 * np.log10(255 / 15), abs=0.5
+    )  # but for the clipping
+    record = read_json(target / "pictures.json")["record"]
+    assert (record["border"], record["pictures"], record["settings"]["overrides"]) == (2, 2, sigma)
+    generate.main(
+        [f"run={run.path}", f"input={folder}", f"output={tmp_path / 'out'}", "result=mean", "degrade=true", *sigma]
+    )
+    made = np.asarray(Image.open(tmp_path / "out" / "a.png")).astype(float)
+    mse = np.mean((made - noise)[2:-2, 2:-2] ** 2)
+    assert float(rows["a.png"]["psnr/mean"]) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
+    for arguments, message in (
+        (["name=set"], "set holds another evaluation: choose another name"),
+        (["name=other", "border=16"], "border=16 leaves nothing of sub/b.png"),
+        (["name=other", "border=x"], "border=x must be a whole number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate.main([f"run={run.path}", f"pictures={folder}", *arguments])
+    with pytest.raises(UserError, match="pictures=/nowhere: there is no such folder or file"):
+        evaluate.main([f"run={run.path}", "pictures=/nowhere"])
+
+
 def test_a_hole_does_not_shrink_with_the_image() -> None:
     missing = torch.zeros(65, 97, dtype=torch.bool)
     missing[20, 30] = missing[64, 96] = True

@@ -190,7 +190,7 @@ class Model:
         shared = overlap_of(str(tile), None if overlap is None else str(overlap), self.image_size)
         restorer = Restorer(module, None, self.image_size, self.channels, name, module.device, shared)
         request = restorer.request(number, own, missing)
-        image = restorer.restore([request])[0] if restorer.is_whole(request) else restorer.restore_in_tiles(request)
+        image = restorer.one(request)
         keeps = missing is not None and restorer.puts_back_known
         return _answer(own, image.cpu(), restorer.replaced(missing) if missing is not None and keeps else None, kind)
 

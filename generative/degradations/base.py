@@ -28,11 +28,16 @@ class Degradation(ABC):
             training: Whether severities are drawn from their training range or take their evaluation value.
 
         Returns:
-            The degraded images, contiguous and in [-1, 1], and a map that is 1 only where they surely equal the clean
-            ones, as far as a restorer may know.
+            The degraded images, contiguous and, but for noise that is not clipped, in [-1, 1], and a map that is 1 only where
+            they surely equal the clean ones, as far as a restorer may know.
         """
         image, validity, kind = Degraded(*self.degrade(image_BCHW, randomness, training))
-        return Degraded(image.clamp(-1, 1).contiguous(), validity.contiguous(), kind)
+        return Degraded((image.clamp(-1, 1) if self.clips else image).contiguous(), validity.contiguous(), kind)
+
+    @property
+    def clips(self) -> bool:
+        """Whether degraded images are cut to [-1, 1], as files of images are."""
+        return True
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -25,6 +25,10 @@ class _Steps(Degradation):
             step.check_images(image_size, channels, f"{key}.steps.{name}")
 
     @property
+    def clips(self) -> bool:
+        return any(step.clips for step in self.steps.values())
+
+    @property
     def told_by_validity(self) -> bool:
         return all(step.told_by_validity for step in self.steps.values())
 

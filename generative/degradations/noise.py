@@ -12,24 +12,38 @@ from generative.randomness import Randomness
 
 
 class GaussianNoise(Degradation):
-    """Adds white Gaussian noise and clamps to [-1, 1]; no pixel stays known."""
+    """Adds white Gaussian noise; no pixel stays known."""
 
-    def __init__(self, std: SeveritySpec) -> None:
-        """Set the strength.
+    def __init__(self, std: SeveritySpec | None = None, sigma: SeveritySpec | None = None, clip: bool = True) -> None:
+        """Set the strength, in one of two units.
 
         Args:
-            std: Standard deviation before the clamp, >= 0, in units of images in [-1, 1] (sigma / 127.5 where sigma is
-                given in grey levels).
+            std: Standard deviation, >= 0, in units of images in [-1, 1].
+            sigma: The same in grey levels of 255, as papers on denoising have it.
+            clip: Whether the noisy image is cut to [-1, 1]; these papers do not cut it.
+
+        Raises:
+            ValueError: Not one of ``std`` and ``sigma`` is given.
         """
-        self.std = Severity(std, "GaussianNoise.std", minimum=0)
+        given = {name: spec for name, spec in (("std", std), ("sigma", sigma)) if spec is not None}
+        if len(given) != 1:
+            raise ValueError("GaussianNoise: give one of std (of images in [-1, 1]) and sigma (in grey levels of 255).")
+        ((name, spec),) = given.items()
+        self.std = Severity(spec, f"GaussianNoise.{name}", minimum=0)
+        self.unit = 1.0 if sigma is None else 2 / 255
+        self.clip = clip
+
+    @property
+    def clips(self) -> bool:
+        return self.clip
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        std_B111 = self.std.sample(randomness, training)[:, None, None, None]
+        std_B111 = self.std.sample(randomness, training)[:, None, None, None] * self.unit
         noise_BCHW = randomness.normal(*image_BCHW.shape[1:])
         return torch.addcmul(image_BCHW, std_B111, noise_BCHW), nothing_known(image_BCHW)
 
     def observation(self, validity_B1HW: Tensor, key: str = "degradation") -> Observation:
-        return Observation().plus_noise(self.std.fixed(key))
+        return Observation().plus_noise(self.std.fixed(key) * self.unit)
 
 
 class SaltAndPepper(Degradation):

@@ -13,6 +13,7 @@ from launch.data_check import check_unchanged
 from launch.errors import reported
 from launch.evaluation import print_result, run_test, takes_part_in_test
 from launch.run_folder import is_main_process, write_json
+from launch.use.whole_pictures import evaluate_pictures
 
 USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [data_changed=stop|accept] [overrides]
        python evaluate.py -m run=DIR,DIR [name=NAME] [overrides with several values]
@@ -25,6 +26,12 @@ writes DIR/evaluations/NAME/metrics.json and images. NAME is made from the overr
 
 Images or labels that have changed since the training stop it, unless other data were asked for by data=... or
 data_changed=accept.
+
+With pictures=FOLDER (or a file, or a pattern) whole pictures are degraded and restored at their own size, and measured one by
+one: DIR/evaluations/NAME/pictures.csv has a row for each file, and pictures.json the means. tile=, overlap= are those of
+generate.py; border=N leaves N pixels of each side out.
+
+  python evaluate.py run=DIR pictures=set12 degradation=noise_sigma degradation.steps.noise.sigma=25
 
 With -m every combination of the values is evaluated, of one run or of several on the same data and degradation, each into
 its run's evaluations/; what was evaluated before is not evaluated again. A table and outputs/comparisons/NAME.csv have a
@@ -67,6 +74,9 @@ def evaluate(job: Job) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     """Evaluate once, or compare."""
+    if any(argument.startswith("pictures=") for argument in arguments):
+        evaluate_pictures(arguments, USAGE)
+        return
     if MULTIRUN & set(arguments):
         evaluate_all([argument for argument in arguments if argument not in MULTIRUN], evaluate, USAGE)
         return

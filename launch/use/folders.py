@@ -66,7 +66,7 @@ def plan(
         UserError: A folder or mask is missing, or a file would be overwritten.
     """
     _check_folders(source, target, masks)
-    folder, listing = _found("input", source, [target] if masks is None else [target, masks])
+    folder, listing = found_pictures("input", source, [target] if masks is None else [target, masks])
     if not listing.images:
         raise UserError(f"input={source} holds no image file ({', '.join(SUFFIXES)}).")
     found = None if masks is None else _masks_of(listing.images, masks, [target, source])
@@ -80,8 +80,22 @@ def plan(
     return Job(folder, target, listing.images, results, found, listing.unread, overwrite, hole)
 
 
-def _found(key: str, source: Path, leave_out: Sequence[Path]) -> tuple[Path, Listing]:
-    """The folder that names are relative to, and the pictures."""
+def found_pictures(key: str, source: Path, leave_out: Sequence[Path] = ()) -> tuple[Path, Listing]:
+    """Find pictures.
+
+    Args:
+        key: What the command line calls them.
+        source: A folder, a file, or a pattern.
+        leave_out: Folders that are passed over.
+
+    Returns:
+        The folder that their names are relative to, and the pictures.
+
+    Raises:
+        UserError: There is no such folder or file.
+    """
+    if not source.exists() and not glob.has_magic(str(source)):
+        raise UserError(f"{key}={source}: there is no such folder or file.")
     if source.is_dir():
         with as_user_error():
             return source, list_images(source, leave_out)
@@ -104,7 +118,7 @@ def _found(key: str, source: Path, leave_out: Sequence[Path]) -> tuple[Path, Lis
 def _masks_of(images: list[Path], masks: Path, leave_out: Sequence[Path]) -> dict[Path, Path]:
     if masks.is_file() and len(images) == 1:
         return {images[0]: masks}
-    folder, listing = _found("masks", masks, leave_out)
+    folder, listing = found_pictures("masks", masks, leave_out)
     with as_user_error():
         found = match_masks(images, listing.images)
     if idle := sorted(set(listing.images) - set(found.values())):

@@ -218,6 +218,21 @@ class Restorer:
             made = self.tiling.blended(self._make, batch, self._count)
         return made[..., :height, :width]
 
+    @torch.inference_mode()
+    def one(self, request: Request) -> Tensor:
+        """Restore one picture, whole or in tiles.
+
+        Returns:
+            Its (R, C, H, W) images.
+        """
+        return self.restore([request])[0] if self.is_whole(request) else self.restore_in_tiles(request)
+
+    @torch.inference_mode()
+    def degraded(self, request: Request) -> Tensor:
+        """Return what is restored of a picture: it as the degradation leaves it, (R, C, H, W)."""
+        numbers = torch.full((len(request.image),), request.number)
+        return at_size(self._batch(request.image, numbers, None).observed()[0], request.size)
+
     @contextmanager
     def _tiled(self, network: ImageNetwork) -> Iterator[None]:
         """Let the network go over its images in tiles: samplers, guidance and flow maps of the module all hold it."""

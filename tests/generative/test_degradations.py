@@ -70,7 +70,7 @@ def by_index(*index: int) -> IndexRandomness:
 
 def test_the_presets_of_the_issue_exist():
     names = "gaussian salt_pepper block_mask brush_mask blur super_resolution jpeg mixed holes"
-    names += " poisson quantisation greyscale affine canny"
+    names += " poisson quantisation greyscale affine canny noise_sigma"
     assert set(names.split()) == set(PRESETS)
 
 
@@ -86,8 +86,9 @@ def test_shape_range_and_validity(preset, shape, training):
     assert degraded.image.shape == clean.shape
     assert degraded.image.dtype == clean.dtype
     assert degraded.image.is_contiguous()
-    assert degraded.image.min() >= -1
-    assert degraded.image.max() <= 1
+    if preset != "noise_sigma":
+        assert degraded.image.min() >= -1
+        assert degraded.image.max() <= 1
     assert not torch.equal(degraded.image, clean)
     assert degraded.validity.shape == (6, 1, *shape[1:])
     assert ((degraded.validity == 0) | (degraded.validity == 1)).all()
@@ -178,7 +179,9 @@ def test_a_fixed_severity_draws_nothing():
         (lambda: GaussianNoise(std=[0.7, 0.1]), r"GaussianNoise\.std: low"),
         (lambda: GaussianNoise(std=-0.1), r"GaussianNoise\.std: must lie in \[0, inf\]"),
         (lambda: GaussianNoise(std="high"), r"GaussianNoise\.std: expected a number"),
-        (lambda: GaussianNoise(std=None), r"GaussianNoise\.std: expected a number"),
+        (lambda: GaussianNoise(std=None), "GaussianNoise: give one of std .* and sigma"),
+        (lambda: GaussianNoise(std=0.1, sigma=25), "GaussianNoise: give one of std .* and sigma"),
+        (lambda: GaussianNoise(sigma=-1), r"GaussianNoise\.sigma: must lie in"),
         (lambda: GaussianNoise(std=float("nan")), r"GaussianNoise\.std: expected a number"),
         (lambda: GaussianNoise(std=[0.1, 0.2, 0.3]), r"GaussianNoise\.std: expected a number"),
         (lambda: GaussianNoise(std={"train": 0.1, "test": 0.1}), r"GaussianNoise\.std: .* keys train and evaluation"),
@@ -219,6 +222,15 @@ def test_gaussian_noise_has_its_standard_deviation_before_the_clamp():
         noise = GaussianNoise(std)(torch.zeros(16, 3, 32, 32), by_step(16)).image
         assert noise.std() == pytest.approx(std, rel=0.02)
         assert noise.mean() == pytest.approx(0, abs=0.005)
+
+
+def test_noise_of_papers_has_its_grey_levels_and_is_not_cut():
+    white = torch.ones(64, 1, 32, 32)
+    noise = Sequential({"noise": GaussianNoise(sigma=25, clip=False)})(white, by_step(64)).image - white
+    assert noise.std() * 127.5 == pytest.approx(25, rel=0.01)
+    assert noise.mean() == pytest.approx(0, abs=0.005)
+    cut = GaussianNoise(std=50 / 255)(white, by_step(64)).image
+    torch.testing.assert_close(GaussianNoise(sigma=25, clip=False)(white, by_step(64)).image.clamp(-1, 1), cut)
 
 
 def test_salt_and_pepper_hits_its_share_in_all_channels():

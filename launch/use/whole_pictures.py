@@ -1,0 +1,149 @@
+"""Measures a restorer on whole pictures of a folder, each at its own size, file by file, as papers on photographs do."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from files.images import printable, read_picture, reason
+from files.pixels import from_levels, to_levels
+from files.whole import whole_file
+from generative.metrics.restoration import RestorationMetrics
+from generative.types import Batch
+from launch import build
+from launch.command_line import run_arguments
+from launch.errors import UserError
+from launch.evaluation import print_result
+from launch.names import checked_name, file_name
+from launch.record import hardware, now
+from launch.record_files import read_json
+from launch.run_folder import write_json
+from launch.use.folders import found_pictures
+from launch.use.load import load_run
+from launch.use.messages import say
+from launch.use.restorer import Restorer, overlap_of
+from launch.use.restoring import READING_ERRORS
+from lightning_modules import GenerativeModule
+from lightning_modules.contract import ANSWERING
+
+DEFAULTS: dict[str, str | None] = {
+    "pictures": None, "name": None, "weights": "ema", "tile": "auto", "overlap": None, "border": "0", "batch_size": "64",
+}  # fmt: skip
+DEGRADED = "degraded"
+CSV, JSON = "pictures.csv", "pictures.json"
+
+
+def evaluate_pictures(arguments: list[str], usage: str) -> None:
+    """Degrade whole pictures as the run's evaluation does, restore them, and write what came of each.
+
+    Raises:
+        UserError: The run restores nothing, or a picture or setting cannot be used.
+    """
+    run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
+    if not build.tasks_of(config) & ANSWERING:
+        raise UserError("pictures= measures what answers to pictures, and this run draws from noise: leave it out.")
+    border = own["border"] or ""
+    if not border.isdecimal():
+        raise UserError(f"border={border} must be a whole number of pixels.")
+    source = Path(str(own["pictures"])).expanduser()
+    folder, listing = found_pictures("pictures", source)
+    if not listing.images:
+        raise UserError(f"pictures={source} holds no image file.")
+    chosen = [f"{key}={own[key]}" for key in ("weights", "tile", "overlap", "border") if own[key] != DEFAULTS[key]]
+    given = own["name"]
+    name = file_name([f"pictures={source.name}", *overrides, *chosen]) if given is None else checked_name("name", given)
+    target = run.path / "evaluations" / name
+    settings = {"overrides": overrides, **{key: own[key] for key in DEFAULTS if key != "name"}}
+    _check_target(target, settings)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = load_run(run, config, own["weights"]).to(device)
+    assert isinstance(module, GenerativeModule)
+    rows, metrics, record = _measured(module, config, own, folder, listing.images, int(border))
+    with whole_file(target / CSV, "w") as file:
+        file.write(_table(rows))
+    record |= {"settings": settings, "run": str(run.path), "measured": now()}
+    record |= {"hardware": hardware(module.device), "sampling": module.sampling_record()}
+    write_json(target / JSON, {"metrics": metrics, "record": record})
+    print_result(metrics, target)
+
+
+def _measured(
+    module: GenerativeModule,
+    config: DictConfig,
+    own: dict[str, str | None],
+    folder: Path,
+    files: Sequence[Path],
+    border: int,
+) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, Any]]:
+    size, channels, degradation = config.data.image_size, config.data.channels, build.build_degradation(config)
+    overlap = overlap_of(str(own["tile"]), own["overlap"], size)
+    names = [name for name, output in module.outputs.items() if output.num_network_calls]
+    restorers = {
+        name: Restorer(module, degradation, size, channels, name, module.device, overlap, int(str(own["batch_size"])))
+        for name in names
+    }
+    first, whole, rows = next(iter(restorers.values())), RestorationMetrics(), list[dict[str, Any]]()
+    for number, file in enumerate(track(files, description="measuring", console=Console(stderr=True))):
+        try:
+            request = first.request(number, read_picture(folder / file), None)
+        except READING_ERRORS as error:
+            raise UserError(f"{printable(folder / file)} cannot be measured: {reason(error)}.") from error
+        if 2 * border >= min(request.size):
+            raise UserError(f"border={border} leaves nothing of {printable(file)}: choose less.")
+        outputs = {DEGRADED: first.degraded(request)} if degradation is not None else {}
+        outputs |= {name: each.one(request) for name, each in restorers.items()}
+        seen = {name: _as_seen(image, border) for name, image in outputs.items()}
+        clean = _as_seen(request.image, border)
+        single = RestorationMetrics()
+        for collected in (single, whole):
+            collected.update(seen, Batch(clean, torch.zeros(1, dtype=torch.int64)))
+        values = {key: value for key, value in single.compute().items() if not key.startswith("psnr_pooled")}
+        rows.append({"file": str(file), "width": request.size[1], "height": request.size[0]} | values)
+    metrics = whole.compute()
+    rows.append({"file": "mean", "width": "", "height": ""} | {key: metrics[key] for key in rows[0] if key in metrics})
+    record = {
+        "pictures": len(files),
+        "border": border,
+        "rounded": "restored and degraded pictures are rounded to 8 bits and cut to their range before they are measured",
+        "evaluation_seed": module.evaluation_seed,
+        "degradation": str(config.degradation),
+        "tiles": "resized" if overlap is None else f"{size}x{size}, sharing {overlap} pixels",
+        "definitions": RestorationMetrics.definition(),
+    }
+    say(f"{len(files)} pictures, PSNR and SSIM over whole images")
+    return rows, metrics, record
+
+
+def _as_seen(image_RCHW: Tensor, border: int) -> Tensor:
+    """(1, C, H, W) image of 8 bits without its border; the rows of a colour picture are its channels."""
+    image = from_levels(to_levels(image_RCHW.cpu().float().clamp(-1, 1))).flatten(0, 1)[None]
+    return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    )
+    return text.getvalue()
+
+
+def _check_target(target: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that belongs to another measurement."""
+    if not target.exists():
+        return
+    path = target / JSON
+    if path.exists() and read_json(path, "record").get("record", {}).get("settings") == settings:
+        return
+    raise UserError(f"{target} holds another evaluation: choose another name=NAME, or remove it.")
