@@ -57,7 +57,7 @@ class Prediction:
     """What a denoiser knows of noisy states; each property converts when it is asked for.
 
     Attributes:
-        z: (B, C, H, W) noisy states.
+        z: (B, C, H, W) noisy states that it knows of; samplers go on from them.
         output: (B, C, H, W) output of the network.
         kind: What the output means.
         signal: sqrt(abar): (B, 1, 1, 1), or a float for one timestep in all rows.

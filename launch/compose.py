@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 import shlex
@@ -25,6 +26,7 @@ from launch.options import (
     NONE,
     experiments,
     groups,
+    keys_set_by,
     leave_out,
     optional_groups,
     register_none,
@@ -300,9 +302,12 @@ def apply_overrides(
     if fresh is None:
         fresh = compose_config(merged(saved_overrides, overrides), recorded=saved_overrides)
     OmegaConf.set_struct(result, False)
-    for override in overrides:
-        key, _ = parse(override)
-        key = key.split("@")[-1].replace("/", ".")
+    chosen = [(parse(override)[0], parse(override)[1]) for override in overrides]
+    spread = [keys_set_by(key, str(option)) for key, option in chosen]
+    if any(spread):  # whatever the run is to do now, its network is the one that was trained
+        result.network = OmegaConf.to_container(saved.network, resolve=True)
+    named = [[key.split("@")[-1].replace("/", ".")] for key, _ in chosen]
+    for key in itertools.chain.from_iterable(keys or own for keys, own in zip(spread, named, strict=True)):
         parent_key, _, leaf = key.rpartition(".")
         while parent_key and OmegaConf.select(result, parent_key) is None:  # what the record lacks is taken whole
             parent_key, _, leaf = parent_key.rpartition(".")

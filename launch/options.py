@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -9,11 +10,12 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_class, get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from generative.checks import hints_of
 from launch.errors import UserError
-from launch.received import CONF_DIR, PARTIAL, TARGET
+from launch.received import CONF_DIR, PARTIAL, TARGET, own
 from launch.trained_parts import TRAINED
 
 NONE = "none"  # the option that leaves a group out: Hydra takes null for no option, and refuses it
@@ -97,6 +99,26 @@ def _content(group: str, option: str) -> Mapping[str, Any]:
     return base | own
 
 
+def keys_set_by(group: str, option: str) -> list[str]:
+    """Return the keys and groups that an option sets which stands for settings all over the config, as ``task=restore`` does.
+
+    Returns:
+        Dotted keys; none for an option that is what the group's key holds.
+    """
+    path = CONF_DIR / group / f"{option}.yaml"
+    if not path.exists() or not path.read_text().startswith("# @package _global_"):
+        return []
+    content = _read(group, option)
+    bases = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
+    overridden = [str(key).removeprefix("override /") for entry in bases for key in entry]
+
+    def leaves(node: Mapping[str, Any], start: str) -> Iterable[str]:
+        for name, value in node.items():
+            yield from leaves(value, f"{start}{name}.") if isinstance(value, dict) else [f"{start}{name}"]
+
+    return [*overridden, *leaves(content, "")]
+
+
 def register_none() -> None:
     """Give Hydra the option that leaves a group out, for each group that a run can be without."""
     for group in optional_groups():
@@ -121,8 +143,9 @@ def without_null(argument: str) -> str:
 def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
     """Take out of a config what has no effect on the run, so that no record tells of it.
 
-    That is what a module, an experiment or ``debug=`` sets in a part that the run is without, as where ``task=``, ``module=``,
-    ``callbacks=`` or the group itself was chosen otherwise; and the groups that the module has no use for.
+    That is what a module, an experiment or ``debug=`` sets in a part that the run is without, or for another option of a group,
+    as where ``task=``, ``module=``, ``callbacks=`` or the group itself was chosen otherwise; and the groups that the module has
+    no use for.
 
     Args:
         config: A composed config, changed in place.
@@ -134,6 +157,7 @@ def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
     """
     overrides = list(overrides)
     _leave_out_missing(config, overrides)
+    _leave_out_of_others(config, overrides)
     _check_task(config)
     _leave_out_unread(config, overrides)
 
@@ -149,6 +173,26 @@ def _leave_out_missing(config: DictConfig, overrides: Iterable[str]) -> None:
         if not (CONF_DIR / key.replace(".", "/")).is_dir() and key.partition(".")[2] not in _callbacks():
             raise UserError(f"{key} has settings and no {TARGET}: there is none of this name.")
         OmegaConf.update(config, key, None)
+
+
+def _leave_out_of_others(config: DictConfig, overrides: Iterable[str]) -> None:
+    """Take out the keys that a part's class does not take: they were set for another option of the group."""
+    typed = {override.lstrip("+").partition("=")[0] for override in overrides}
+    for group in sorted(PARTS & set(map(str, config))):
+        part = config[group]
+        if not OmegaConf.is_dict(part) or part.get(TARGET) not in own().arguments:
+            continue
+        made = get_object(part[TARGET])
+        if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(made).parameters.values()):
+            continue
+        takes = hints_of(made)
+        for key in [str(key) for key in part if not str(key).startswith("_") and key not in takes]:
+            if f"{group}.{key}" in typed:
+                raise UserError(
+                    f"{group}.{key} has no effect on {group}={part[TARGET].rpartition('.')[2]}: leave it out."
+                )
+            with open_dict(part):
+                del part[key]
 
 
 @cache

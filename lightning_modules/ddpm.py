@@ -18,6 +18,7 @@ from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.networks import ImageNetwork
 from generative.objectives.diffusion import DiffusionObjective
+from generative.posterior_guidance import PosteriorGuidance
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, Positive
 from generative.samplers.diffusion import DiffusionSampler
@@ -39,7 +40,8 @@ class DDPM(SpaceModule):
         task: What it does; see ``ConditionalModule``. ``restore`` and ``inpaint`` have the output ``mean`` too where the last
             timestep is pure noise (``schedule.zero_terminal_snr``): the estimate there is E[x | degraded image].
         labels: Whether the network is told the labels of the data set.
-        guidance: Classifier-free guidance by them.
+        guidance: Classifier-free guidance by them; or for a task with a degraded image guidance by that, which no network sees
+            then, so that any generator restores (``generative.posterior_guidance``).
         known_in_path: Hold exactly known pixels on their own noised path in every step of ``sample``.
         classifier_guidance: Scale of the label classifier's gradient in sampling; 0 leaves it out. Every result of a
             larger scale is marked as assisted, since the same classifier measures it.
@@ -71,14 +73,21 @@ class DDPM(SpaceModule):
         output: DenoiserOutput = "v",
         task: ImageTask | None = None,
         labels: bool = True,
-        guidance: ClassifierFreeGuidance | None = None,
+        guidance: ClassifierFreeGuidance | PosteriorGuidance | None = None,
         known_in_path: bool = False,
         classifier_guidance: NonNegative = 0.0,
         data_std: Positive = 1.0,
         classifier: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network, task, labels, guidance, **kwargs)
+        self.posterior_guidance = guidance if isinstance(guidance, PosteriorGuidance) else None
+        by_labels = guidance if isinstance(guidance, ClassifierFreeGuidance) else None
+        super().__init__(network, task, labels, by_labels, **kwargs)
+        if self.posterior_guidance is not None and not self.restores:
+            raise ValueError(
+                f"guidance={type(guidance).__name__.lower()} restores degraded images: set task=restore or task=inpaint, or "
+                "guidance=classifier_free."
+            )
         self.objective = objective
         self.sampler = sampler
         self.known_in_path = known_in_path
@@ -92,6 +101,11 @@ class DDPM(SpaceModule):
                 f"sampler.threshold={sampler.threshold} holds images in [-1, 1], which latents do not lie in: set "
                 "sampler.threshold=none, or space=pixel."
             )
+        if self.latent_space and self.posterior_guidance is not None:
+            raise ValueError(
+                f"guidance={type(guidance).__name__.lower()} compares pixels, and space= has latents: use it with a run that "
+                "was trained with space=pixel."
+            )
         if self.latent_space and classifier_guidance:
             raise ValueError(
                 f"module.classifier_guidance={classifier_guidance:g} moves pixels, and space= has latents moved: set "
@@ -101,10 +115,23 @@ class DDPM(SpaceModule):
 
     @property
     def outputs(self) -> dict[str, Output]:
+        if self.posterior_guidance is not None:  # the network alone knows no E[x | degraded image]
+            return {"sample": Output(self.sampler.num_network_calls * self.posterior_guidance.calls_per_step)}
         outputs = {"sample": Output(self.sampler.num_network_calls)}
         if self.restores and self.denoiser.schedule.terminal_snr_is_zero:
             outputs["mean"] = Output(1)
         return outputs
+
+    @classmethod
+    def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+        unread = super().unread(arguments)
+        if (arguments.get("guidance") or {}).get("without_training"):
+            unread.pop("guidance", None)
+        return unread
+
+    @property
+    def sees_image(self) -> bool:
+        return super().sees_image and self.posterior_guidance is None
 
     def check_training(self) -> None:
         """The timestep that the sampler starts from is drawn."""
@@ -123,19 +150,20 @@ class DDPM(SpaceModule):
         condition, noise = self.condition(batch), randomness.normal(*self.space.shape(batch))
         images = {}
         if self.wants("sample"):
-            images["sample"] = self.sampler(self._path_denoiser(batch), noise, condition, randomness)
+            images["sample"] = self.sampler(self._path_denoiser(batch, randomness), noise, condition, randomness)
         if "mean" in self.outputs and self.wants("mean"):
             last = self.denoiser.schedule.num_timesteps - 1
             images["mean"] = self.denoiser.predict(noise, last, condition).image
         return {name: self.finished(self.space.decoded(image), batch) for name, image in images.items()}
 
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
-        noise = randomness.normal(*self.space.shape(batch))
-        states = self.sampler.states(self._path_denoiser(batch), noise, self.condition(batch), randomness)
-        return self.decoded_states(states)
+        noise, denoiser = randomness.normal(*self.space.shape(batch)), self._path_denoiser(batch, randomness)
+        return self.decoded_states(self.sampler.states(denoiser, noise, self.condition(batch), randomness))
 
-    def _path_denoiser(self, batch: Batch) -> Denoiser:
+    def _path_denoiser(self, batch: Batch, randomness: Randomness) -> Denoiser:
         denoiser = self.guided_denoiser()
+        if self.posterior_guidance is not None:
+            denoiser = self.posterior_guidance.wrap(denoiser, *batch.observed(), randomness)
         if self.known_in_path and self.restores:
             return self.space.known(batch).in_denoiser(denoiser)
         return denoiser
@@ -165,6 +193,7 @@ class DDPM(SpaceModule):
         return {
             **super().sampling_record(),
             **record,
+            **({} if self.posterior_guidance is None else {"guidance": self.posterior_guidance.described}),
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
             "schedule": repr(self.denoiser.schedule),

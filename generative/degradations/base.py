@@ -70,8 +70,8 @@ class Degradation(ABC):
             ValueError: It is none, as most are not, or differs from image to image in what the validity map does not tell.
         """
         raise ValueError(
-            f"{key}: {type(self).__name__} is no linear map with Gaussian noise, which the exact posterior and guidance "
-            "without training need: leave it out, or choose degradation=holes, super_resolution or gaussian."
+            f"{key}: {type(self).__name__} is no linear map of each channel with Gaussian noise, which the exact posterior and "
+            "guidance without training need: leave it out, or choose degradation=holes, super_resolution or gaussian."
         )
 
     @abstractmethod

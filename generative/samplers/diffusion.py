@@ -102,8 +102,9 @@ class DiffusionSampler(ABC):
         z, image = noise_BCHW, noise_BCHW
         for i, timestep in enumerate(timesteps):
             factors = self.step(levels[i - 1] if i else None, levels[i], levels[i + 1])
-            previous, image = image, self._threshold(denoiser.predict(z, timestep, condition).image)
-            z = torch.add(factors.state * z, image, alpha=factors.image)
+            answer = denoiser.predict(z, timestep, condition)
+            previous, image = image, self._threshold(answer.image)
+            z = torch.add(factors.state * answer.z, image, alpha=factors.image)
             if factors.previous_image:
                 z = torch.add(z, previous, alpha=factors.previous_image)
             if factors.noise:

@@ -33,13 +33,15 @@ class GaussianMixture:
     @cached_property
     def _axes(self) -> tuple[Tensor, Tensor]:
         """(P,) variances along the principal axes of the covariance, and the axes as columns (P, P)."""
-        variance_P, axes_PP = torch.linalg.eigh(self.covariance_PP)
-        return variance_P.clamp(min=0), axes_PP
+        with torch.inference_mode(False):  # what is kept may meet gradients later
+            variance_P, axes_PP = torch.linalg.eigh(self.covariance_PP)
+            return variance_P.clamp(min=0), axes_PP
 
     @cached_property
     def _means_along_axes(self) -> Tensor:
         """(B, M, C, P) coordinates of the modes' means along the principal axes."""
-        return self.means_BMCP @ self._axes[1]
+        with torch.inference_mode(False):
+            return self.means_BMCP @ self._axes[1]
 
     @property
     def weights_BM(self) -> Tensor:

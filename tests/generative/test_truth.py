@@ -183,10 +183,10 @@ def test_the_adjoint_is_the_transpose() -> None:
 @pytest.mark.parametrize(
     ("degradation", "message"),
     [
-        (Sequential({"jpeg": Jpeg(10)}), r"degradation\.steps\.jpeg: Jpeg is no linear map"),
+        (Sequential({"jpeg": Jpeg(10)}), r"degradation\.steps\.jpeg: Jpeg is no linear map of each channel"),
         (
             Mixture({"a": BlockMask(2), "b": SaltAndPepper(0.1)}),
-            r"degradation\.steps\.b: SaltAndPepper is no linear map",
+            r"degradation\.steps\.b: SaltAndPepper is no linear map of each channel",
         ),
         (Mixture({"a": BlockMask(2), "b": GaussianNoise(0.1)}), r"degradation\.steps=a, b: no restorer is told which"),
         (Sequential({"a": BlockMask(2), "b": GaussianNoise(0.1)}), r"degradation\.steps\.a: beside other steps"),
