@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also where th
 import triptych
 from files.images import Picture
 from files.pixels import to_pixels
+from generative.tiling import Tiling
 from launch.record import hardware
 from launch.use.restorer import Restorer
 
@@ -65,7 +66,8 @@ def main() -> None:
     print(f"{hardware(torch.device('cpu'))}; {options.run}, {options.result}, tiles of {size}x{size}\n")
 
     def restored(side: int, overlap: int) -> tuple[Tensor, float, Restorer]:
-        restorer = Restorer(module, None, size, model.channels, options.result, module.device, overlap)  # type: ignore[arg-type]
+        tiling = Tiling(size, overlap)
+        restorer = Restorer(module, None, size, model.channels, options.result, module.device, tiling)  # type: ignore[arg-type]
         request = restorer.request(0, picture(side, model.channels), None)
         begin = time.process_time()
         image = restorer.restore_in_tiles(request)[0]

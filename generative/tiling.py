@@ -38,7 +38,7 @@ class Tiling:
     """Where tiles lie, and how they go over into one another.
 
     Attributes:
-        size: Side S of a tile in pixels.
+        size: Side S of a tile in pixels; where a side of the image is shorter, tiles are as long as it.
         overlap: Pixels that neighbours share at least; below the size.
         at_once: Tiles in one network call.
     """
@@ -51,26 +51,27 @@ class Tiling:
         """Spread tiles evenly over one side of an image.
 
         Args:
-            length: Pixels of the side, at least S.
+            length: Pixels of the side.
 
         Returns:
             The first pixel of each tile, and the (S,) weights of its pixels. The weights of all tiles sum to 1 in every pixel.
         """
+        size = min(self.size, length)
         number = self.number(length, self.size)
-        starts = [round(i * (length - self.size) / max(1, number - 1)) for i in range(number)]
-        weights = torch.ones(number, self.size, dtype=torch.float64)
+        starts = [round(i * (length - size) / max(1, number - 1)) for i in range(number)]
+        weights = torch.ones(number, size, dtype=torch.float64)
         for i, (left, right) in enumerate(pairwise(starts)):
-            shared = self.size - (right - left)
+            shared = size - (right - left)
             position = (torch.arange(shared, dtype=torch.float64) + 0.5) / shared
             rise = ((position - RAMP[0]) / (RAMP[1] - RAMP[0])).clamp(0, 1)
             rise = 0.5 - 0.5 * torch.cos(math.pi * rise)
-            weights[i, self.size - shared :] *= 1 - rise
+            weights[i, size - shared :] *= 1 - rise
             weights[i + 1, :shared] *= rise
         total = torch.zeros(length, dtype=torch.float64)  # of three that overlap it is not 1
         for start, weight_S in zip(starts, weights, strict=True):
-            total[start : start + self.size] += weight_S
+            total[start : start + size] += weight_S
         return [
-            (start, (weight_S / total[start : start + self.size]).float())
+            (start, (weight_S / total[start : start + size]).float())
             for start, weight_S in zip(starts, weights, strict=True)
         ]
 
@@ -94,13 +95,13 @@ class Tiling:
         """
 
         def tiled(x_BCHW: Tensor, times_BT: Tensor, condition: Condition) -> tuple[Tensor, ...]:
-            size, (height, width) = self.size, x_BCHW.shape[2:]
-            if (height, width) == (size, size):
+            height, width = x_BCHW.shape[2:]
+            if max(height, width) <= self.size:
                 return network(x_BCHW, times_BT, condition)
             sums: list[Tensor] = []
             tiles = ((b, *tile) for b in range(len(x_BCHW)) for tile in self.over(height, width))
             while part := list(islice(tiles, self.at_once)):
-                spots = [(b, slice(None), slice(y, y + size), slice(x, x + size)) for b, y, x, _ in part]
+                spots = [(b, slice(None), *_place(y, x, weight_SS)) for b, y, x, weight_SS in part]
                 rows = torch.tensor([b for b, *_ in part], device=x_BCHW.device)
                 image, others = condition.image, replace(condition, image=None).select(rows)
                 if image is not None:
@@ -130,7 +131,7 @@ class Tiling:
         total = torch.zeros_like(image)
         for number, (y, x, weight_SS) in enumerate(self.over(*image.shape[2:])):
             tile = self._tile(batch, y, x, number)
-            total[..., y : y + self.size, x : x + self.size] += make(tile) * weight_SS.to(image)
+            total[(..., *_place(y, x, weight_SS))] += make(tile) * weight_SS.to(image)
             on_tiles(1, self.number(*image.shape[2:]))
         return total
 
@@ -168,6 +169,11 @@ class Tiling:
     def _tile(self, batch: Batch, y: int, x: int, number: int) -> Batch:
         degraded, validity = (part[..., y : y + self.size, x : x + self.size].clone() for part in batch.observed())
         return Batch(degraded, batch.index + number * APART, degraded=degraded, validity=validity)
+
+
+def _place(y: int, x: int, weight_SS: Tensor) -> tuple[slice, slice]:
+    height, width = weight_SS.shape
+    return slice(y, y + height), slice(x, x + width)
 
 
 def padded(image: Tensor, size: int) -> Tensor:

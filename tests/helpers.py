@@ -36,7 +36,7 @@ TINY = [
 ]  # fmt: skip
 SMALLER = [  # what is set where an experiment has the key
     *TINY_DIT, *TINY[len(SMALL_RUN) + len(TINY_DIT) :],
-    "network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4",
+    "network.width=8", "network.base_channels=8", "network.num_blocks=1", "network.num_groups=4", "network.head_dim=4",
     "sampler.num_steps=2", "callbacks.steps_grid.every_n_steps=2", "callbacks.generation.num_images=4",
     "callbacks.generation.inception=null", "callbacks.restoration_distances.inception=null",
     "callbacks.label_accuracy.num_seeds=2",
@@ -54,7 +54,8 @@ def tiny(experiment: str, *choices: str) -> list[str]:
         return node is not None and key in node and not (key == "num_steps" and node[key] == 1)
 
     smallest = ["network=autoencoder_tiny"] if "encoder_blocks" in config.network else []
-    return [*SMALL_RUN, *smallest, *filter(has, SMALLER)]
+    deepest = ["network.depth=3"] if config.network.get("_target_", "").endswith("DnCNN") else []  # it has no less
+    return [*SMALL_RUN, *smallest, *filter(has, SMALLER), *deepest]
 
 
 def composed(folder: Path, overrides: list[str]) -> DictConfig:

@@ -203,7 +203,7 @@ def test_generation_keeps_names_and_sizes(run: RunFolder, tmp_path: Path, capfd:
     printed = capfd.readouterr().err
     assert {p.relative_to(target).as_posix() for p in target.rglob("*.*")} == {"a.png", "sub/b.jpg", "c.png"}
     assert Image.open(target / "a.png").size == (40, 32)
-    assert "2 images were restored in tiles of 32x32" in printed
+    assert "2 images were restored in tiles of 32x32 at most" in printed
     assert "broken.png is left out: it is in no format that is read" in printed
     again = tmp_path / "again"
     generate.main([f"run={run.path}", f"input={source}", f"output={again}", "batch_size=4"])
@@ -299,7 +299,7 @@ def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tm
         (["degrade=true", f"masks={tmp_path / 'in'}"], "leave out masks="),
         (["degrade=true", "~degradation"], "this run has no degradation"),
         (["degrade=maybe"], "true or false"),
-        (["tile=64"], "tile=64: this network sees 32x32 pixels"),
+        (["tile=64"], "tile=64 must be 32, which this network sees, or auto, or none"),
         (["tile=none", "overlap=4"], "leave out one of the two"),
         (["overlap=32"], "overlap=32 must be a whole number of pixels below the tile's side, 32"),
         (["hole=black"], "hole=black is about masks"),

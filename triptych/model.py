@@ -18,7 +18,7 @@ from files.pixels import drawn, fill, seen, to_pixels
 from generative.types import Batch
 from launch.errors import UserError, as_user_error
 from launch.use.drawing import read_labels
-from launch.use.restorer import Restorer, overlap_of
+from launch.use.restorer import Restorer, tiling_of
 from lightning_modules import GenerativeModule, TrainingModule
 from lightning_modules.contract import Task
 
@@ -187,8 +187,8 @@ class Model:
         overlap: int | None,
         kind: Kind,
     ) -> Any:
-        shared = overlap_of(str(tile), None if overlap is None else str(overlap), self.image_size)
-        restorer = Restorer(module, None, self.image_size, self.channels, name, module.device, shared)
+        tiling = tiling_of(module, self.image_size, str(tile), None if overlap is None else str(overlap))
+        restorer = Restorer(module, None, self.image_size, self.channels, name, module.device, tiling)
         request = restorer.request(number, own, missing)
         image = restorer.one(request)
         keeps = missing is not None and restorer.puts_back_known

@@ -8,14 +8,17 @@ from generative.networks.dit import DiT
 from generative.networks.exact import ExactNetwork
 from generative.networks.patch_discriminator import PatchDiscriminator
 from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
+from generative.networks.restorers import RRDB, DnCNN
 from generative.networks.token_transformer import TokenTransformer
 from generative.networks.unet import UNet
 
 __all__ = [
     "FSQ",
+    "RRDB",
     "Autoencoder",
     "ContextUNet",
     "DiT",
+    "DnCNN",
     "ExactNetwork",
     "GaussianBottleneck",
     "ImageNetwork",

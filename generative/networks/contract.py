@@ -17,11 +17,15 @@ class ImageNetwork(nn.Module):
         condition_channels: Channels of the condition's image; 0 where the network takes none.
         num_labels: Number of labels of the condition; 0 where it takes none.
         convolutional: Whether most of the computation is convolutions; any network may say so of itself.
+        any_size: Whether it takes images of every size, and not of the trained one alone.
+        sees: How many pixels around its own one a pixel of the output depends on, of a network of any size.
         gains_from_compiling: Whether ``torch.compile`` makes its training faster on a processor; any network may say so too.
     """
 
     convolutional: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
     gains_from_compiling: ClassVar[bool] = False
     num_times: int
     condition_channels: int
     num_labels: int
+    sees: int

@@ -29,7 +29,7 @@ from launch.use.drawing import (
 )
 from launch.use.folders import plan
 from launch.use.load import label_names, load_run
-from launch.use.restorer import Restorer, overlap_of
+from launch.use.restorer import Restorer, tiling_of
 from launch.use.restoring import restore_folder
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
@@ -263,7 +263,7 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
     source, target, masks = read_folders(own).values()
     assert source is not None and target is not None, "checked above and in main"  # noqa: PT018
     something_known = masks is not None or degradation is not None
-    overlap, hole = overlap_of(str(own["tile"]), own["overlap"], config.data.image_size), read_hole(own)
+    hole = read_hole(own)
     job = plan(source, target, masks, something_known, is_true(own, "overwrite"), hole)
     module = load_module(run, config, str(own["weights"]))
     restorer = Restorer(
@@ -273,7 +273,7 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
         config.data.channels,
         own["result"],
         module.device,
-        overlap,
+        tiling_of(module, config.data.image_size, str(own["tile"]), own["overlap"], batch_size),
         batch_size,
     )
     return restore_folder(restorer, job)

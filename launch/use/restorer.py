@@ -49,33 +49,48 @@ def hole_at_size(missing_HW: Tensor, size: int) -> Tensor:
     return F.adaptive_max_pool2d(missing_HW[None].float(), (size, size)) > 0
 
 
-def overlap_of(tile: str, overlap: str | None, image_size: int) -> int | None:
-    """Read how larger pictures go through a network.
+def tiling_of(
+    module: GenerativeModule, image_size: int, tile: str = "auto", overlap: str | None = None, batch_size: int = 64
+) -> Tiling | None:
+    """Read how pictures larger than a network's go through it.
 
     Args:
-        tile: ``auto``, ``none``, or a tile's side, which can only be the network's.
-        overlap: Pixels that neighbouring tiles share; None for a quarter of their side.
-        image_size: Side of the network's images.
+        image_size: Side of the images that it was trained at.
+        tile: ``auto``, ``none``, or the side of a tile.
+        overlap: Pixels that neighbouring tiles share; None for a quarter of their side, or for four times as far as a
+            network of any size sees, so that tiles are not seen in the result.
+        batch_size: Tiles of ``image_size`` at a time, or as many pixels in larger ones.
 
     Returns:
-        Pixels that neighbouring tiles share; None to resize the pictures.
+        The tiling; None to resize the pictures.
 
     Raises:
         UserError: A value says nothing, or tiles cannot have that size or overlap.
     """
+    network = getattr(module, "network", None)
+    any_size = isinstance(network, ImageNetwork) and network.any_size
     if tile == "none":
         if overlap is not None:
             raise UserError("overlap= is that of tiles, and tile=none makes none: leave out one of the two.")
         return None
-    if tile not in ("auto", str(image_size)):
-        raise UserError(
-            f"tile={tile}: this network sees {image_size}x{image_size} pixels: set tile=auto, or tile=none."
-        )
-    if overlap is None:
-        return image_size // 4
-    if not overlap.isdecimal() or int(overlap) >= image_size:
-        raise UserError(f"overlap={overlap} must be a whole number of pixels below the tile's side, {image_size}.")
-    return int(overlap)
+    side = max(LARGE_TILE, image_size) if any_size else image_size
+    if tile != "auto":
+        if not (tile == str(image_size) or (any_size and tile.isdecimal() and int(tile) >= LEAST_TILE)):
+            kind = f"at least {LEAST_TILE} pixels" if any_size else f"{image_size}, which this network sees"
+            raise UserError(f"tile={tile} must be {kind}, or auto, or none.")
+        side = int(tile)
+    shared = side // 4
+    if any_size:
+        assert isinstance(network, ImageNetwork)
+        shared = min(4 * network.sees, side // 2)
+    if overlap is not None:
+        if not overlap.isdecimal() or int(overlap) >= side:
+            raise UserError(f"overlap={overlap} must be a whole number of pixels below the tile's side, {side}.")
+        shared = int(overlap)
+    return Tiling(side, shared, max(1, batch_size * image_size**2 // side**2))
+
+
+LARGE_TILE, LEAST_TILE = 256, 16  # px, of networks that take any size
 
 
 @contextmanager
@@ -125,8 +140,8 @@ class Restorer:
         channels: Channels that it was trained with.
         result: Name of the output to write; None for the module's first.
         device: Where the module is.
-        overlap: Pixels that neighbouring tiles of a larger picture share; None resizes it to the training size.
-        batch_size: Images, or tiles of one, at a time.
+        tiling: How larger pictures go through the network; None resizes them to the training size.
+        batch_size: Images at a time.
         on_tiles: Told after each call how many tiles of how many are done, of a picture that takes several.
 
     Raises:
@@ -141,7 +156,7 @@ class Restorer:
         channels: int,
         result: str | None,
         device: torch.device,
-        overlap: int | None = None,
+        tiling: Tiling | None = None,
         batch_size: int = 64,
         on_tiles: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -155,7 +170,7 @@ class Restorer:
         self.result = next(iter(module.outputs)) if result is None else result
         if self.result not in module.outputs:
             raise UserError(f"result={result} is no output of this run: choose one of {', '.join(module.outputs)}.")
-        self.tiling = None if overlap is None else Tiling(image_size, overlap, batch_size)
+        self.tiling = tiling
         network = getattr(module, "network", None)
         self._network = network if isinstance(network, ImageNetwork) and module.network_sees_pixels else None
 
@@ -205,7 +220,8 @@ class Restorer:
             Its (R, C, H, W) images.
         """
         assert self.tiling is not None
-        size, (height, width) = self.image_size, request.size
+        height, width = request.size
+        size = 1 if self._network is not None and self._network.any_size else self.image_size
         numbers = torch.full((len(request.image),), request.number)
         missing = None if request.missing is None else padded(request.missing, size).expand(len(numbers), 1, -1, -1)
         batch = self._batch(padded(request.image, size), numbers, missing)

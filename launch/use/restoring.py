@@ -141,7 +141,8 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
     other = {own: count for own, count in progress.sizes.items() if own != (size, size)}
     if other:
         (width, height), _ = max(other.items(), key=lambda item: item[1])
-        how = f"in tiles of {size}x{size}, the network's size; tile=none resizes them to it"
+        tile = restorer.tiling.size if restorer.tiling else size
+        how = f"in tiles of {tile}x{tile} at most; tile=none resizes them to the training size, {size}x{size}"
         if restorer.tiling is None:
             how = f"at the training size {size}x{size} and resized to their own"
         say(f"{sum(other.values())} images were restored {how} (most have {width}x{height})")

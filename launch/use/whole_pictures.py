@@ -30,7 +30,7 @@ from launch.run_folder import write_json
 from launch.use.folders import found_pictures
 from launch.use.load import load_run
 from launch.use.messages import say
-from launch.use.restorer import Restorer, overlap_of
+from launch.use.restorer import Restorer, tiling_of
 from launch.use.restoring import READING_ERRORS
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
@@ -85,11 +85,11 @@ def _measured(
     border: int,
 ) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, Any]]:
     size, channels, degradation = config.data.image_size, config.data.channels, build.build_degradation(config)
-    overlap = overlap_of(str(own["tile"]), own["overlap"], size)
+    batch_size = int(str(own["batch_size"]))
+    tiling = tiling_of(module, size, str(own["tile"]), own["overlap"], batch_size)
     names = [name for name, output in module.outputs.items() if output.num_network_calls]
     restorers = {
-        name: Restorer(module, degradation, size, channels, name, module.device, overlap, int(str(own["batch_size"])))
-        for name in names
+        name: Restorer(module, degradation, size, channels, name, module.device, tiling, batch_size) for name in names
     }
     first, whole, rows = next(iter(restorers.values())), RestorationMetrics(), list[dict[str, Any]]()
     for number, file in enumerate(track(files, description="measuring", console=Console(stderr=True))):
@@ -116,7 +116,7 @@ def _measured(
         "rounded": "restored and degraded pictures are rounded to 8 bits and cut to their range before they are measured",
         "evaluation_seed": module.evaluation_seed,
         "degradation": str(config.degradation),
-        "tiles": "resized" if overlap is None else f"{size}x{size}, sharing {overlap} pixels",
+        "tiles": "resized" if tiling is None else f"{tiling.size}x{tiling.size}, sharing {tiling.overlap} pixels",
         "definitions": RestorationMetrics.definition(),
     }
     say(f"{len(files)} pictures, PSNR and SSIM over whole images")

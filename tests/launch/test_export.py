@@ -172,7 +172,7 @@ def test_python_gives_the_bytes_of_the_command_and_the_pages_tell_how(
         (lambda: model.reconstruct(pixels), "cannot reconstruct"),
         (lambda: model.restore("nowhere.png"), "nowhere.png cannot be used: No such file"),
         (lambda: model.restore(torch.zeros(4, 4)), r"shape \(4, 4\) is no picture"),
-        (lambda: model.restore(pixels, tile=17), "tile=17: this network sees 32x32 pixels"),
+        (lambda: model.restore(pixels, tile=17), "tile=17 must be 32, which this network sees"),
         (lambda: model.fill(pixels, hole[:9]), "the hole has 53x9 pixels and the picture 53x40"),
         (lambda: model.fill(pixels, ~hole & hole), "somewhere it must be"),
     ):

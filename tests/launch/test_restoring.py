@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 from files.images import read_picture
 from files.whole import WriteError
 from generative.inpainting import composite
+from generative.tiling import Tiling
 from launch.errors import UserError
 from launch.use.folders import plan, result_names
 from launch.use.restorer import Restorer
@@ -62,7 +63,8 @@ def restore(
 ):
     module = module or Noise(channels, feather)
     job = plan(folder / "in", folder / "out", folder / "masks" if masks else None, masks, overwrite)
-    restorer = Restorer(module, None, SIZE, channels, result, torch.device("cpu"), overlap, batch_size)
+    tiling = None if overlap is None else Tiling(SIZE, overlap)
+    restorer = Restorer(module, None, SIZE, channels, result, torch.device("cpu"), tiling, batch_size)
     return restore_folder(restorer, job), module
 
 
@@ -256,7 +258,7 @@ def test_without_masks_all_of_a_picture_but_its_pixels_stays(folder: Path, capfd
         turned = Image.open(folder / "out" / "turned.webp")
         assert (turned.size, turned.getexif().get(0x0112), turned.getexif()[0x010F]) == ((37, 45), None, "a camera")
     printed = capfd.readouterr().err
-    assert "images were restored in tiles of 16x16, the network's size; tile=none resizes" in printed
+    assert "images were restored in tiles of 16x16 at most; tile=none resizes" in printed
     assert "5 images have colours and the network sees grey: each channel was restored by itself" in printed
     restore(folder, masks=False, module=Same(), overwrite=True, overlap=None)
     assert {Image.open(path).size for path in (folder / "out").glob("[cdg]*.png")} == {(45, 37), (40, 21)}

@@ -1,0 +1,45 @@
+"""Convolutional baselines: as large as published, answering to the degraded image alone, at any size and in tiles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from generative.networks import RRDB, DnCNN
+from generative.tiling import Tiling
+from generative.types import Condition
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_sizes_are_the_published_ones_but_for_the_validity_map() -> None:
+    more = 64 * 9  # weights of the first convolution for the map
+    assert parameters(DnCNN(1, 2)) == 556_096 + more
+    up_convolutions = 2 * (64 * 64 * 9 + 64)
+    assert parameters(RRDB(3, 4)) == 16_697_987 - up_convolutions + more
+
+
+@pytest.mark.parametrize("network", [DnCNN(1, 2, width=8, depth=4), RRDB(1, 2, width=8, growth=4, depth=1)])
+def test_any_size_in_tiles_as_whole(network: nn.Module) -> None:
+    network = network.double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        image = torch.randn(2, 2, 70, 121, dtype=torch.float64)
+        times = torch.ones(2, 1)
+        (whole,) = network(torch.zeros(2, 1, 70, 121), times, Condition(image))
+        assert not torch.equal(whole, image[:, :1])
+        (again,) = network(torch.randn(2, 1, 70, 121), times * 0.3, Condition(image))
+        assert torch.equal(whole, again)
+        tiling = Tiling(80, 4 * network.sees if network.sees < 10 else 76, at_once=3)
+        (tiled,) = tiling.network(network)(torch.zeros(2, 1, 70, 121, dtype=torch.float64), times, Condition(image))
+    torch.testing.assert_close(tiled, whole, atol=1e-5 if network.sees < 10 else 1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("settings"), [{"condition_channels": 0}, {"num_outputs": 2}, {"label_factors": [3]}])
+def test_what_it_has_not_is_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match="network=dncnn answers to the degraded image alone.*module=regression"):
+        DnCNN(**{"in_channels": 1, "condition_channels": 2} | settings)
