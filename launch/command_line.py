@@ -196,6 +196,8 @@ def run_arguments(
         own[key] = value if value is not None else own[key]
     register_resolvers()
     note_typed(arguments)
+    if any(parse(argument)[0].partition(".")[0] == "init" for argument in arguments):
+        raise UserError("init= says what a new run begins with, and this one has begun: leave it out.")
     run = RunFolder.existing(folder, "run")
     recorded = run.overrides()
     fresh = compose_config(merged(recorded, arguments), recorded=recorded)

@@ -303,6 +303,7 @@ def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tm
         (["tile=none", "overlap=4"], "leave out one of the two"),
         (["overlap=32"], "overlap=32 must be a whole number of pixels below the tile's side, 32"),
         (["hole=black"], "hole=black is about masks"),
+        ([f"init={run.path}"], "init= says what a new run begins with"),
         (["hole=grey", f"masks={tmp_path / 'in'}"], "hole=grey must be one of auto, white, black, alpha"),
     ):
         with pytest.raises(UserError, match=message):
