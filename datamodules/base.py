@@ -15,7 +15,7 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from datamodules.damage import Policy, damage_record
-from datamodules.encoded_cache import EncodedCache, Encoder, encoded
+from datamodules.encoded_cache import EncodedCache, Encoder, encoded_by_ranks
 from datamodules.loader import EvaluationLoader, Loader, RawBatch
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
@@ -205,20 +205,9 @@ class ImageDataModule(LightningDataModule, ABC):
         Returns:
             What is encoded of all training images.
         """
-        trainer = self.trainer
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-
-        def made() -> EncodedCache:
-            train = self.splits.train
-            return encoded(train, self.image_size, self.horizontal_flip, encoder, device, cache_dir)
-
-        if trainer is None:
-            self._encoded = made()
-            return self._encoded
-        if trainer.local_rank == 0:  # one process of a machine fills the cache, the others read it
-            self._encoded = made()
-        trainer.strategy.barrier()
-        self._encoded = (self._encoded or made()).to(device)
+        self._encoded = encoded_by_ranks(
+            self.trainer, self.splits.train, self.image_size, self.horizontal_flip, encoder, cache_dir
+        )
         return self._encoded
 
     def train_dataloader(self) -> Loader:

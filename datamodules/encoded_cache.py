@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.progress import track
@@ -135,6 +136,31 @@ def encoded(
         return {encoder.name: torch.cat(parts)}
 
     return EncodedCache(cached(cache_folder(cache_dir) / encoder.name / name, build)[encoder.name])
+
+
+def encoded_by_ranks(
+    trainer: Trainer | None,
+    store: ImageSource,
+    image_size: int,
+    mirrored: bool,
+    encoder: Encoder,
+    cache_dir: str | Path | None = None,
+) -> EncodedCache:
+    """Encode images where a trainer computes; see ``encoded``.
+
+    Args:
+        trainer: The trainer, or None for the CPU of this process.
+
+    Returns:
+        Tokens or latents, on the trainer's device.
+    """
+    device = trainer.strategy.root_device if trainer else torch.device("cpu")
+    values = None
+    if trainer is None or trainer.local_rank == 0:  # one process of a machine fills the cache, the others read it
+        values = encoded(store, image_size, mirrored, encoder, device, cache_dir)
+    if trainer is not None:
+        trainer.strategy.barrier()
+    return (values or encoded(store, image_size, mirrored, encoder, device, cache_dir)).to(device)
 
 
 def _check_memory(what: str, num_images: int, bytes_per_image: int) -> None:

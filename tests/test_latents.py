@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import read_json, tiny, train_here
+from omegaconf import DictConfig
 from round_trips import IN_THE_MIDDLE, alone, assert_round_trips, assert_same_samples
 from torch import Tensor, nn
 
@@ -35,13 +37,21 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def built(outputs: Path, experiment: str, *overrides: str) -> tuple[Any, ImageDataModule]:
+def settings(outputs: Path, experiment: str, *overrides: str) -> DictConfig:
     choices = [o for o in overrides if o.startswith("task=")]
-    config = compose_config(
-        [f"experiment={experiment}", *tiny(experiment, *choices), f"paths.outputs={outputs}", "space=auto", *overrides]
-    )
+    own = ["space=auto", f"paths.outputs={outputs}", *overrides]
+    config = compose_config([f"experiment={experiment}", *tiny(experiment, *choices), *own])
     check_values(config)
-    return build_module(config).eval(), build_datamodule(config)
+    return config
+
+
+@cache
+def data_of(outputs: Path, task: str) -> ImageDataModule:
+    return build_datamodule(settings(outputs, "ddpm_scenes", f"task={task}"))
+
+
+def built(outputs: Path, experiment: str, task: str, *overrides: str) -> tuple[Any, ImageDataModule]:
+    return build_module(settings(outputs, experiment, f"task={task}", *overrides)).eval(), data_of(outputs, task)
 
 
 def first_training_batch(data: ImageDataModule) -> Batch:
@@ -71,7 +81,7 @@ def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: st
 @pytest.mark.parametrize(("experiment", "task"), CELLS)
 def test_a_cell_works_on_latents_and_answers_in_pixels(experiment: str, task: str, outputs: Path) -> None:
     """Its settings follow from the autoencoder; known pixels are exact, and what it is bound by stands beside its outputs."""
-    module, data = built(outputs, experiment, f"task={task}", "sampler.num_steps=2")
+    module, data = built(outputs, experiment, task, "sampler.num_steps=2")
     module.measure(data)
     batch = first_training_batch(data)
     module.loss(batch, module.evaluation_randomness(batch)).loss.backward()
@@ -97,7 +107,8 @@ def test_a_cell_works_on_latents_and_answers_in_pixels(experiment: str, task: st
 
 
 def test_latents_come_from_the_cache_and_have_unit_deviation(outputs: Path, tmp_path: Path) -> None:
-    module, data = built(outputs, "ddpm_scenes", "data.horizontal_flip=true", f"paths.cache_dir={tmp_path}")
+    config = settings(outputs, "ddpm_scenes", "data.horizontal_flip=true", f"paths.cache_dir={tmp_path}")
+    module, data = build_module(config).eval(), build_datamodule(config)
     module.measure(data)
     batch = first_training_batch(data)
     mirrored = (batch.image != data.batch("train", batch.index).image).flatten(1).any(1)
@@ -129,7 +140,7 @@ def identity() -> Latents:
 def test_latents_that_are_pixels_give_what_pixels_give(experiment: str, task: str, outputs: Path) -> None:
     own = ["module.known_in_path=true"] if task == "inpaint" else []
     own += ["sampler.threshold=none"] if experiment == "ddpm_scenes" else []
-    module, data = built(outputs, experiment, f"task={task}", "space=pixel", "sampler.num_steps=2", *own)
+    module, data = built(outputs, experiment, task, "space=pixel", "sampler.num_steps=2", *own)
     for p in module.network.parameters():  # its last layer begins as zero
         nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
     batch = data.batch("test", range(4))
