@@ -167,19 +167,19 @@ def _tell_choice(key: str, path: str | None) -> None:
     print(f"{key}=auto: {path}" + ("" if steps is None else f" ({steps:,} steps)"), flush=True)  # noqa: T201
 
 
-def run_arguments(
+def own_arguments(
     arguments: list[str], defaults: dict[str, str | None], usage: str
-) -> tuple[RunFolder, DictConfig, dict[str, str | None], list[str]]:
-    """Read the command line of a script that works on an existing run.
+) -> tuple[str, dict[str, str | None], list[str]]:
+    """Take what is a script's own out of its command line.
 
     Args:
         defaults: The script's own keys with their defaults, besides ``run``.
 
     Returns:
-        The run, its config with the overrides applied, the script's own values, and the overrides.
+        What ``run`` names, the script's own values, and the overrides.
 
     Raises:
-        UserError: A key is unknown or the run is not usable.
+        UserError: No run is named, or several.
     """
     show_help(arguments, lambda: usage)
     split_flags(arguments, {})
@@ -196,6 +196,24 @@ def run_arguments(
         own[key] = value if value is not None else own[key]
     register_resolvers()
     note_typed(arguments)
+    return folder, own, arguments
+
+
+def run_arguments(
+    arguments: list[str], defaults: dict[str, str | None], usage: str
+) -> tuple[RunFolder, DictConfig, dict[str, str | None], list[str]]:
+    """Read the command line of a script that works on an existing run.
+
+    Args:
+        defaults: The script's own keys with their defaults, besides ``run``.
+
+    Returns:
+        The run, its config with the overrides applied, the script's own values, and the overrides.
+
+    Raises:
+        UserError: A key is unknown or the run is not usable.
+    """
+    folder, own, arguments = own_arguments(arguments, defaults, usage)
     if any(parse(argument)[0].partition(".")[0] == "init" for argument in arguments):
         raise UserError("init= says what a new run begins with, and this one has begun: leave it out.")
     run = RunFolder.existing(folder, "run")

@@ -24,7 +24,7 @@ from launch.command_line import run_config
 from launch.errors import UserError
 from launch.evaluation import RUN_FOLDER
 from launch.run_folder import RunFolder
-from launch.use.load import MODEL, label_names, load_export, load_run, read_config
+from launch.use.load import MODEL, Trained
 from lightning_modules import Card, GenerativeModule, Output, TrainingModule
 from triptych.model import Model, Restored
 
@@ -70,13 +70,12 @@ def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, devic
     if (folder / MODEL).exists():
         if weights is not None:
             raise UserError(f"{folder} is an export, which has one kind of weights: leave out weights={weights}.")
-        data = read_config(folder)["data"]
-        names = data.get("label_names") or [str(number) for number in range(data["num_classes"])]
-        return Model(load_export(folder).to(place), data["image_size"], data["channels"], names)
-    run = RunFolder.existing(folder, "folder")
-    config = run_config(run)
-    module = load_run(run, config, weights).to(place)
-    return Model(module, config.data.image_size, config.data.channels, label_names(run, config))
+        trained = Trained.of_export(folder)
+    else:
+        run = RunFolder.existing(folder, "folder")
+        trained = Trained.of_run(run, run_config(run))
+    data = trained.config.data
+    return Model(trained.load(weights).to(place), data.image_size, data.channels, trained.label_names)
 
 
 def train(experiment: str, overrides: Sequence[str] = ()) -> Path:

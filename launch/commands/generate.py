@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from files.masks import HoleRule
 from generative.degradations import Degradation
 from generative.judges.label_classifier import load_label_classifier
 from launch import build
-from launch.command_line import run_arguments, tell_choices
+from launch.command_line import own_arguments, run_arguments, tell_choices
 from launch.errors import EXIT_RUN_FAILED, UserError, as_user_error, reported
-from launch.run_folder import RunFolder
 from launch.trained_parts import trained_classifier
 from launch.use.drawing import (
     Drawing,
@@ -28,7 +27,7 @@ from launch.use.drawing import (
     write_steps,
 )
 from launch.use.folders import plan
-from launch.use.load import label_names, load_run
+from launch.use.load import MODEL, Trained
 from launch.use.restorer import Restorer, tiling_of
 from launch.use.restoring import restore_folder
 from lightning_modules import GenerativeModule
@@ -38,7 +37,8 @@ USAGE = """Usage: python generate.py run=DIR input=PICTURES output=FOLDER [overr
        python generate.py run=DIR labels="red cube, blue sphere" num_images=16 output=FOLDER [overrides]
 
 Restores every picture of a folder, a file or a pattern ('photos/*.jpg') under its own name and at its own size, or draws
-images of the labels; with the run's EMA weights. A run that was trained without labels draws without labels=.
+images of the labels; with the run's EMA weights. run= may also be what export.py wrote. A run that was trained without
+labels draws without labels=.
 docs/images.md says how files and masks are read.
 
   output=FOLDER       where the image files go, or the file of a single one; overwrite=true replaces what is there
@@ -125,22 +125,21 @@ def read_folders(own: dict[str, str | None]) -> dict[str, Path | None]:
     return folders
 
 
-def load_module(run: RunFolder, config: DictConfig, weights: str) -> GenerativeModule:
-    """Build a run's module with its trained weights, on a GPU if there is one.
+def load_module(trained: Trained, weights: str) -> GenerativeModule:
+    """Build a module that makes images with its trained weights, on a GPU if there is one.
 
     Args:
-        config: Its config; of a module that makes images.
         weights: ``ema`` or ``raw``.
 
     Returns:
         The module in evaluation mode.
     """
-    module = load_run(run, config, weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    module = trained.load(weights).to("cuda" if torch.cuda.is_available() else "cpu")
     assert isinstance(module, GenerativeModule), "its tasks are checked in main"
     return module
 
 
-def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
+def draw(trained: Trained, own: dict[str, str | None]) -> bool:
     """Draw images of given labels.
 
     Returns:
@@ -151,11 +150,9 @@ def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool
     """
     if own["input"] is not None:
         raise UserError("this run draws images from noise and has no use for input=: leave it out.")
-    module = load_module(run, config, str(own["weights"]))
-    names, batch_size = (
-        label_names(run, config) if module.uses_labels else [],
-        whole_number(own, "batch_size", MAX_BATCH),
-    )
+    config, module = trained.config, load_module(trained, str(own["weights"]))
+    names = trained.label_names if module.uses_labels else []
+    batch_size = whole_number(own, "batch_size", MAX_BATCH)
     drawing = read_drawing(own, names, " ".join((own["labels"] or config.name).split()))
     target, overwrite, keeps_steps = (
         Path(str(read_folders(own)["output"])),
@@ -164,11 +161,9 @@ def draw(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool
     )
     stale = earlier_drawings(target, {drawing.name(index) for index in range(drawing.num_images)}, overwrite)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    judge = None
-    data = config.data
-    if own["label_sets"] is not None and (
-        file := trained_classifier(config.classifier, config.paths.outputs, data.name, data.image_size)
-    ):
+    judge, data, outputs = None, config.data, str(OmegaConf.select(config, "paths.outputs", default=""))
+    chosen = config.get("classifier") if own["label_sets"] is not None else None
+    if file := trained_classifier(chosen, outputs, data.name, data.image_size):
         with as_user_error():
             judge = load_label_classifier(file).to(module.device)
     write_drawings(draw_images(module, drawing, shape, batch_size), drawing, target, stale, overwrite, judge)
@@ -243,7 +238,7 @@ def read_hole(own: dict[str, str | None]) -> HoleRule:
     return hole  # type: ignore[return-value]
 
 
-def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> bool:
+def restore(trained: Trained, own: dict[str, str | None]) -> bool:
     """Restore a folder of images.
 
     Returns:
@@ -252,6 +247,7 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
     Raises:
         UserError: A folder, file or setting cannot be used.
     """
+    config = trained.config
     if own["labels"] is not None:
         if "generate" in build.tasks_of(config):
             raise UserError("labels= draws images, and input= restores those of a folder: give one of the two.")
@@ -265,7 +261,7 @@ def restore(run: RunFolder, config: DictConfig, own: dict[str, str | None]) -> b
     something_known = masks is not None or degradation is not None
     hole = read_hole(own)
     job = plan(source, target, masks, something_known, is_true(own, "overwrite"), hole)
-    module = load_module(run, config, str(own["weights"]))
+    module = load_module(trained, str(own["weights"]))
     restorer = Restorer(
         module,
         degradation,
@@ -288,15 +284,21 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: A folder, file or setting cannot be used.
     """
-    run, config, own, _ = run_arguments(arguments, DEFAULTS, USAGE)
+    folder, own, overrides = own_arguments(arguments, DEFAULTS, USAGE)
+    if (Path(folder).expanduser() / MODEL).exists():
+        trained = Trained.of_export(Path(folder).expanduser(), overrides)
+    else:
+        run, config, own, _ = run_arguments(arguments, DEFAULTS, USAGE)
+        trained = Trained.of_run(run, config)
+        tell_choices(config, ("module",))
     if own["output"] is None:
         raise UserError("say where the results go with output=FOLDER.")
-    tell_choices(config, ("module",))
+    config = trained.config
     tasks = build.tasks_of(config)
     if not tasks & (ANSWERING | {"generate"}):
         raise UserError("this run makes no images: give one that restores, fills, reconstructs or draws them.")
     draws = "generate" in tasks and (own["input"] is None or not tasks & ANSWERING)
-    return 0 if (draw if draws else restore)(run, config, own) else EXIT_RUN_FAILED
+    return 0 if (draw if draws else restore)(trained, own) else EXIT_RUN_FAILED
 
 
 def start() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from generative.export import ExportError, check_fits, load_network, read_network
 from launch import build
+from launch.compose import parse
 from launch.errors import UserError, as_user_error, one_line
 from launch.received import checked_export
 from launch.record_files import read_yaml
@@ -21,11 +25,70 @@ from lightning_modules import TrainingModule
 MODEL, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 
 
-def load_export(folder: str | Path) -> TrainingModule:
+@dataclass(frozen=True)
+class Trained:
+    """A trained model on the disk: a run or an export.
+
+    Attributes:
+        config: Its config, with overrides applied.
+        label_names: What the labels of its data are called, in order.
+        load: Builds its module with the weights ``ema`` or ``raw``; None: the averaged ones where it has some.
+    """
+
+    config: DictConfig
+    label_names: list[str]
+    load: Callable[[str | None], TrainingModule]
+
+    @classmethod
+    def of_run(cls, run: RunFolder, config: DictConfig) -> Trained:
+        """Describe a run.
+
+        Args:
+            config: Its config with overrides applied.
+        """
+        return cls(config, label_names(run, config), partial(load_run, run, config))
+
+    @classmethod
+    def of_export(cls, folder: Path, overrides: Sequence[str] = ()) -> Trained:
+        """Describe an export.
+
+        Args:
+            folder: What ``python export.py`` wrote.
+            overrides: Values that differ from the exported ones, such as ``sampler.num_steps=4``.
+
+        Raises:
+            ExportError: The export is damaged.
+            UserError: An override names nothing in the export, or a whole group.
+        """
+        config = OmegaConf.create(read_config(folder))
+        for key, value in config.module.items():  # where the module has what stands above it, it follows that
+            if key in config and config[key] == value and value is not None:
+                config.module[key] = f"${{{key}}}"
+        for override in overrides:
+            key, value = parse(override)
+            there = OmegaConf.select(config, key, default=config)
+            if there is config or OmegaConf.is_dict(there):
+                raise UserError(
+                    f"{override}: an export takes single values of its {CONFIG}, such as sampler.num_steps=4 or "
+                    "evaluation_seed=1; other settings are chosen for a run."
+                )
+            OmegaConf.update(config, key, value)
+
+        def load(weights: str | None) -> TrainingModule:
+            if weights not in (None, "ema"):
+                raise UserError(f"{folder} is an export, which has one kind of weights: leave out weights={weights}.")
+            return load_export(folder, OmegaConf.to_container(config.module, resolve=True))
+
+        names = config.data.get("label_names") or [str(number) for number in range(config.data.num_classes)]
+        return cls(config, list(names), load)
+
+
+def load_export(folder: str | Path, node: Any = None) -> TrainingModule:
     """Build an exported module with its trained weights; a folder from others can run no code by it.
 
     Args:
         folder: What ``python export.py`` wrote.
+        node: What the module is built of, plain containers; None: as it was exported.
 
     Returns:
         The module in evaluation mode, on the CPU.
@@ -34,7 +97,7 @@ def load_export(folder: str | Path) -> TrainingModule:
         ExportError: A file is missing, damaged, or names something that is no part of Triptych.
     """
     folder = Path(folder)
-    node = read_config(folder)["module"]
+    node = read_config(folder)["module"] if node is None else node
     try:
         return _load(folder, node)
     except ExportError:

@@ -157,6 +157,15 @@ def test_python_gives_the_bytes_of_the_command_and_the_pages_tell_how(
                 samples, mean = one.restore("photo.png", 2, seed=seed)
                 assert np.array_equal(np.asarray(samples[0] if result == "sample" else mean), made)
                 assert not np.array_equal(np.asarray(samples[1]), np.asarray(samples[0]))
+    four = []
+    for source in (restorer.path, exported):
+        generate.main([f"run={source}", "input=photo.png", "output=four.png", "overwrite=true", "sampler.num_steps=4"])
+        four.append(np.asarray(Image.open("four.png")))
+    assert np.array_equal(*four)
+    assert not np.array_equal(four[0], np.asarray(model.restore("photo.png").samples[0]))
+    for override in ("sampler=heun", "network.dims=3", "weights=raw"):
+        with pytest.raises(triptych.UserError, match=override.split("=")[0]):
+            generate.main([f"run={exported}", "input=photo.png", "output=four.png", "overwrite=true", override])
     exact = model.restore(pixels, 0, kind="torch")
     assert exact.samples == []
     assert (exact.mean.shape, exact.mean.dtype) == ((1, 40, 53), torch.float32)
