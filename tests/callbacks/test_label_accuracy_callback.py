@@ -145,6 +145,16 @@ def test_the_ceiling_is_the_score_of_the_first_real_test_images(tested) -> None:
     assert tested(FakeGenerator(1.0), num_real=0).results.keys() >= {"label_accuracy/test"}
 
 
+def test_what_a_frozen_autoencoder_makes_of_the_real_images_is_a_ceiling_too(tested, monkeypatch) -> None:
+    def test_step(self: FakeGenerator, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return {"batch": batch, "outputs": {}, "reconstruction": batch.image}
+
+    assert "label_accuracy/reconstruction" not in tested(FakeGenerator(1.0), num_real=6).results
+    monkeypatch.setattr(FakeGenerator, "test_step", test_step)
+    results = tested(FakeGenerator(1.0), num_real=6).results
+    assert results["label_accuracy/reconstruction"] == results["label_accuracy/real"] == pytest.approx(11 / 12)
+
+
 def test_results_and_pictures_do_not_depend_on_the_batch_size(tested, tmp_path: Path) -> None:
     results, pictures = [], []
     for batch_size in (3, 64):

@@ -33,6 +33,15 @@ def test_tokens_of_shards_are_those_of_their_images(folder, tmp_path, monkeypatc
         assert torch.equal(encoded(store, 8, True, FirstPixel(), "cpu", tmp_path).values, cache.values)
 
 
+def test_larger_training_images_are_seen_in_the_crop_that_is_encoded(folder, tmp_path):  # noqa: F811
+    data = shard_data(folder)
+    with pytest.warns(UserWarning, match="centred crop alone"):
+        data.use_encoder(FirstPixel(), tmp_path)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert torch.equal(batch.encoded, FirstPixel().encode(batch.image))
+    assert torch.equal(batch.encoded[:, 1], batch.index)
+
+
 def test_more_tokens_than_memory_are_refused_after_the_first_batch(folder, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 1}[name])
     monkeypatch.setattr(encoded_cache, "BATCH_SIZE", 4)
