@@ -11,8 +11,13 @@ from callbacks.measuring import MeasuringCallback, first_rows
 from datamodules.base import datamodule_of
 from generative.checks import checked
 from generative.metrics import CalibrationMetrics, ExactPosteriorMetrics, SampleScores
+from generative.metrics.calibration import theoretical_gap
 from generative.metrics.exact_posterior import EXACT
 from generative.ranges import Count
+from generative.truth.reference import FIELD, reference_problem
+
+MAX_SOLVER_CALLS = 128  # of the exact network, beyond which the solver is not measured alone
+SOLVER_IMAGES = 64
 
 
 @checked("callbacks.calibration")
@@ -22,6 +27,7 @@ class Calibration(MeasuringCallback):
     Mean-of-K PSNR and spread (``generative.metrics.calibration``), energy score, CRPS, coverage and rank histograms
     (``generative.metrics.scores``). Where the law of the data is known and the degradation has an exact posterior, ``mean`` and
     samples are compared with it (``generative.metrics.exact_posterior``), and its own draws are scored as the output ``exact``.
+    The K-curve measures the solver as well as the network: what the same solver gives with the exact network stands beside it.
     Of a module without this output, such as a regression, ``mean`` alone is: there is nothing to calibrate.
 
     Args:
@@ -98,6 +104,28 @@ class Calibration(MeasuringCallback):
             if exact is not None:
                 self._scores.update(exact, subset, EXACT)
 
+    def _of_solver(self, module: Any) -> dict[str, float]:
+        """Measure the module's solver alone, with the exact network in the place of its own, where it has one and few steps."""
+        make, outputs = getattr(module, "exact_network", None), getattr(module, "outputs", {})
+        if make is None or self.output not in outputs or outputs[self.output].num_network_calls > MAX_SOLVER_CALLS:
+            return {}
+        batch, degradation = reference_problem(SOLVER_IMAGES, module.device)
+        network = make(FIELD, degradation)
+        if network is None:
+            return {}
+        metrics = ExactPosteriorMetrics(FIELD, degradation, self.output)
+        metrics.reset(module.device)
+        times, module.sampling_times = module.sampling_times, None  # nobody asks how long the exact network takes
+        with module.answered_by(network):
+            draws = (module.evaluation_randomness(batch, f"calibration/{k}") for k in range(self.num_samples))
+            samples = [module.images_of(batch, randomness, {self.output})[self.output] for randomness in draws]
+        module.sampling_times = times
+        metrics.update(batch, None, torch.stack(samples), module.evaluation_randomness(batch, EXACT))
+        found = metrics.compute()
+        bias, spread = found[f"posterior_bias/{self.output}"], found[f"posterior_spread/{self.output}"]
+        gaps = {f"solver_gap/mean_of_{k}": theoretical_gap(k, bias, spread) for k in self._metrics.num_averaged}
+        return gaps | {f"solver_spread/{self.output}": spread}
+
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
         kinds = list(filter(None, (self._metrics, self._scores, self._exact)))
         results: dict[str, float] = {}
@@ -105,6 +133,8 @@ class Calibration(MeasuringCallback):
         for metrics in kinds:
             results |= metrics.compute()
             definitions |= metrics.definition()
+        if f"spread/{self.output}" in results:
+            results |= self._of_solver(module)
         record = {
             "split": "test",
             "num_images": max(metrics.num_images for metrics in kinds),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from generative.degradations import Degradation
 from generative.guidance import Guidance, LabelDropout
 from generative.inpainting import composite
+from generative.networks import ImageNetwork
 from generative.randomness import Randomness
+from generative.truth import GaussianField
 from generative.types import Batch, Condition, restoration_condition
 from lightning_modules.base import ImageData
 from lightning_modules.contract import Task
@@ -152,6 +156,26 @@ class ConditionalModule(GenerativeModule):
         if labels is not None and randomness is not None and self.label_dropout is not None:
             labels = self.label_dropout(labels, randomness)
         return Condition(image, labels)
+
+    def exact_network(self, prior: GaussianField, degradation: Degradation) -> ImageNetwork | None:
+        """Return what would answer best in the place of the network, which sees degraded images of a known law and no labels.
+
+        Args:
+            degradation: What degraded the images.
+
+        Returns:
+            The network; None where none is known of the paradigm and its settings.
+        """
+        return None
+
+    @contextmanager
+    def answered_by(self, network: nn.Module) -> Iterator[None]:
+        """Have another network answer for a while."""
+        own, self.network = self.network, network
+        try:
+            yield
+        finally:
+            self.network = own
 
     def finished(self, image_BCHW: Tensor, batch: Batch) -> Tensor:
         """Return an output in range, with the known pixels put back where that is asked for."""

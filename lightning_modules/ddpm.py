@@ -12,17 +12,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from generative.checks import checked
+from generative.degradations import Degradation
 from generative.denoiser import Denoiser, DenoiserOutput
 from generative.frozen import Frozen
 from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
-from generative.networks import ImageNetwork
+from generative.networks import ExactNetwork, ImageNetwork
 from generative.objectives.diffusion import DiffusionObjective
 from generative.posterior_guidance import PosteriorGuidance
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, Positive
 from generative.samplers.diffusion import DiffusionSampler
 from generative.schedules import NoiseSchedule
+from generative.truth import GaussianField
 from generative.types import Batch, LossOutput, State
 from lightning_modules.conditional_module import USES, ImageTask
 from lightning_modules.contract import Card, Output, Task
@@ -93,7 +95,9 @@ class DDPM(SpaceModule):
         self.known_in_path = known_in_path
         self.classifier_guidance = classifier_guidance
         self.data_std = data_std
-        self.denoiser = Denoiser(network, schedule, output)
+        self.schedule = schedule
+        self.output = output
+        Denoiser(network, schedule, output)  # refuses an output that says nothing at the last timestep
         objective.check(schedule)
         sampler.timesteps(schedule)  # refuses what cannot be sampled before it is trained
         if self.latent_space and sampler.threshold != "none":
@@ -114,11 +118,21 @@ class DDPM(SpaceModule):
         self._assistant = _load_assistant(classifier) if classifier_guidance else None
 
     @property
+    def denoiser(self) -> Denoiser:
+        """What the network says, without guidance."""
+        return Denoiser(self.network, self.schedule, self.output)
+
+    def exact_network(self, prior: GaussianField, degradation: Degradation) -> ImageNetwork | None:
+        if self.latent_space or self.labels or not self.sees_image:
+            return None
+        return ExactNetwork(prior, degradation, self.schedule, self.output, condition_channels=prior.channels + 1)
+
+    @property
     def outputs(self) -> dict[str, Output]:
         if self.posterior_guidance is not None:  # the network alone knows no E[x | degraded image]
             return {"sample": Output(self.sampler.num_network_calls * self.posterior_guidance.calls_per_step)}
         outputs = {"sample": Output(self.sampler.num_network_calls)}
-        if self.restores and self.denoiser.schedule.terminal_snr_is_zero:
+        if self.restores and self.schedule.terminal_snr_is_zero:
             outputs["mean"] = Output(1)
         return outputs
 
@@ -135,7 +149,7 @@ class DDPM(SpaceModule):
 
     def check_training(self) -> None:
         """The timestep that the sampler starts from is drawn."""
-        schedule = self.denoiser.schedule
+        schedule = self.schedule
         self.objective.check_start(self.sampler.timesteps(schedule)[0], schedule.num_timesteps)
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
@@ -152,7 +166,7 @@ class DDPM(SpaceModule):
         if self.wants("sample"):
             images["sample"] = self.sampler(self._path_denoiser(batch, randomness), noise, condition, randomness)
         if "mean" in self.outputs and self.wants("mean"):
-            last = self.denoiser.schedule.num_timesteps - 1
+            last = self.schedule.num_timesteps - 1
             images["mean"] = self.denoiser.predict(noise, last, condition).image
         return {name: self.finished(self.space.decoded(image), batch) for name, image in images.items()}
 
@@ -173,7 +187,7 @@ class DDPM(SpaceModule):
         network = (
             self.guidance.wrap(self.network) if isinstance(self.guidance, ClassifierFreeGuidance) else self.network
         )
-        denoiser = Denoiser(network, self.denoiser.schedule, self.denoiser.output)
+        denoiser = Denoiser(network, self.schedule, self.output)
         if self._assistant is None:
             return denoiser
         classifier: LabelClassifier = self._assistant.to(self.device).network
@@ -196,8 +210,8 @@ class DDPM(SpaceModule):
             **({} if self.posterior_guidance is None else {"guidance": self.posterior_guidance.described}),
             "sampler": repr(self.sampler),
             "num_steps": self.sampler.num_steps,
-            "schedule": repr(self.denoiser.schedule),
-            "output": self.denoiser.output,
+            "schedule": repr(self.schedule),
+            "output": self.output,
             "assisted": self._assistant is not None,
             "classifier_guidance": self.classifier_guidance,
             "data_std": self.data_std if self._assistant else None,

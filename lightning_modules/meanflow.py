@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from generative.checks import checked
+from generative.degradations import Degradation
 from generative.flow_map import FlowMap, FlowMapOutput
 from generative.guidance import ClassifierFreeGuidance, Guidance, TrainedGuidance
-from generative.networks import ImageNetwork
+from generative.networks import ExactNetwork, ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
 from generative.ranges import Share
 from generative.samplers import FlowSampler
+from generative.truth import GaussianField
 from generative.types import Batch, Condition, LossOutput, State
 from lightning_modules.conditional_module import USES, ImageTask
 from lightning_modules.contract import Card, Output, Task
@@ -75,7 +77,7 @@ class MeanFlow(SpaceModule):
         super().__init__(network, task, labels, guidance, **kwargs)
         self.objective = objective
         self.sampler = sampler
-        self.flow_map = FlowMap(network, output, guided=getattr(network, "num_times", 2) > 2)
+        self.output = output
         self.source = source
         self.sees_degraded = sees_degraded
         self.known_in_path = known_in_path
@@ -97,6 +99,16 @@ class MeanFlow(SpaceModule):
             raise ValueError(
                 "guidance=trained needs a network that is told the scale: set network.num_times=3, or guidance=classifier_free."
             )
+
+    @property
+    def flow_map(self) -> FlowMap:
+        """What the network says, without guidance by further calls."""
+        return FlowMap(self.network, self.output, guided=getattr(self.network, "num_times", 2) > 2)
+
+    def exact_network(self, prior: GaussianField, degradation: Degradation) -> ImageNetwork | None:
+        if self.latent_space or self.labels or not self.sees_image or self.source != "noise":
+            return None
+        return ExactNetwork(prior, degradation, None, self.output, 2, 2, prior.channels + 1)
 
     @property
     def outputs(self) -> dict[str, Output]:

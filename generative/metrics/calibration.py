@@ -20,6 +20,7 @@ from torch import Tensor
 from generative.metrics.catalogue import Metric, Table
 from generative.metrics.means import MeanMetrics
 from generative.metrics.restoration import PSNR_CAP, hole_mask, psnr_of_mse
+from generative.truth.reference import WORDS
 from generative.types import Batch
 
 TABLE = Table("calibration", 80)
@@ -36,6 +37,16 @@ METRICS = (
         "true posterior samples and the output mean is their mean; below 0 the mean of K samples is nearer",
     ),
     Metric(
+        "solver_gap", "The same, exact network", "dB", None, 2, TABLE, case=CASE, placeholder="mean_of_K",
+        definition="the gap that the same solver with the same steps has with the exact network, by its bias and spread in "
+        f"{WORDS}: how far it is from 10 log10(1 + 1/K) is the solver's part of the gap",
+    ),
+    Metric(
+        "solver_spread", "Spread kept, exact network", "", None, 3, TABLE, placeholder="<output>",
+        definition="standard deviation over the true one of samples of the same solver with the same steps and the exact "
+        f"network, in {WORDS}; 1 is right",
+    ),
+    Metric(
         "spread", "Spread", "", None, 3, TABLE, placeholder="<output>",
         definition="root mean square over images and pixels of the unbiased standard deviation over the samples, in units "
         "of [-1, 1]",
@@ -47,16 +58,18 @@ METRICS = (
 )  # fmt: skip
 
 
-def theoretical_gap(num_averaged: int) -> float:
-    """Return by how much the mean of posterior samples falls behind the MMSE answer.
+def theoretical_gap(num_averaged: int, bias: float = 0.0, spread: float = 1.0) -> float:
+    """Return by how much the mean of samples falls behind the MMSE answer; of posterior samples unless told otherwise.
 
     Args:
         num_averaged: Number K of samples averaged.
+        bias: Error of their expectation, in standard deviations of the posterior.
+        spread: Their standard deviation over that of the posterior.
 
     Returns:
-        10 log10(1 + 1/K) dB.
+        10 log10(1 + bias^2 + spread^2/K) dB.
     """
-    return 10 * math.log10(1 + 1 / num_averaged)
+    return 10 * math.log10(1 + bias**2 + spread**2 / num_averaged)
 
 
 class CalibrationMetrics(MeanMetrics):

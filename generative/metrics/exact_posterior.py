@@ -38,9 +38,9 @@ METRICS = (
     ),
     Metric(
         "posterior_w2", "Squared Wasserstein", "", "lower", 4, TABLE, placeholder="<output>",
-        definition="squared 2-Wasserstein distance between Gaussians fitted to a sample less the posterior's mean, for samples "
-        "and for the posterior, over all images and channels, in units of the posterior's variance; of finitely many samples "
-        f"it is not 0, as the output {EXACT} shows; absent for images larger than {LARGEST_FIT} pixels",
+        definition="squared 2-Wasserstein distance between Gaussians over the posterior's variance: the squared bias and "
+        "that of the covariances of samples and posterior, each pooled over images and channels; of finitely many samples it "
+        f"is not 0, as the output {EXACT} shows; absent for images larger than {LARGEST_FIT} pixels",
     ),
 )  # fmt: skip
 
@@ -65,36 +65,32 @@ def squared_wasserstein(
     return (mean_P - other_mean_P).square().sum() + covariance_PP.trace() + other_covariance_PP.trace() - 2 * common
 
 
-class _Residuals(Sums):
-    """Sums over vectors of P pixels of what is left without the posterior's mean, and of the posterior's covariance."""
+class _Covariances(Sums):
+    """The covariance of samples around their own mean, and the posterior's, pooled over images and channels."""
 
     full_state_update = False
     count: Tensor
-    total: Tensor
     square: Tensor
     exact: Tensor
 
     def __init__(self, num_pixels: int) -> None:
         super().__init__()
-        shapes = {"count": (), "total": (num_pixels,), "square": (num_pixels,) * 2, "exact": (num_pixels,) * 2}
-        for name, shape in shapes.items():
+        for name, shape in {"count": (), "square": (num_pixels,) * 2, "exact": (num_pixels,) * 2}.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, residual_NP: Tensor, covariance_PP: Tensor) -> None:
-        """Add vectors, and the covariance that they should have."""
-        residual_NP = residual_NP.to(self.total)
-        self.count += len(residual_NP)
-        self.total += residual_NP.sum(0)
-        self.square += residual_NP.T @ residual_NP
-        self.exact += len(residual_NP) * covariance_PP.to(self.total)
+    def update(self, samples_KNP: Tensor, covariance_PP: Tensor) -> None:
+        """Add the samples of N channels, and the covariance that they should have."""
+        apart_NP = (samples_KNP - samples_KNP.mean(0)).flatten(0, 1).to(self.square)
+        freedom = (len(samples_KNP) - 1) * samples_KNP.shape[1]
+        self.count += freedom
+        self.square += apart_NP.T @ apart_NP
+        self.exact += freedom * covariance_PP.to(self.square)
 
     def compute(self) -> float:
-        mean_P = self.total / self.count
-        covariance_PP = (self.square - self.count * torch.outer(mean_P, mean_P)) / (self.count - 1)
-        exact_PP = self.exact / self.count
-        return (
-            squared_wasserstein(torch.zeros_like(mean_P), exact_PP, mean_P, covariance_PP) / exact_PP.trace()
-        ).item()
+        """Return the squared Wasserstein distance of the two, as a share of the posterior's variance."""
+        nothing = torch.zeros_like(self.square[0])
+        distance = squared_wasserstein(nothing, self.square / self.count, nothing, self.exact / self.count)
+        return (distance / (self.exact / self.count).trace()).item()
 
 
 class ExactPosteriorMetrics(MeanMetrics):
@@ -124,7 +120,7 @@ class ExactPosteriorMetrics(MeanMetrics):
     def reset(self, device: torch.device | str = "cpu") -> None:
         super().reset(device)
         outputs = (self.output, EXACT) if self._num_pixels <= LARGEST_FIT**2 else ()
-        self._residuals = {output: _Residuals(self._num_pixels).to(self._means.device) for output in outputs}
+        self._covariances = {output: _Covariances(self._num_pixels).to(self._means.device) for output in outputs}
 
     def update(
         self, batch: Batch, mean_BCHW: Tensor | None, samples_KBCHW: Tensor | None, randomness: Randomness
@@ -168,15 +164,18 @@ class ExactPosteriorMetrics(MeanMetrics):
         bias = residual_KRCP.mean(0).square() - variance / num_samples
         self._means.add(f"bias/{output}", bias.flatten(1).mean(1))
         self._means.add(f"spread/{output}", variance.flatten(1).mean(1))
-        if output in self._residuals:
-            self._residuals[output].update(residual_KRCP.flatten(0, 2), covariance_PP)
+        if output in self._covariances:
+            self._covariances[output].update(residual_KRCP.flatten(1, 2), covariance_PP)
 
     def compute(self) -> dict[str, float]:
         means = self._means.compute()
         fits = {}
-        for output, residuals in self._residuals.items():  # every rank takes part, with nothing where it saw no image
-            with residuals.sync_context():
-                fits[output] = residuals.compute() if residuals.count > 1 else math.nan
+        for (
+            output,
+            covariances,
+        ) in self._covariances.items():  # every rank takes part, with nothing where it saw no image
+            with covariances.sync_context():
+                fits[output] = covariances.compute() if covariances.count > 1 else math.nan
         if not means:
             return {}
         variance = means["variance"]
@@ -189,10 +188,10 @@ class ExactPosteriorMetrics(MeanMetrics):
                 metrics[f"optimum_gap/{output}"] = 10 * math.log10(1 + ratio)
             elif kind == "bias":
                 metrics[f"posterior_bias/{output}"] = math.sqrt(max(0.0, ratio))
+                fits[output] = fits.get(output, math.nan) + max(0.0, ratio)
             elif kind == "spread":
                 metrics[f"posterior_spread/{output}"] = math.sqrt(ratio)
-        fitted = {f"posterior_w2/{output}": value for output, value in fits.items() if f"spread/{output}" in means}
-        return metrics | fitted
+        return metrics | {f"posterior_w2/{output}": value for output, value in fits.items() if not math.isnan(value)}
 
 
 def _within_and_between(law: GaussianMixture) -> Tensor:

@@ -3,5 +3,6 @@
 from generative.truth.law import GaussianMixture
 from generative.truth.posterior import posteriors
 from generative.truth.priors import DiscOnField, GaussianField
+from generative.truth.reference import reference_problem
 
-__all__ = ["DiscOnField", "GaussianField", "GaussianMixture", "posteriors"]
+__all__ = ["DiscOnField", "GaussianField", "GaussianMixture", "posteriors", "reference_problem"]

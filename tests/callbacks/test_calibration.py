@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 from conftest import SIZE
 
 from callbacks import Calibration
 from generative.degradations import BlockMask, SaltAndPepper
+from generative.metrics.calibration import theoretical_gap
 from generative.truth import GaussianField
+from launch import build
+from launch.compose import compose_config
 
 
 def test_samples_of_the_first_images(restorer, data, make_trainer) -> None:
@@ -71,3 +76,33 @@ def test_why_there_is_no_exact_posterior_is_said_once(
         make_trainer(calibration).test(restorer, data, verbose=False)
     assert capsys.readouterr().out.count("No comparison with the exact posterior: degradation: SaltAndPepper") == 1
     assert not any(name.startswith("posterior") for name in calibration.results)
+
+
+@pytest.mark.parametrize(
+    ("choices", "least", "most"),
+    [
+        (["experiment=ddpm_scenes", "sampler=ddim", "sampler.num_steps=8"], 0.55, 0.8),
+        (["experiment=meanflow_dit", "sampler=heun"], 0.97, 1.08),
+        (["experiment=meanflow_dit", "module.labels=true"], None, None),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_the_solver_is_measured_alone_with_the_exact_network(
+    choices: list[str], least: float | None, most: float | None
+) -> None:
+    """Whatever the data are; not of labels, nor with many steps. The module has its own network again afterwards."""
+    module = build.build_module(compose_config([*choices, "task=restore"]))
+    own = module.network
+    calibration = Calibration(num_samples=4)
+    with torch.no_grad():
+        found = calibration._of_solver(module)
+    assert module.network is own
+    if least is None:
+        assert found == {}
+        return
+    spread = found["solver_spread/sample"]
+    assert least < spread < most
+    assert found["solver_gap/mean_of_1"] == pytest.approx(theoretical_gap(1, 0, spread), abs=0.1)
+    assert found["solver_gap/mean_of_4"] == pytest.approx(theoretical_gap(4, 0, spread), abs=0.1)
+    module.sampler = replace(module.sampler, num_steps=200)
+    assert calibration._of_solver(module) == {}
