@@ -87,6 +87,10 @@ class _Covariances(Sums):
         self.exact += freedom * covariance_PP.to(self.square)
 
     def compute(self) -> float:
+        """Return ``distance`` over all ranks."""
+        return self.distance()
+
+    def distance(self) -> float:
         """Return the squared Wasserstein distance of the two, as a share of the posterior's variance."""
         nothing = torch.zeros_like(self.square[0])
         distance = squared_wasserstein(nothing, self.square / self.count, nothing, self.exact / self.count)
@@ -170,12 +174,9 @@ class ExactPosteriorMetrics(MeanMetrics):
     def compute(self) -> dict[str, float]:
         means = self._means.compute()
         fits = {}
-        for (
-            output,
-            covariances,
-        ) in self._covariances.items():  # every rank takes part, with nothing where it saw no image
-            with covariances.sync_context():
-                fits[output] = covariances.compute() if covariances.count > 1 else math.nan
+        for output, covariances in self._covariances.items():
+            with covariances.sync_context():  # every rank takes part, with nothing where it saw no image
+                fits[output] = covariances.distance() if covariances.count > 1 else math.nan
         if not means:
             return {}
         variance = means["variance"]
