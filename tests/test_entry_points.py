@@ -270,8 +270,8 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     assert float(rows["a.png"]["psnr/mean"]) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
     for arguments, message in (
         (["name=set"], "set holds another evaluation: choose another name"),
-        (["name=other", "border=16"], "border=16 leaves nothing of sub/b.png"),
-        (["name=other", "border=x"], "border=x must be a whole number"),
+        (["name=rim", "border=16"], "border=16 leaves nothing of sub/b.png"),
+        (["name=rim", "border=x"], "border=x must be a whole number"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate.main([f"run={run.path}", f"pictures={folder}", *arguments])

@@ -28,8 +28,8 @@ Images or labels that have changed since the training stop it, unless other data
 data_changed=accept.
 
 With pictures=FOLDER (or a file, or a pattern) whole pictures are degraded and restored at their own size, and measured one by
-one: DIR/evaluations/NAME/pictures.csv has a row for each file, and pictures.json the means. tile=, overlap= are those of
-generate.py; border=N leaves N pixels of each side out.
+one: DIR/evaluations/NAME/pictures.csv has a row for each file, and pictures.json the means. tile= and overlap= are as in
+python generate.py; border=N leaves N pixels of each side out.
 
   python evaluate.py run=DIR pictures=set12 degradation=noise_sigma degradation.steps.noise.sigma=25
 

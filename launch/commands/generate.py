@@ -37,9 +37,8 @@ USAGE = """Usage: python generate.py run=DIR input=PICTURES output=FOLDER [overr
        python generate.py run=DIR labels="red cube, blue sphere" num_images=16 output=FOLDER [overrides]
 
 Restores every picture of a folder, a file or a pattern ('photos/*.jpg') under its own name and at its own size, or draws
-images of the labels; with the run's EMA weights. run= may also be what export.py wrote. A run that was trained without
-labels draws without labels=.
-docs/images.md says how files and masks are read.
+images of the labels; with the run's EMA weights. run= may also be what python export.py wrote. A run that was trained
+without labels draws without labels=. docs/images.md says how files and masks are read.
 
   output=FOLDER       where the image files go, or the file of a single one; overwrite=true replaces what is there
   batch_size=64       images at a time
