@@ -62,12 +62,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = triptych.load(options.run, device="cpu")
     size, module = model.image_size, model.module
+    assert isinstance(module, triptych.GenerativeModule), "a run that restores"
     overlaps = options.overlaps or [0, size // 8, size // 4, size // 2]
     print(f"{hardware(torch.device('cpu'))}; {options.run}, {options.result}, tiles of {size}x{size}\n")
 
     def restored(side: int, overlap: int) -> tuple[Tensor, float, Restorer]:
         tiling = Tiling(size, overlap)
-        restorer = Restorer(module, None, size, model.channels, options.result, module.device, tiling)  # type: ignore[arg-type]
+        restorer = Restorer(module, None, size, model.channels, options.result, module.device, tiling)
         request = restorer.request(0, picture(side, model.channels), None)
         begin = time.process_time()
         image = restorer.restore_in_tiles(request)[0]

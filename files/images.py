@@ -135,8 +135,9 @@ def picture_of(opened: Image.Image) -> Picture:
     Args:
         opened: The image; one of floating point has 0 as black and 1 as white.
     """
-    layout = str(getattr(opened, "tile", [])[:1])  # names the bits of the encoded values, which the mode does not
-    deep = ";16" in layout or (opened.format == "PPM" and _maximum(opened) > 255)
+    tiles = opened.tile if isinstance(opened, ImageFile.ImageFile) else []
+    layout = str(tiles[:1])  # names the bits of the encoded values, which the mode does not
+    deep = ";16" in layout or (opened.format == "PPM" and _maximum(tiles) > 255)
     inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
     profile = opened.info.get("icc_profile") if opened.mode in ("L", "LA", "P", "RGB", "RGBA", "I;16") else None
     image = ImageOps.exif_transpose(opened)
@@ -272,9 +273,9 @@ def _has_several(image: Image.Image) -> bool:
         return True
 
 
-def _maximum(image: Image.Image) -> int:
+def _maximum(tiles: list[Any]) -> int:
     """Largest value that a PPM file declares."""
-    arguments: Any = image.tile[0][3]  # type: ignore[attr-defined]
+    arguments: Any = tiles[0][3]
     return max((value for value in arguments if isinstance(value, int)), default=0)
 
 

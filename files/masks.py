@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -58,6 +58,18 @@ class Mask:
         if self.soft > _SOFT:
             return f"has {self.soft:.0%} of its pixels between black and white: is it a mask?"
         return None
+
+
+def hole_rule(name: str) -> HoleRule:
+    """Return the rule of a name.
+
+    Raises:
+        MaskError: There is none.
+    """
+    for rule in get_args(HoleRule):
+        if rule == name:
+            return rule
+    raise MaskError(f"hole={name} must be one of {', '.join(get_args(HoleRule))}.")
 
 
 def read_mask(path: Path, hole: HoleRule = "auto") -> Mask:

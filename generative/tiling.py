@@ -57,7 +57,7 @@ class Tiling:
             The first pixel of each tile, and the (S,) weights of its pixels. The weights of all tiles sum to 1 in every pixel.
         """
         size = min(self.size, length)
-        number = self.number(length, self.size)
+        number = self._along(length)
         starts = [round(i * (length - size) / max(1, number - 1)) for i in range(number)]
         weights = torch.ones(number, size, dtype=torch.float64)
         for i, (left, right) in enumerate(pairwise(starts)):
@@ -77,9 +77,10 @@ class Tiling:
 
     def number(self, height: int, width: int) -> int:
         """Number of the tiles of an image."""
-        return math.prod(
-            max(1, math.ceil((side - self.overlap) / (self.size - self.overlap))) for side in (height, width)
-        )
+        return self._along(height) * self._along(width)
+
+    def _along(self, length: int) -> int:
+        return max(1, math.ceil((length - self.overlap) / (self.size - self.overlap)))
 
     def over(self, height: int, width: int) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the first row and column of each tile of an image, and the (S, S) weights of its pixels."""

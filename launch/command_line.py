@@ -29,6 +29,7 @@ from launch.received import note_typed
 from launch.run_folder import RunFolder, is_main_process
 from launch.trained_parts import TRAINED
 
+MAX_BATCH = 10_000  # more images at a time are a slip of the keyboard
 MULTIRUN = {"-m", "--multirun"}
 # Hydra's flags, and whether a value follows.
 HYDRA_FLAGS = {
@@ -167,6 +168,22 @@ def _tell_choice(key: str, path: str | None) -> None:
     print(f"{key}=auto: {path}" + ("" if steps is None else f" ({steps:,} steps)"), flush=True)  # noqa: T201
 
 
+def whole_number(own: Mapping[str, str | None], key: str, maximum: int, minimum: int = 1) -> int:
+    """Read a whole number from the command line.
+
+    Args:
+        maximum: Its largest value.
+        minimum: Its smallest value.
+
+    Raises:
+        UserError: It is none, too small or too large.
+    """
+    text = str(own[key])
+    if not text.isdecimal() or len(text) > len(str(maximum)) or not minimum <= int(text) <= maximum:
+        raise UserError(f"{key}={text} must be a whole number of at least {minimum} and at most {maximum}.")
+    return int(text)
+
+
 def own_arguments(
     arguments: list[str], defaults: dict[str, str | None], usage: str
 ) -> tuple[str, dict[str, str | None], list[str]]:
@@ -213,13 +230,29 @@ def run_arguments(
     Raises:
         UserError: A key is unknown or the run is not usable.
     """
-    folder, own, arguments = own_arguments(arguments, defaults, usage)
-    if any(parse(argument)[0].partition(".")[0] == "init" for argument in arguments):
+    folder, own, overrides = own_arguments(arguments, defaults, usage)
+    return *overridden_run(folder, overrides), own, overrides
+
+
+def overridden_run(folder: str, overrides: list[str]) -> tuple[RunFolder, DictConfig]:
+    """Read a run's config.
+
+    Args:
+        folder: The run's folder.
+        overrides: What is to be other now.
+
+    Returns:
+        The run, and its config with the overrides applied.
+
+    Raises:
+        UserError: A key is unknown or the run is not usable.
+    """
+    if any(parse(override)[0].partition(".")[0] == "init" for override in overrides):
         raise UserError("init= says what a new run begins with, and this one has begun: leave it out.")
     run = RunFolder.existing(folder, "run")
     recorded = run.overrides()
-    fresh = compose_config(merged(recorded, arguments), recorded=recorded)
-    config = apply_overrides(run_config(run), recorded, arguments, fresh)
+    fresh = compose_config(merged(recorded, overrides), recorded=recorded)
+    config = apply_overrides(run_config(run), recorded, overrides, fresh)
     make_absolute(config)
     check_values(fresh)
-    return run, config, own, arguments
+    return run, config

@@ -19,6 +19,7 @@ from processes import Run
 from user_metric import MeanError
 
 import callbacks
+from launch.command_line import whole_number
 from launch.commands import evaluate, generate
 from launch.commands import train as training
 from launch.compose import help_text
@@ -272,6 +273,7 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
         (["name=set"], "set holds another evaluation: choose another name"),
         (["name=rim", "border=16"], "border=16 leaves nothing of sub/b.png"),
         (["name=rim", "border=x"], "border=x must be a whole number"),
+        (["name=rim", "batch_size=0"], "batch_size=0 must be a whole number of at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate.main([f"run={run.path}", f"pictures={folder}", *arguments])
@@ -303,6 +305,8 @@ def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tm
         (["tile=none", "overlap=4"], "leave out one of the two"),
         (["overlap=32"], "overlap=32 must be a whole number of pixels below the tile's side, 32"),
         (["hole=black"], "hole=black is about masks"),
+        (["num_images=3"], "num_images=3 is for what draws, and this call restores"),
+        (["steps=true"], "steps=true is for what draws"),
         ([f"init={run.path}"], "init= says what a new run begins with"),
         (["hole=grey", f"masks={tmp_path / 'in'}"], "hole=grey must be one of auto, white, black, alpha"),
     ):
@@ -323,9 +327,9 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytes
         (lambda own: generate.is_true(own, "overwrite"), {"overwrite": "yes"}, "overwrite=yes takes true or false"),
         (generate.read_folders, {"masks": ""}, "masks= is empty"),
         (generate.read_folders, {"input": "~nobody_of_this_name/m"}, "there is no such home folder"),
-        (lambda own: generate.whole_number(own, "batch_size", 10), {"batch_size": "11"}, "batch_size=11 .* at most 10"),
-        (lambda own: generate.whole_number(own, "batch_size", 10), {"batch_size": "9" * 5000}, "batch_size=9+ must be"),
-        (lambda own: generate.whole_number(own, "batch_size", 10), {"batch_size": "0"}, "batch_size=0 .* at least 1"),
+        (lambda own: whole_number(own, "batch_size", 10), {"batch_size": "11"}, "batch_size=11 .* at most 10"),
+        (lambda own: whole_number(own, "batch_size", 10), {"batch_size": "9" * 5000}, "batch_size=9+ must be"),
+        (lambda own: whole_number(own, "batch_size", 10), {"batch_size": "0"}, "batch_size=0 .* at least 1"),
     ],
 )
 def test_values_of_generation_are_checked(read, value: dict[str, str], message: str) -> None:

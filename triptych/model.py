@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,17 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from files.images import DECODING_ERRORS, Picture, picture_of, read_picture, reason
-from files.masks import HoleRule, MaskError, mask_of
+from files.masks import HoleRule, MaskError, hole_rule, mask_of
 from files.pixels import drawn, fill, seen, to_pixels
-from generative.types import Batch
 from launch.errors import UserError, as_user_error
-from launch.use.drawing import read_labels
+from launch.use.drawing import Drawing, draw_images, read_labels
 from launch.use.restorer import Restorer, tiling_of
 from lightning_modules import GenerativeModule, TrainingModule
 from lightning_modules.contract import Task
 
 PictureLike = str | Path | Image.Image | np.ndarray | Tensor
 Kind = Literal["pil", "numpy", "torch"]
+BATCH_SIZE = 64  # drawings at a time
 ANOTHER_SAMPLE = 1_000_000  # between the numbers of one picture's samples; the first one's is that of the command
 
 
@@ -131,6 +131,7 @@ class Model:
             UserError: The model is no autoencoder, or the picture cannot be used.
         """
         module, own = self._must("reconstruct", "reconstruct"), _picture(picture)
+        _check(kind)
         return self._made(module, "reconstruction", own, None, 0, tile, None, kind)
 
     def draw(
@@ -148,13 +149,12 @@ class Model:
             UserError: The model draws nothing, or does not know a label.
         """
         module = self._must("generate", "draw")
+        _check(kind, num_images)
         labels_L = read_labels(labels, list(self.label_names) if module.uses_labels else [])
-        index = torch.arange(num_images)
-        blank = torch.zeros(num_images, self.channels, self.image_size, self.image_size, device=module.device)
-        expanded = None if labels_L is None else labels_L.to(module.device).expand(num_images, -1)
-        batch = Batch(blank, index, labels=expanded)
-        with self._seeded(seed), torch.inference_mode():
-            images = module.images_of(batch, module.evaluation_randomness(batch, "generate"))["sample"].cpu()
+        drawing = Drawing(None if labels_L is None else labels_L.expand(num_images, -1), num_images, labels or "")
+        shape = (self.channels, self.image_size, self.image_size)
+        with self._seeded(seed):
+            images = [image for batch in draw_images(module, drawing, shape, BATCH_SIZE) for image in batch]
         return [_answer(Picture(to_pixels(image, np.uint8)), image[None], None, kind) for image in images]
 
     def _restored(
@@ -168,6 +168,8 @@ class Model:
         overlap: int | None,
         kind: Kind,
     ) -> Restored:
+        _check(kind, num_samples)
+
         def made(name: str, number: int) -> Any:
             return self._made(module, name, own, missing, number, tile, overlap, kind)
 
@@ -216,6 +218,13 @@ VERBS: dict[Task, str] = {
 }  # fmt: skip
 
 
+def _check(kind: str, number: int = 0) -> None:
+    if kind not in get_args(Kind):
+        raise UserError(f"kind={kind} must be one of {', '.join(get_args(Kind))}.")
+    if number < 0:
+        raise UserError(f"{number} images cannot be made: ask for 0 or more.")
+
+
 def _picture(given: PictureLike) -> Picture:
     if isinstance(given, Tensor):
         image = given.detach().cpu()
@@ -239,7 +248,7 @@ def _missing(hole: PictureLike, rule: HoleRule) -> Tensor:
         if not missing.any() or missing.ndim != 2:
             raise MaskError("the hole must be (H, W) bool, True where pixels are missing, and somewhere it must be.")
         return missing
-    return torch.from_numpy(mask_of(_picture(hole), "the hole", rule).missing)
+    return torch.from_numpy(mask_of(_picture(hole), "the hole", hole_rule(rule)).missing)
 
 
 def _answer(own: Picture, image_RCHW: Tensor, missing: Tensor | None, kind: Kind) -> Any:

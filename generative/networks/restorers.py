@@ -6,7 +6,7 @@ They have neither a noisy state nor a time, so only modules that answer in one c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -83,29 +83,21 @@ class ConvolutionalRestorer(ImageNetwork):
 class DnCNN(ConvolutionalRestorer):
     """Convolutions of one width with batch norms, which estimate the noise (Zhang et al. 2017, arXiv 1608.03981)."""
 
-    def __init__(
-        self,
-        in_channels: Count,
-        condition_channels: int,
-        width: Count = 64,
-        depth: Annotated[int, Ge(3)] = 17,
-        num_times: Count = 1,
-        num_outputs: Count = 1,
-        label_factors: Sequence[Count] = (),
-    ) -> None:
+    def __init__(self, width: Count = 64, depth: Annotated[int, Ge(3)] = 17, **kwargs: Any) -> None:
         """Build the network; see ``ConvolutionalRestorer``.
 
         Args:
             width: Features of each layer.
             depth: Number of convolutions, at least 3; each sees a pixel further.
+            **kwargs: Arguments of ``ConvolutionalRestorer``.
         """
-        super().__init__(in_channels, condition_channels, num_times, num_outputs, label_factors)
-        layers: list[nn.Module] = [nn.Conv2d(condition_channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+        super().__init__(**kwargs)
+        layers: list[nn.Module] = [nn.Conv2d(self.condition_channels, width, 3, padding=1), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
             layers += [
                 nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
             ]  # fmt: skip
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, in_channels, 3, padding=1, bias=False))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, self.in_channels, 3, padding=1, bias=False))
         self.sees = depth
 
     def correction(self, seen_BKHW: Tensor) -> Tensor:
@@ -133,26 +125,17 @@ class _DenseBlock(nn.Module):
 class RRDB(ConvolutionalRestorer):
     """Residual-in-residual dense blocks, the generator of ESRGAN (Wang et al. 2018, arXiv 1809.00219) at one resolution."""
 
-    def __init__(
-        self,
-        in_channels: Count,
-        condition_channels: int,
-        width: Count = 64,
-        growth: Count = 32,
-        depth: Count = 23,
-        num_times: Count = 1,
-        num_outputs: Count = 1,
-        label_factors: Sequence[Count] = (),
-    ) -> None:
+    def __init__(self, width: Count = 64, growth: Count = 32, depth: Count = 23, **kwargs: Any) -> None:
         """Build the network; see ``ConvolutionalRestorer``.
 
         Args:
             width: Features between the blocks.
             growth: Features that each convolution of a dense block adds.
             depth: Number of blocks, each of three dense ones.
+            **kwargs: Arguments of ``ConvolutionalRestorer``.
         """
-        super().__init__(in_channels, condition_channels, num_times, num_outputs, label_factors)
-        self.first = nn.Conv2d(condition_channels, width, 3, padding=1)
+        super().__init__(**kwargs)
+        self.first = nn.Conv2d(self.condition_channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(*(_DenseBlock(width, growth) for _ in range(3))) for _ in range(depth)
         )
@@ -160,7 +143,7 @@ class RRDB(ConvolutionalRestorer):
         self.head = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(width, in_channels, 3, padding=1),
+            nn.Conv2d(width, self.in_channels, 3, padding=1),
         )
         for layer in self.modules():  # as published: deep sums begin small
             if isinstance(layer, nn.Conv2d):

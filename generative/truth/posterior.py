@@ -36,7 +36,8 @@ def posteriors(
         rows_R = (group_B == group).nonzero()[:, 0]
         observation = degradation.observation(validity_B1HW[rows_R[:1]].cpu())
         operator_PP, noise_PP = observation.matrices(*degraded_BCHW.shape[-2:])
-        _check_range(law, operator_PP, noise_PP)
+        if degradation.clips:
+            _check_range(law, operator_PP, noise_PP)
         seen_RCP = observation.seen(degraded_BCHW[rows_R].cpu().double()).flatten(2)
         yield rows_R, law.given(seen_RCP, operator_PP, noise_PP)
 

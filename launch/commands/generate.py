@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import get_args
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from files.masks import HoleRule
+from files.masks import HoleRule, hole_rule
 from generative.degradations import Degradation
-from generative.judges.label_classifier import load_label_classifier
+from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from launch import build
-from launch.command_line import own_arguments, run_arguments, tell_choices
+from launch.command_line import MAX_BATCH, overridden_run, own_arguments, tell_choices, whole_number
 from launch.errors import EXIT_RUN_FAILED, UserError, as_user_error, reported
 from launch.trained_parts import trained_classifier
 from launch.use.drawing import (
@@ -28,6 +27,7 @@ from launch.use.drawing import (
 )
 from launch.use.folders import plan
 from launch.use.load import MODEL, Trained
+from launch.use.messages import say
 from launch.use.restorer import Restorer, tiling_of
 from launch.use.restoring import restore_folder
 from lightning_modules import GenerativeModule
@@ -71,23 +71,10 @@ DEFAULTS: dict[str, str | None] = {
     "overlap": None, "labels": None, "label_sets": None, "num_images": None, "steps": "false", "batch_size": "64",
     "weights": "ema", "overwrite": "false",
 }  # fmt: skip
+RESTORING = ("masks", "hole", "result", "degrade", "tile", "overlap")  # keys that mean nothing to what draws
+DRAWING = ("label_sets", "num_images", "steps")
 FOLDERS = ("input", "output", "masks")
-MAX_IMAGES, MAX_BATCH = 1_000_000, 10_000  # more are a slip of the keyboard
-
-
-def whole_number(own: dict[str, str | None], key: str, maximum: int) -> int:
-    """Read a whole number from the command line.
-
-    Args:
-        maximum: Its largest value; the smallest is 1.
-
-    Raises:
-        UserError: It is none, too small or too large.
-    """
-    text = str(own[key])
-    if not text.isdecimal() or len(text) > len(str(maximum)) or not 1 <= int(text) <= maximum:
-        raise UserError(f"{key}={text} must be a whole number of at least 1 and at most {maximum}.")
-    return int(text)
+MAX_IMAGES = 1_000_000  # more are a slip of the keyboard
 
 
 def is_true(own: dict[str, str | None], key: str) -> bool:
@@ -160,18 +147,30 @@ def draw(trained: Trained, own: dict[str, str | None]) -> bool:
     )
     stale = earlier_drawings(target, {drawing.name(index) for index in range(drawing.num_images)}, overwrite)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
-    judge, data, outputs = None, config.data, str(OmegaConf.select(config, "paths.outputs", default=""))
-    chosen = config.get("classifier") if own["label_sets"] is not None else None
-    if file := trained_classifier(chosen, outputs, data.name, data.image_size):
-        with as_user_error():
-            judge = load_label_classifier(file).to(module.device)
-    write_drawings(draw_images(module, drawing, shape, batch_size), drawing, target, stale, overwrite, judge)
-    if keeps_steps:
-        states = draw_steps(module, drawing, shape)
-        if len(states) < 2:
-            raise UserError("steps=true: this run draws in one step: set sampler.num_steps, or leave it out.")
+    judge = None if own["label_sets"] is None else read_judge(config)
+    states = draw_steps(module, drawing, shape) if keeps_steps else []
+    if keeps_steps and len(states) < 2:
+        raise UserError("steps=true: this run draws in one step: set sampler.num_steps, or leave it out.")
+    images = draw_images(module, drawing, shape, batch_size)
+    write_drawings(images, drawing, target, stale, overwrite, judge and judge.to(module.device))
+    if states:
         write_steps(states, drawing.first_title, target)
     return True
+
+
+def read_judge(config: DictConfig) -> LabelClassifier | None:
+    """Load the label classifier of a run's data, or say that there is none.
+
+    Args:
+        config: The run's config.
+    """
+    data, outputs = config.data, str(OmegaConf.select(config, "paths.outputs", default=""))
+    file = trained_classifier(config.get("classifier"), outputs, data.name, data.image_size)
+    if file is None:
+        say(f"the drawings are not judged: no label classifier of {data.name} was found; name one with classifier=FILE")
+        return None
+    with as_user_error():
+        return load_label_classifier(file)
 
 
 def read_drawing(own: dict[str, str | None], names: list[str], title: str) -> Drawing:
@@ -229,12 +228,11 @@ def read_hole(own: dict[str, str | None]) -> HoleRule:
     Raises:
         UserError: It is nothing that masks are read by, or there are none.
     """
-    hole = own["hole"]
-    if hole not in get_args(HoleRule):
-        raise UserError(f"hole={hole} must be one of {', '.join(get_args(HoleRule))}.")
+    with as_user_error():
+        hole = hole_rule(str(own["hole"]))
     if own["masks"] is None and hole != "auto":
         raise UserError(f"hole={hole} is about masks: give them with masks=FOLDER.")
-    return hole  # type: ignore[return-value]
+    return hole
 
 
 def restore(trained: Trained, own: dict[str, str | None]) -> bool:
@@ -287,9 +285,8 @@ def main(arguments: list[str]) -> int:
     if (Path(folder).expanduser() / MODEL).exists():
         trained = Trained.of_export(Path(folder).expanduser(), overrides)
     else:
-        run, config, own, _ = run_arguments(arguments, DEFAULTS, USAGE)
-        trained = Trained.of_run(run, config)
-        tell_choices(config, ("module",))
+        trained = Trained.of_run(*overridden_run(folder, overrides))
+        tell_choices(trained.config, ("module",))
     if own["output"] is None:
         raise UserError("say where the results go with output=FOLDER.")
     config = trained.config
@@ -297,6 +294,10 @@ def main(arguments: list[str]) -> int:
     if not tasks & (ANSWERING | {"generate"}):
         raise UserError("this run makes no images: give one that restores, fills, reconstructs or draws them.")
     draws = "generate" in tasks and (own["input"] is None or not tasks & ANSWERING)
+    for key in RESTORING if draws else DRAWING:
+        if own[key] != DEFAULTS[key]:
+            does, other = ("draws", "restores") if draws else ("restores", "draws")
+            raise UserError(f"{key}={own[key]} is for what {other}, and this call {does}: leave it out.")
     return 0 if (draw if draws else restore)(trained, own) else EXIT_RUN_FAILED
 
 

@@ -159,20 +159,6 @@ def write_steps(states: Sequence[State], title: str, target: Path) -> None:
         frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
-def label_accuracy(classifier: LabelClassifier, images: Sequence[Tensor], drawing: Drawing) -> float:
-    """Return the share of the labels that a classifier sees in their images, in [0, 1]."""
-    assert drawing.labels is not None
-    device = next(classifier.parameters()).device
-    with torch.inference_mode():
-        recognised = torch.cat(
-            [
-                recognised_labels(classifier(image.to(device)).cpu(), labels)
-                for image, labels in zip(images, drawing.labels.split([len(image) for image in images]), strict=True)
-            ]
-        )
-    return label_scores(recognised, drawing.labels).pooled
-
-
 def earlier_drawings(target: Path, new: Collection[str], overwrite: bool) -> list[Path]:
     """Find what would be mixed with new drawings.
 
@@ -220,23 +206,33 @@ def write_drawings(
         target: Folder to write to.
         stale: Earlier drawings, removed before the first new one is written.
         overwrite: Whether others may be replaced.
-        judge: Label classifier whose verdict stands in the grid's title.
+        judge: Label classifier of whose verdict the grid's title tells.
     """
     shown: list[Tensor] = []
+    recognised: list[Tensor] = []
     written: list[Path] = []
     with told_when_stopped(written, drawing.num_images, target):
         for batch in images:
             for path in stale:
                 path.unlink(missing_ok=True)
+            if judge is not None and drawing.labels is not None:
+                labels = drawing.labels[len(written) : len(written) + len(batch)]
+                recognised.append(recognised_labels(_likely(judge, batch), labels))
             for image in batch:
                 write_image(image, target / drawing.name(len(written)), overwrite, SOFTWARE)
                 written.append(target / drawing.name(len(written)))
             shown += [batch[: GRID_IMAGES - sum(map(len, shown))]]
     title = drawing.title
-    if judge is not None and drawing.num_images <= GRID_IMAGES:
-        accuracy = label_accuracy(judge, shown, drawing)
+    if recognised and drawing.labels is not None:
+        accuracy = label_scores(torch.cat(recognised), drawing.labels).pooled
         title = f"{title} · label accuracy {accuracy:.3f}"
         say(f"label accuracy {accuracy:.3f} of {drawing.num_images} images")
     write_png(picture_grid(torch.cat(shown), title), target / GRID)
     few = f" (of the first {GRID_IMAGES})" if drawing.num_images > GRID_IMAGES else ""
     say(f"{drawing.num_images} images and {GRID}{few} written to {target}")
+
+
+@torch.inference_mode()
+def _likely(judge: LabelClassifier, image_BCHW: Tensor) -> Tensor:
+    """(B, L) probabilities of the labels, on the CPU."""
+    return judge(image_BCHW.to(next(judge.parameters()).device)).cpu()

@@ -228,7 +228,7 @@ class Restorer:
         if self._network is not None:
             with self._tiled(self._network):
                 made = self._make(batch)
-        elif request.missing is not None and self.puts_back_known:
+        elif self.puts_back_known and (request.missing is not None or self.module.current_tasks == {"inpaint"}):
             made = self.tiling.outside_in(self._make, batch, self._count)
         else:
             made = self.tiling.blended(self._make, batch, self._count)

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from files.images import printable, read_picture, reason
+from files.images import named, printable, read_picture, reason
 from files.pixels import from_levels, to_levels
 from files.whole import whole_file
 from generative.metrics.restoration import RestorationMetrics
+from generative.tiling import Tiling
 from generative.types import Batch
 from launch import build
-from launch.command_line import run_arguments
+from launch.command_line import MAX_BATCH, run_arguments, whole_number
 from launch.errors import UserError
 from launch.evaluation import print_result
 from launch.names import checked_name, file_name
@@ -30,7 +31,7 @@ from launch.run_folder import write_json
 from launch.use.folders import found_pictures
 from launch.use.load import load_run
 from launch.use.messages import say
-from launch.use.restorer import Restorer, tiling_of
+from launch.use.restorer import Restorer, tiling_of, within_memory
 from launch.use.restoring import READING_ERRORS
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, str | None] = {
     "pictures": None, "name": None, "weights": "ema", "tile": "auto", "overlap": None, "border": "0", "batch_size": "64",
 }  # fmt: skip
 DEGRADED = "degraded"
+MAX_BORDER = 10_000  # px
 CSV, JSON = "pictures.csv", "pictures.json"
 
 
@@ -51,11 +53,13 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
     run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
     if not build.tasks_of(config) & ANSWERING:
         raise UserError("pictures= measures what answers to pictures, and this run draws from noise: leave it out.")
-    border = own["border"] or ""
-    if not border.isdecimal():
-        raise UserError(f"border={border} must be a whole number of pixels.")
+    border, batch_size = whole_number(own, "border", MAX_BORDER, 0), whole_number(own, "batch_size", MAX_BATCH)
     source = Path(str(own["pictures"])).expanduser()
     folder, listing = found_pictures("pictures", source)
+    if listing.unread:
+        raise UserError(
+            f"pictures={source}: formats that are not read ({named(listing.unread)}): convert or remove them."
+        )
     if not listing.images:
         raise UserError(f"pictures={source} holds no image file.")
     chosen = [f"{key}={own[key]}" for key in ("weights", "tile", "overlap", "border") if own[key] != DEFAULTS[key]]
@@ -67,7 +71,8 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module = load_run(run, config, own["weights"]).to(device)
     assert isinstance(module, GenerativeModule)
-    rows, metrics, record = _measured(module, config, own, folder, listing.images, int(border))
+    tiling = tiling_of(module, config.data.image_size, str(own["tile"]), own["overlap"], batch_size)
+    rows, metrics, record = _measured(module, config, tiling, batch_size, folder, listing.images, border)
     with whole_file(target / CSV, "w") as file:
         file.write(_table(rows))
     record |= {"settings": settings, "run": str(run.path), "measured": now()}
@@ -79,14 +84,13 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
 def _measured(
     module: GenerativeModule,
     config: DictConfig,
-    own: dict[str, str | None],
+    tiling: Tiling | None,
+    batch_size: int,
     folder: Path,
     files: Sequence[Path],
     border: int,
 ) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, Any]]:
     size, channels, degradation = config.data.image_size, config.data.channels, build.build_degradation(config)
-    batch_size = int(str(own["batch_size"]))
-    tiling = tiling_of(module, size, str(own["tile"]), own["overlap"], batch_size)
     names = [name for name, output in module.outputs.items() if output.num_network_calls]
     restorers = {
         name: Restorer(module, degradation, size, channels, name, module.device, tiling, batch_size) for name in names
@@ -100,7 +104,8 @@ def _measured(
         if 2 * border >= min(request.size):
             raise UserError(f"border={border} leaves nothing of {printable(file)}: choose less.")
         outputs = {DEGRADED: first.degraded(request)} if degradation is not None else {}
-        outputs |= {name: each.one(request) for name, each in restorers.items()}
+        with within_memory(batch_size):
+            outputs |= {name: each.one(request) for name, each in restorers.items()}
         seen = {name: _as_seen(image, border) for name, image in outputs.items()}
         clean = _as_seen(request.image, border)
         single = RestorationMetrics()

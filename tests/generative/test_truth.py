@@ -202,6 +202,14 @@ def test_what_has_no_exact_posterior_is_refused(degradation: Degradation, messag
     assert "\n" not in str(error.value)
 
 
+def test_noise_that_is_not_cut_off_may_be_as_large_as_it_likes() -> None:
+    degradation, x = Sequential({"noise": GaussianNoise(0.7, clip=False)}), drawn(FIELD, 200)
+    y, validity = degraded(degradation, x)
+    ((_, posterior),) = posteriors(FIELD.law, degradation, y, validity)
+    error = (posterior.mean_BCP - x.double().flatten(2)).square().mean()
+    torch.testing.assert_close(error, posterior.variance_BCP.mean(), rtol=0.1, atol=0)
+
+
 def test_laws_that_images_cannot_hold_are_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.prior\.std=0\.3 .* 0\.25 at most"):
         GaussianField(8, std=0.3)

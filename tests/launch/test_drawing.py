@@ -110,6 +110,8 @@ def test_an_unknown_label_lists_all(run: RunFolder, tmp_path: Path) -> None:
         (["labels=red cube"], "output=FOLDER"),
         (["labels=red cube", "output=x", "num_images=none"], "num_images=none must be a whole number"),
         (["labels=red cube", "output=x", "input=y"], "leave it out"),
+        (["labels=red cube", "output=x", "tile=none"], "tile=none is for what restores, and this call draws"),
+        (["labels=red cube", "output=x", "masks=y"], "masks=y is for what restores"),
         (["labels=red cube", "output=x", "num_images=1000000000"], "num_images=1000000000 must be .* at most 1000000"),
     ],
 )

@@ -184,6 +184,9 @@ def test_python_gives_the_bytes_of_the_command_and_the_pages_tell_how(
         (lambda: model.restore(pixels, tile=17), "tile=17 must be 32, which this network sees"),
         (lambda: model.fill(pixels, hole[:9]), "the hole has 53x9 pixels and the picture 53x40"),
         (lambda: model.fill(pixels, ~hole & hole), "somewhere it must be"),
+        (lambda: model.fill(pixels, pixels, marked="grey"), "hole=grey must be one of auto, white, black, alpha"),
+        (lambda: model.restore(pixels, kind="PIL"), "kind=PIL must be one of pil, numpy, torch"),
+        (lambda: model.restore(pixels, -1), "ask for 0 or more"),
     ):
         with pytest.raises(triptych.UserError, match=message):
             call()

@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 from files.images import read_picture
 from files.whole import WriteError
+from generative.degradations import BlockMask
 from generative.inpainting import composite
 from generative.tiling import Tiling
 from launch.errors import UserError
@@ -32,6 +33,7 @@ class Noise(torch.nn.Module):
     """Answers every image with the same other one, nowhere equal to what it was asked."""
 
     evaluation_seed = 0
+    current_tasks: ClassVar = {"restore", "inpaint"}
     outputs: ClassVar = {"sample": Output(1), "decoded": Output(None, puts_back_known=False)}
 
     def __init__(self, channels: int = 3, feather: int = 0) -> None:
@@ -262,6 +264,26 @@ def test_without_masks_all_of_a_picture_but_its_pixels_stays(folder: Path, capfd
     assert "5 images have colours and the network sees grey: each channel was restored by itself" in printed
     restore(folder, masks=False, module=Same(), overwrite=True, overlap=None)
     assert {Image.open(path).size for path in (folder / "out").glob("[cdg]*.png")} == {(45, 37), (40, 21)}
+
+
+def test_holes_that_a_degradation_makes_are_filled_from_their_rims_too(folder: Path) -> None:
+    module = Noise()
+    module.current_tasks = {"inpaint"}
+    restorer = Restorer(module, BlockMask(30), SIZE, 3, "sample", torch.device("cpu"), Tiling(SIZE, 8))
+    request = restorer.request(0, read_picture(_saved(folder, 48)), None)
+    made, given = restorer.restore_in_tiles(request), restorer.degraded(request)
+    known = restorer._batch(request.image, torch.zeros(1, dtype=torch.int64), None).validity
+    assert 0 < known.mean() < 1
+    assert torch.equal(made * known, given * known)
+    assert (
+        min(float(batch.validity.mean()) for batch in module.batches) > 0
+    )  # a hole larger than a tile, and none sees nothing
+
+
+def _saved(folder: Path, side: int) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "in" / "large.png")
+    return folder / "in" / "large.png"
 
 
 def test_one_file_or_a_pattern_is_restored(folder: Path) -> None:
