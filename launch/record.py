@@ -120,3 +120,36 @@ def images_seen(record: dict[str, Any], batch: int, accumulated: int, steps: int
         accumulated = int(changes.get("trainer.accumulate_grad_batches", {}).get("from", accumulated))
         end = begin
     return images + end * batch * accumulated
+
+
+def count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def hardware_text(record: dict[str, Any]) -> str:
+    """Name the accelerator of ``hardware``, else the processor."""
+    if record.get("accelerator"):
+        return f"{record.get('accelerators', 1)} x {record['accelerator']}"
+    return f"{record.get('processor', 'unknown')}, {count(record.get('threads', 1), 'thread')}"
+
+
+def training_seconds(record: dict[str, Any]) -> float | None:
+    """Return the wall time of a run, with its tests; of a resumed one it is not known."""
+    if record.get("resumed_at_steps") or "ended" not in record:
+        return None
+    try:
+        return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
+    except (KeyError, TypeError, ValueError):  # what is written there is no time
+        return None
+
+
+def duration_text(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def revision_text(revision: str | None) -> str:
+    if not revision:
+        return "unknown"
+    commit, _, modified = revision.partition("-")
+    return commit[:8] + (" (modified)" if modified else "")

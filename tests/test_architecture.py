@@ -15,7 +15,7 @@ FLOORS = [  # what stands lower knows nothing of what stands higher, nor of its 
     {"lightning_modules", "datamodules"},
     {"callbacks"},
     {"launch"},
-    {"launch.sweep", "launch.use"},
+    {"launch.sweep", "launch.use", "launch.page"},
     {"launch.compare"},
     {"launch.commands"},
     {"triptych", "train", "evaluate", "generate", "compare", "export"},

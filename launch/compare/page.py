@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from generative.metrics.catalogue import metric_of, split_name
 from launch import results
-from launch.compare import charts
 from launch.compare.pictures import sheets_of
 from launch.compare.reading import Found, LeftOut, Measured
 from launch.compare.rows import Row, Table
@@ -22,14 +19,14 @@ from launch.compare.tables import case_grids, main_grid, whole_grid, without_emp
 from launch.compare.trainings import (
     COST_HEADINGS,
     costs_of,
-    count,
-    hardware_text,
     settings_table,
     training_choices,
     training_text,
     trainings_of,
 )
-from launch.record import now
+from launch.page import html
+from launch.page.html import Panels
+from launch.record import count, hardware_text, now
 from launch.sampling_time import DEFINITION as TIMING
 
 HERE = Path(__file__).parent
@@ -37,35 +34,16 @@ MANY = 6  # last values of a run, rows in a sentence
 PICTURE_SIZE = 96  # px: small images are enlarged to about this side, by whole pixels
 
 
-@dataclass(frozen=True)
-class _Panels:
-    """Charts of a kind with what explains their lines."""
-
-    items: list[tuple[charts.Chart, Markup]]
-    legend: list[tuple[Markup, str]]
-
-    @classmethod
-    def of(cls, drawn: Sequence[charts.Chart]) -> _Panels | None:
-        if not drawn:
-            return None
-        items = [(chart, Markup(charts.render(chart))) for chart in drawn]
-        keys = charts.legend([line for chart in drawn for line in chart.lines])
-        return cls(items, [(Markup(key), label) for key, label in keys])
-
-
 def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], options: dict[str, Any]) -> str:
     """Write the page; ``options`` are ``title``, ``command`` and the chosen ``metrics``."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     rows = [row for table in tables for row in table.rows]
     trainings = trainings_of(rows)
     with_metrics = [table for table in tables if table.names]
     chosen = options["metrics"]
     sheets = [{**vars(sheet), "scale": _picture_size(sheet.size)} for sheet in sheets_of(tables)]
-    return environment.get_template("page.html.j2").render(
+    return html.render(
+        HERE / "page.html.j2",
         title=options["title"],
-        style=Markup((HERE / "page.css").read_text()),
         script=Markup((HERE / "page.js").read_text()),
         summary=_summary(found, rows),
         legend=[
@@ -118,9 +96,9 @@ def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> d
         "whole": whole_grid(table),
         "cases": [without_empty(each) for each in cases],
         "case_caption": "Mean over the seeds ± standard deviation; with one seed, ± is over the evaluation's own draws.",
-        "by_calls": _Panels.of(by_calls),
-        "by_seconds": _Panels.of(by_seconds),
-        "training": _Panels.of(validation_charts(fresh, metrics)),
+        "by_calls": Panels.of(by_calls),
+        "by_seconds": Panels.of(by_seconds),
+        "training": Panels.of(validation_charts(fresh, metrics)),
         "hardware": f"Measured on {'; '.join(hardware)}. Times of different machines cannot be compared.",
         "no_seconds": _without_seconds(rows),
     }

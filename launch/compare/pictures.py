@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from files.single_images import LIST_NAME, path_of
 from launch.compare.reading import Measured
 from launch.compare.rows import INPUT, Row, Table, joined
+from launch.page.html import embedded
 from launch.record_files import DamagedRecordError, check_shape, passed_over, read_json
 
 INPUTS = ("clean", "data", INPUT)
@@ -101,11 +101,6 @@ class _Images:
             is_there = index in self.content["index"] and _is_own(path, self.folder)
             cells.append(Cell(embedded(path), note) if is_there else None)
         return cells
-
-
-def embedded(path: Path) -> str:
-    """Write an image file as an address that holds it: ``data:image/png;base64,...``."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def sheets_of(tables: list[Table]) -> list[Sheet]:

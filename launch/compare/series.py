@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from generative.metrics.catalogue import Metric, ordered, split_name, value_name
-from launch.compare.charts import Chart, Line, Point
 from launch.compare.reading import validation_curve
 from launch.compare.rows import Row, Table, label_of
 from launch.compare.tables import Grid
 from launch.compare.trainings import training_choices
+from launch.page.charts import Chart, Line, Point
 
 NUM_CHARTS = 4  # of a kind, where no metrics are asked for
 STEP_KEYS = ("num_steps",)  # last part of those settings that move a point along its curve

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from launch.compare.reading import BATCH_KEYS, Measured
 from launch.compare.rows import Row
-from launch.record import images_seen
+from launch.record import duration_text, hardware_text, images_seen, revision_text, training_seconds
 from launch.settings import ABSENT, BEFORE, TARGET, distinguishing, value_at
 
 COST_HEADINGS = ("parameters", "steps", "images seen", "time", "seeds", "sampling", "hardware", "revision")
-
-
-def count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def trainings_of(rows: Sequence[Row]) -> dict[int, Row]:
@@ -49,13 +44,6 @@ def training_choices(row: Row, trainings: dict[int, Row]) -> dict[str, str]:
     return {key: value_at(row.entries[0].trained, key, same) for key in distinguishing(same)}
 
 
-def hardware_text(record: dict[str, Any]) -> str:
-    """Name the accelerator of ``launch.record.hardware``, else the processor."""
-    if record.get("accelerator"):
-        return f"{record.get('accelerators', 1)} x {record['accelerator']}"
-    return f"{record.get('processor', 'unknown')}, {count(record.get('threads', 1), 'thread')}"
-
-
 def costs_of(row: Row) -> list[str]:
     """Say what a training took, a cell for each of ``COST_HEADINGS``."""
     runs = _runs(row)
@@ -63,44 +51,22 @@ def costs_of(row: Row) -> list[str]:
     steps = first.record.get("step") or 0
     batch, accumulated = (int(first.trained.get(key, 1)) for key in BATCH_KEYS)
     images = images_seen(first.run_record, batch, accumulated, steps)
-    seconds = [s for s in (_seconds(entry.run_record) for entry in runs) if s is not None]
+    seconds = [s for s in (training_seconds(entry.run_record) for entry in runs) if s is not None]
     parameters = first.run_record.get("parameters")
     sampling = [entry.record.get("sampling", {}) for entry in row.entries]
     samplers = sorted({str(each["sampler"]).partition("(")[0] for each in sampling if "sampler" in each})
     calls = sorted({float(n) for each in sampling for n in each.get("num_network_calls", {}).values()})
-    revisions = sorted({_revision(entry.run_record.get("git_revision")) for entry in runs})
+    revisions = sorted({revision_text(entry.run_record.get("git_revision")) for entry in runs})
     return [
         f"{parameters:,}" if parameters else "",
         f"{steps:,}",
         f"{images:,}",
-        _duration(statistics.fmean(seconds)) if seconds else "",
+        duration_text(statistics.fmean(seconds)) if seconds else "",
         ", ".join(map(str, row.training_seeds)),
         " ".join([*samplers, *([f"{'/'.join(f'{n:g}' for n in calls)} calls"] if calls else [])]),
         hardware_text(first.run_record.get("hardware", {})),
         ", ".join(revisions),
     ]
-
-
-def _seconds(record: dict[str, Any]) -> float | None:
-    """Return the wall time of a run, with its tests; of a resumed one it is not known."""
-    if record.get("resumed_at_steps") or "ended" not in record:
-        return None
-    try:
-        return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
-    except (KeyError, TypeError, ValueError):  # what is written there is no time
-        return None
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
-
-
-def _revision(revision: str | None) -> str:
-    if not revision:
-        return "unknown"
-    commit, _, modified = revision.partition("-")
-    return commit[:8] + (" (modified)" if modified else "")
 
 
 def settings_table(trainings: Sequence[Row], by_color: dict[int, Row]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from helpers import read_json, train_here
 from PIL import Image
 
 from launch.commands.compare import compare
-from launch.compare.charts import Chart, Line, Point, nice_ticks, render
 from launch.compare.reading import read_runs
 from launch.compare.rows import tables_of
 from launch.errors import UserError
+from launch.page.charts import Chart, Line, Point, nice_ticks, render
 from launch.sampling_time import time_record
 
 VOID = {"meta", "img", "link", "br", "wbr", "input", "hr"}

@@ -1,0 +1,1 @@
+"""What all pages are made of: line charts, style, and one HTML file that needs no other."""

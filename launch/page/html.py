@@ -1,0 +1,58 @@
+"""Lays a page out as one HTML file that is readable without scripts and needs no network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from launch.page import charts
+
+HERE = Path(__file__).parent
+
+
+def render(template: Path, **values: Any) -> str:
+    """Fill in a template; everything that is data is escaped, and ``style`` is the style of all pages.
+
+    Args:
+        template: File of the template, which may import the parts of ``parts.html.j2``.
+        **values: What it shows.
+
+    Returns:
+        The page.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template.name).render(style=Markup((HERE / "page.css").read_text()), **values)
+
+
+def embedded(path: Path) -> str:
+    """Write an image file as an address that holds it: ``data:image/png;base64,...``."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Charts of a kind with what explains their lines."""
+
+    items: list[tuple[charts.Chart, Markup]]
+    legend: list[tuple[Markup, str]]
+
+    @classmethod
+    def of(cls, drawn: Sequence[charts.Chart]) -> Panels | None:
+        """Draw charts that have points; None where there are none."""
+        if not drawn:
+            return None
+        items = [(chart, Markup(charts.render(chart))) for chart in drawn]
+        keys = charts.legend([line for chart in drawn for line in chart.lines])
+        return cls(items, [(Markup(key), label) for key, label in keys])
