@@ -16,9 +16,10 @@ FLOORS = [  # what stands lower knows nothing of what stands higher, nor of its 
     {"callbacks"},
     {"launch"},
     {"launch.sweep", "launch.use", "launch.page"},
+    {"launch.study"},
     {"launch.compare"},
     {"launch.commands"},
-    {"triptych", "train", "evaluate", "generate", "compare", "export"},
+    {"triptych", "train", "evaluate", "generate", "compare", "export", "study"},
 ]
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
