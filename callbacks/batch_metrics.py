@@ -9,6 +9,8 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.measuring import MeasuringCallback, log_metrics
+from generative.metrics.by_image import ImageValues
+from generative.metrics.means import MeanMetrics
 
 
 class Metrics(Protocol):
@@ -63,6 +65,9 @@ class BatchMetrics(MeasuringCallback, Generic[MetricsT]):
     def describe(self) -> dict[str, Any]:
         """Say what the last metrics are and what they were measured on, in plain values for the record."""
         return {"num_images": self.metrics.num_images, "definitions": self.metrics.definition()}
+
+    def values_by_image(self) -> dict[str, ImageValues]:
+        return self.metrics.by_image.merged() if isinstance(self.metrics, MeanMetrics) else {}
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
         results = self.metrics.compute()

@@ -6,15 +6,18 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from torch import Tensor
 
 from callbacks.measuring import MeasuringCallback, first_rows
 from datamodules.base import datamodule_of
 from generative.checks import checked
 from generative.metrics import CalibrationMetrics, ExactPosteriorMetrics, SampleScores
+from generative.metrics.by_image import ImageValues
 from generative.metrics.calibration import theoretical_gap
 from generative.metrics.exact_posterior import EXACT
 from generative.ranges import Count
 from generative.truth.reference import FIELD, reference_problem
+from generative.types import Batch
 
 MAX_SOLVER_CALLS = 128  # of the exact network, beyond which the solver is not measured alone
 SOLVER_IMAGES = 64
@@ -25,8 +28,9 @@ class Calibration(MeasuringCallback):
     """Measures a stochastic output in test by several samples of an image.
 
     Mean-of-K PSNR and spread (``generative.metrics.calibration``), energy score, CRPS, coverage and rank histograms
-    (``generative.metrics.scores``). Where the law of the data is known and the degradation has an exact posterior, ``mean`` and
-    samples are compared with it (``generative.metrics.exact_posterior``), and its own draws are scored as the output ``exact``.
+    (``generative.metrics.scores``), also of the colours of objects in holes where the data tell where objects show.
+    Where the law of the data is known and the degradation has an exact posterior, ``mean`` and samples are compared with it
+    (``generative.metrics.exact_posterior``), and its own draws are scored as the output ``exact``.
     The K-curve measures the solver as well as the network: what the same solver gives with the exact network stands beside it.
     Of a module without this output, such as a regression, ``mean`` alone is: there is nothing to calibrate.
 
@@ -98,11 +102,11 @@ class Calibration(MeasuringCallback):
                 ]
             samples = torch.stack(several)
             self._metrics.update(samples, subset, mean)
-            self._scores.update(samples, subset, self.output)
+            self._scores.update(samples, subset, self.output, _objects(trainer, subset))
         if self._exact is not None:
             exact = self._exact.update(subset, mean, samples, module.evaluation_randomness(subset, EXACT))
             if exact is not None:
-                self._scores.update(exact, subset, EXACT)
+                self._scores.update(exact, subset, EXACT, _objects(trainer, subset))
 
     def _of_solver(self, module: Any) -> dict[str, float]:
         """Measure the module's solver alone, with the exact network in the place of its own, where it has one and few steps."""
@@ -126,6 +130,9 @@ class Calibration(MeasuringCallback):
         gaps = {f"solver_gap/mean_of_{k}": theoretical_gap(k, bias, spread) for k in self._metrics.num_averaged}
         return gaps | {f"solver_spread/{self.output}": spread}
 
+    def values_by_image(self) -> dict[str, ImageValues]:
+        return self._scores.by_image.merged()
+
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
         kinds = list(filter(None, (self._metrics, self._scores, self._exact)))
         results: dict[str, float] = {}
@@ -143,3 +150,8 @@ class Calibration(MeasuringCallback):
             "definitions": definitions,
         }
         return results, record if results else {}
+
+
+def _objects(trainer: Trainer, batch: Batch) -> Tensor | None:
+    masks = datamodule_of(trainer).object_masks("test", batch.index)
+    return None if masks is None else masks.to(batch.image.device)

@@ -20,7 +20,8 @@ from datamodules.base import datamodule_of
 from files.grids import picture_grid
 from generative.checks import checked
 from generative.judges.label_classifier import LabelClassifier
-from generative.metrics.catalogue import STD, Metric
+from generative.metrics.by_image import ImageSums, ImageValues
+from generative.metrics.catalogue import STD, Metric, value_name
 from generative.metrics.label_accuracy import (
     ASSISTED,
     METRICS,
@@ -82,6 +83,7 @@ class LabelAccuracy(MeasuringCallback):
         self._has_said_so = False
         self._real = LabelAccuracyMetrics(REAL)
         self._reconstructed = LabelAccuracyMetrics(RECONSTRUCTED)
+        self._by_set = ImageSums()
 
     # Before the first step
 
@@ -117,6 +119,7 @@ class LabelAccuracy(MeasuringCallback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._real.reset(pl_module.device)
         self._reconstructed.reset(pl_module.device)
+        self._by_set.reset()
 
     def on_test_batch_end(
         self,
@@ -164,6 +167,9 @@ class LabelAccuracy(MeasuringCallback):
             "classifier": {"path": str(self.classifier_path), "blake2": weights_hash(self._classifier)},
         }
 
+    def values_by_image(self) -> dict[str, ImageValues]:
+        return self._by_set.merged()
+
     # The work
 
     def _measure(
@@ -182,9 +188,12 @@ class LabelAccuracy(MeasuringCallback):
         scores = [label_scores(seed_SL, sets_SL) for seed_SL in recognised]
         pooled, per_image = [score.pooled for score in scores], [score.per_image for score in scores]
         variant = (ASSISTED.suffix,) if _assisted(module) else ()
-        return _statistics(POOLED.variant(*variant), name, pooled) | _statistics(
-            PER_IMAGE.variant(*variant), name, per_image
-        ), pooled
+        metric = POOLED.variant(*variant)
+        if trainer.is_global_zero:  # the ranks have the same
+            num_labels_S = (sets_SL > 0).sum(1) * num_seeds
+            right_S = recognised.sum((0, 2)) / num_labels_S
+            self._by_set.add(value_name(metric.key, name), right_S, torch.arange(len(sets_SL)), num_labels_S)
+        return _statistics(metric, name, pooled) | _statistics(PER_IMAGE.variant(*variant), name, per_image), pooled
 
     @torch.no_grad()
     def _draw_all(self, trainer: Trainer, module: LightningModule, name: str, num_seeds: int) -> tuple[Tensor, Tensor]:

@@ -135,7 +135,8 @@ class LabelKept(BatchMetrics[LabelKeptMetrics]):
         seen = {name: self._see(image) for name, image in {**restored, "degraded": whole.degraded[rows]}.items()}
         clean_BL = self._see(batch.image)
         degradations = _degradations(batch, data)
-        right_B = self.metrics.update(seen, clean_BL, labels[rows], degradations, self._visibility(batch, data))
+        visibility_BL = self._visibility(batch, data)
+        right_B = self.metrics.update(seen, clean_BL, labels[rows], batch.index, degradations, visibility_BL)
         if not testing:
             return
         words = {name: _words(judged_BL, data) for name, judged_BL in {**seen, "clean": clean_BL}.items()}

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from generative.metrics.by_image import ImageValues
 from generative.types import Batch
 
 
@@ -37,9 +38,11 @@ class MeasuringCallback(Callback, ABC):
     Attributes:
         results: Metrics of the last test.
         record: What they are and what they were measured on; see ``measure``.
+        by_image: What each image has added to those of them that are means over the images.
     """
 
     def __init__(self) -> None:
+        self.by_image: dict[str, ImageValues] = {}
         self.results: dict[str, float] = {}
         self.record: dict[str, Any] = {}
 
@@ -51,9 +54,14 @@ class MeasuringCallback(Callback, ABC):
             Values by ``<metric>/<output>``, and plain values that say what they are and what they were measured on.
         """
 
+    def values_by_image(self) -> dict[str, ImageValues]:
+        """Return what is kept image by image of a test; every rank must call it and gets the same answer."""
+        return {}
+
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.results, self.record = self.measure(trainer, pl_module)
+        self.by_image = self.values_by_image()
         log_metrics(pl_module, "test", self.results)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -14,11 +15,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from callbacks import EMA
-from callbacks.measuring import Measurement
+from callbacks.measuring import Measurement, MeasuringCallback
 from datamodules.base import ImageDataModule
-from generative.metrics.catalogue import layouts
+from generative.metrics.by_image import ImageValues
+from generative.metrics.layouts import layouts
 from launch.build import plain_config
+from launch.by_image_csv import write_by_image
 from launch.record import hardware, now
+from launch.run_folder import write_json
 from launch.sampling_time import time_record
 from lightning_modules import GenerativeModule, TrainingModule
 
@@ -77,6 +81,20 @@ def run_test(
         "time": now(),
     }
     return {"metrics": dict(sorted(metrics.items())), "record": record}
+
+
+def write_result(trainer: Trainer, result: dict[str, Any], folder: Path) -> None:
+    """Write what ``run_test`` returned, and last of all its numbers.
+
+    Args:
+        trainer: The trainer of the test, whose callbacks hold what each image has added.
+        folder: The run's, or that of an evaluation.
+    """
+    by_image: dict[str, ImageValues] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        by_image |= callback.by_image if isinstance(callback, MeasuringCallback) else {}
+    write_by_image(folder, by_image)
+    write_json(folder / "metrics.json", result)
 
 
 def sampling_record(module: GenerativeModule) -> dict[str, Any]:

@@ -41,6 +41,7 @@ REMEDIES = {
     "run.json": "put back a copy of it, or remove it to continue without what it says",
     "job.json": "put back a copy of it, or remove it: the job is then counted from its next start",
     "metrics.json": "evaluate the run again",
+    "by_image.csv": "evaluate the run again",
     "wandb.json": "remove it, and name the run to continue by +logger.id=ID, the end of the names in wandb/",
 }
 _CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)

@@ -52,6 +52,11 @@ METRICS = (
         "of [-1, 1]",
     ),
     Metric(
+        "spread_ratio", "Spread over error", "", None, 2, TABLE, placeholder="<output>", nominal=1.0,
+        definition="spread over the root mean squared error of the samples' expectation, as estimated from the mean of K "
+        "samples; 1 is right, below it the samples scatter less than they err",
+    ),
+    Metric(
         "spread_hole", "Spread in hole", "", None, 3, TABLE, in_hole=True, placeholder="<output>",
         definition="the same over the pixels with validity 0 of those images that have both known and unknown pixels",
     ),
@@ -133,7 +138,10 @@ class CalibrationMetrics(MeanMetrics):
         if "mean" in psnr:
             names = [f"mean_of_{k}" for k in self.num_averaged]
             metrics |= {f"calibration_gap/{name}": psnr["mean"] - psnr[name] for name in names}
-        metrics[f"spread/{self.output}"] = math.sqrt(means["variance"].value)
+        variance, most = means["variance"].value, self.num_averaged[-1]
+        metrics[f"spread/{self.output}"] = math.sqrt(variance)
+        error = means[f"mse/mean_of_{most}"].value - variance / most  # what is left of it for ever more samples
+        metrics[f"spread_ratio/{self.output}"] = math.sqrt(variance / error) if error > 0 else math.inf
         if "variance_hole" in means:
             metrics[f"spread_hole/{self.output}"] = math.sqrt(means["variance_hole"].value)
         return metrics

@@ -12,9 +12,11 @@ import importlib
 import math
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from torch import Tensor
 
 Better = Literal["higher", "lower"]
 STD = "std"  # ends the key of the spread of what an evaluation draws several times
@@ -52,6 +54,19 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """How a value follows from the mean of something else over all images.
+
+    Attributes:
+        key: What the mean is of, as it is kept image by image.
+        value: Turns means into values.
+    """
+
+    key: str
+    value: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Metric:
     """A metric as a reader meets it.
 
@@ -73,6 +88,11 @@ class Metric:
         of_features: Whether it is measured on features; the extractor's name then follows the key.
         features: Of a variant, the extractor's name in words.
         spread_of: Of a standard deviation, the key of the metric that it is of.
+        pooled: How it follows from a mean over the images; None for what is itself such a mean.
+        main_of: Tasks of which it is a first answer to "how good".
+        output: Where it is one, the output that it is the score of; empty where a case stands in its place.
+        nominal: Where neither side is better, the value that is right; None where none is.
+        against: Key of the metric that is lost where this one is gained by guidance: both are drawn against each other.
 
     Raises:
         ValueError: If ``better`` is neither word, or there are less than no digits.
@@ -95,6 +115,11 @@ class Metric:
     of_features: bool = False
     features: str = ""
     spread_of: str = ""
+    pooled: Pooled | None = None
+    main_of: tuple[str, ...] = ()
+    output: str = ""
+    nominal: float | None = None
+    against: str = ""
 
     def __post_init__(self) -> None:
         if self.better not in ("higher", "lower", None):
@@ -130,7 +155,9 @@ class Metric:
         found = replace(self, key=key, words=words, features=features.replace("_", " "), table=table)
         if STD in suffixes:
             mean = found.key.removesuffix(f"_{STD}")
-            found = replace(found, words=f"{words}, standard deviation", better=None, leading=False, spread_of=mean)
+            found = replace(
+                found, words=f"{words}, standard deviation", better=None, leading=False, main_of=(), spread_of=mean
+            )
         return found
 
     def _parsed(self, rest: Sequence[str]) -> Metric | None:
@@ -302,43 +329,6 @@ def ordered(names: Iterable[str], has_spreads: bool = False) -> list[Metric]:
         return metric.table.order, len(metric.table.title), metric.table.title, places.get(own, len(places)), metric.key
 
     return sorted(metrics, key=place)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A table of values as text.
-
-    Attributes:
-        headings: Headings of the columns, in one or two lines; the first is that of the outputs.
-        rows: An output and its values, column by column.
-    """
-
-    title: str
-    headings: list[str]
-    rows: list[list[str]]
-
-
-def layouts(values: Mapping[str, float]) -> list[Layout]:
-    """Lay values out in the tables of their metrics, each in one; a spread stands behind its mean."""
-    found = []
-    metrics = ordered(values)
-    for table in dict.fromkeys(metric.table for metric in metrics):
-        columns = [metric for metric in metrics if metric.table == table]
-        keys = {metric.key for metric in columns}
-        cases = {metric.case for metric in columns}
-        outputs = sorted({output for key, output in map(split_name, values) if key in keys}, key=output_order)
-        rows = [[output, *(cell(values, metric, output) for metric in columns)] for output in outputs]
-        first = cases.pop() if len(cases) == 1 else ""
-        headings = [replace(metric, features="").heading for metric in columns]  # the title says which features
-        found.append(Layout(table.title, [first or "output", *headings], rows))
-    return found
-
-
-def cell(values: Mapping[str, float], metric: Metric, output: str) -> str:
-    """Write one of the values with the spread that was recorded for it; empty where it was not measured."""
-    return metric.text(
-        values.get(value_name(metric.key, output)), values.get(value_name(f"{metric.key}_{STD}", output))
-    )
 
 
 def value_name(key: str, output: str) -> str:

@@ -23,7 +23,7 @@ ASSISTED = Variant("assisted", ", assisted", Table("label accuracy, assisted", 2
 METRICS = (
     Metric(
         "label_accuracy", "Label accuracy", "", "higher", 3, TABLE, case=CASE, bounds=(REAL, RECONSTRUCTED), leading=True,
-        variants=(ASSISTED,),
+        variants=(ASSISTED,), main_of=("generate",), against="recall",
         definition="of each image with k labels the k most likely labels are taken; right ones over all labels of all images "
         "(pooled); of equal scores the label with the smaller number counts as the more likely",
     ),

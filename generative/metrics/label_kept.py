@@ -104,6 +104,7 @@ class LabelKeptMetrics(MeanMetrics):
         outputs: Mapping[str, Tensor],
         clean_BL: Tensor,
         labels_BL: Tensor,
+        index_B: Tensor,
         degradations: Sequence[str] = (),
         visibility_BL: Tensor | None = None,
     ) -> Tensor:
@@ -113,6 +114,7 @@ class LabelKeptMetrics(MeanMetrics):
             outputs: (B, L) booleans by output, what the classifier sees in restored images.
             clean_BL: (B, L) booleans, what it sees in the clean ones.
             labels_BL: (B, L) multi-hot labels.
+            index_B: (B,) int64 indices of the images.
             degradations: What befell each of the B images, or nothing where all met the same.
             visibility_BL: (B, L) what ``visibility`` tells; all of an image is 0 where it has no hole. None where nothing is
                 known.
@@ -124,7 +126,7 @@ class LabelKeptMetrics(MeanMetrics):
         self._means.add("clean", right_B.float())
         for output, judged_BL in outputs.items():
             kept_B = (judged_BL == clean_BL).all(1).float()
-            self._means.add(f"label_kept/{output}", kept_B[right_B])
+            self.add(f"label_kept/{output}", kept_B, index_B, right_B)
             for name in sorted(set(degradations)):
                 rows_B = right_B & torch.tensor([each == name for each in degradations], device=right_B.device)
                 self._means.add(f"label_kept_by_degradation/{output}/{name}", kept_B[rows_B])

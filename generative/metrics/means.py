@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric as Sums
 
+from generative.metrics.by_image import ImageSums
 from generative.metrics.catalogue import Metric, definitions
 
 
@@ -115,12 +116,14 @@ class NamedMeans:
 class MeanMetrics:
     """Metrics that are means over batches and ranks; those that are made of means have a ``compute`` of their own.
 
-    A kind of metrics adds its values to ``_means`` under their names, ``<metric>/<output>``.
+    A kind of metrics adds its values under their names, ``<metric>/<output>``: by ``add`` those that each image has of its
+    own, so that differences have an interval, and else to ``_means``.
 
     Sums are additive and in float64, so results depend neither on the batch size nor on the number of ranks.
 
     Attributes:
         metrics: What is measured.
+        by_image: What each image has added.
         num_images: Images of all ranks behind the last ``compute``.
     """
 
@@ -128,6 +131,7 @@ class MeanMetrics:
 
     def __init__(self) -> None:
         self._means = NamedMeans()
+        self.by_image = ImageSums()
         self.reset()
 
     def reset(self, device: torch.device | str = "cpu") -> None:
@@ -138,6 +142,19 @@ class MeanMetrics:
         """
         self.num_images = 0
         self._means.reset(device)
+        self.by_image.reset()
+
+    def add(self, name: str, values: Tensor, index_B: Tensor, weights: Tensor | None = None) -> None:
+        """Add the values of a batch's images to a mean, and keep what each image adds.
+
+        Args:
+            name: Name of the mean.
+            values: (B, ...) values.
+            index_B: (B,) int64 indices of the images.
+            weights: Weights that broadcast to the values' shape; 1 by default.
+        """
+        self._means.add(name, values, weights)
+        self.by_image.add(name, values, index_B, weights)
 
     def compute(self) -> dict[str, float]:
         """Merge over the ranks; every rank must call it and gets the same answer.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from generative.metrics.catalogue import Metric, Table
+from generative.metrics.catalogue import Metric, Pooled, Table
 from generative.metrics.means import MeanMetrics
 from generative.types import Batch
 
@@ -25,6 +25,20 @@ IMAGES = (
     "[0, 1] with data range 1"
 )
 TABLE = Table("test", 10)
+
+
+def psnr_of_mse(mse: Tensor) -> Tensor:
+    """Convert squared errors of images in [-1, 1] to PSNR.
+
+    Args:
+        mse: Mean squared errors of any shape.
+
+    Returns:
+        PSNR in dB, at most ``PSNR_CAP``; NaN stays NaN.
+    """
+    return (10 * torch.log10(DATA_RANGE**2 / mse)).clamp(max=PSNR_CAP)
+
+
 METRICS = (
     Metric(
         "psnr", "PSNR", "dB", "higher", 2, TABLE, leading=True,
@@ -40,11 +54,13 @@ METRICS = (
         "range; same cap; papers that use the 16-235 range (MATLAB's rgb2ycbcr) report 1.32 dB more",
     ),
     Metric(
-        "psnr_pooled", "PSNR, pooled", "dB", "higher", 2, TABLE, minor=True,
+        "psnr_pooled", "PSNR, pooled", "dB", "higher", 2, TABLE, pooled=Pooled("mse", psnr_of_mse), main_of=("restore",),
+        output="mean",
         definition="PSNR in dB of the MSE over all images and channels: the one that theory speaks about; same cap",
     ),
     Metric(
         "psnr_hole", "PSNR in hole", "dB", "higher", 2, TABLE, leading=True, in_hole=True,
+        pooled=Pooled("mse_hole", psnr_of_mse), main_of=("inpaint",), output="mean",
         definition="PSNR in dB of the MSE pooled over the pixels with validity 0 of those images that have both known and "
         "unknown pixels; absent when there is no such image; same cap",
     ),
@@ -59,18 +75,6 @@ METRICS = (
         definition="mean squared error over all images, channels and pixels, in units of [-1, 1]",
     ),
 )  # fmt: skip
-
-
-def psnr_of_mse(mse: Tensor) -> Tensor:
-    """Convert squared errors of images in [-1, 1] to PSNR.
-
-    Args:
-        mse: Mean squared errors of any shape.
-
-    Returns:
-        PSNR in dB, at most ``PSNR_CAP``; NaN stays NaN.
-    """
-    return (10 * torch.log10(DATA_RANGE**2 / mse)).clamp(max=PSNR_CAP)
 
 
 def psnr(restored_BCHW: Tensor, clean_BCHW: Tensor) -> Tensor:
@@ -148,22 +152,22 @@ class RestorationMetrics(MeanMetrics):
                 raise ValueError(
                     f"Output {name} has shape {tuple(output.shape)}, but the clean images have {tuple(clean.shape)}."
                 )
-            self._update_output(name, output.float().clamp(-1, 1), clean, hole)
+            self._update_output(name, output.float().clamp(-1, 1), clean, hole, batch.index)
 
-    def _update_output(self, name: str, restored: Tensor, clean: Tensor, hole: Tensor | None) -> None:
+    def _update_output(self, name: str, restored: Tensor, clean: Tensor, hole: Tensor | None, index_B: Tensor) -> None:
         squared_error = (restored - clean).square()
         mse_BC = squared_error.flatten(2).mean(2)
-        self._means.add(f"mse/{name}", mse_BC)
-        self._means.add(f"psnr/{name}", psnr_of_mse(mse_BC.mean(1)))
+        self.add(f"mse/{name}", mse_BC, index_B)
+        self.add(f"psnr/{name}", psnr_of_mse(mse_BC.mean(1)), index_B)
         if clean.shape[1] == 3:
             self._means.add(f"psnr_channel/{name}", psnr_of_mse(mse_BC).mean(1))
             weights = clean.new_tensor(LUMA_WEIGHTS)[:, None, None]
             luma_error = ((restored - clean) * weights).sum(1).square()
             self._means.add(f"psnr_luma/{name}", psnr_of_mse(luma_error.flatten(1).mean(1)))
         if min(clean.shape[-2:]) >= SSIM_MIN_SIZE:
-            self._means.add(f"ssim/{name}", ssim(restored, clean))
+            self.add(f"ssim/{name}", ssim(restored, clean), index_B)
         if hole is not None and hole.any():
-            self._means.add(f"mse_hole/{name}", squared_error.mean(1, keepdim=True), hole)
+            self.add(f"mse_hole/{name}", squared_error.mean(1, keepdim=True), index_B, hole)
 
     def compute(self) -> dict[str, float]:
         means = self._means.compute()

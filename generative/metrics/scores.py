@@ -5,7 +5,7 @@ posterior has a lower expectation. Their estimators divide the differences of K 
 does not depend on K. Among samples of the true posterior the truth has every rank alike (Talagrand histograms), so that
 intervals of a nominal rate contain it at that rate, for any K.
 
-Shape suffixes: K samples, B batch, C channels, H height, W width, R ranks 0 to K.
+Shape suffixes: K samples, B batch, C channels, H height, W width, L labels, O objects, R ranks 0 to K.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from generative.types import Batch
 
 RATE = 0.8  # of the central intervals
 TABLE = Table("samples against the truth", 81)
+COVERAGES = {"pixels": "coverage", "mean": "coverage_mean", "object": "coverage_object"}  # by what is ranked
 UNKNOWN = "of all pixels that are not known exactly"
 METRICS = (
     Metric(
-        "energy_score", "Energy score", "", "lower", 4, TABLE, placeholder="<output>", leading=True,
+        "energy_score", "Energy score", "", "lower", 4, TABLE, placeholder="<output>", leading=True, main_of=("restore",),
+        output="sample",
         definition="mean over images of |x_k - x| less half of |x_k - x_l|, means over samples and over pairs of different "
         "samples, with root mean squares over channels and pixels as norms, in units of [-1, 1]",
     ),
     Metric(
         "energy_score_hole", "Energy score in hole", "", "lower", 4, TABLE, in_hole=True, placeholder="<output>",
+        main_of=("inpaint",), output="sample",
         definition="the same with norms over the pixels with validity 0, of images that have both known and unknown pixels",
     ),
     Metric(
@@ -40,13 +43,19 @@ METRICS = (
         definition="the same over the pixels with validity 0 of those images that have both known and unknown pixels",
     ),
     Metric(
-        "coverage", f"Coverage of {RATE:.0%}, pixels", "", None, 3, TABLE, placeholder="<output>",
+        "coverage", f"Coverage of {RATE:.0%}, pixels", "", None, 3, TABLE, placeholder="<output>", nominal=RATE,
         definition=f"share {UNKNOWN} whose true value lies in the central {RATE:.0%} of the samples; {RATE:g} is right, below "
         "it the samples are too sure",
     ),
     Metric(
-        "coverage_mean", f"Coverage of {RATE:.0%}, mean colour", "", None, 3, TABLE, placeholder="<output>",
+        "coverage_mean", f"Coverage of {RATE:.0%}, mean colour", "", None, 3, TABLE, placeholder="<output>", nominal=RATE,
+        main_of=("restore", "inpaint"), output="sample",
         definition=f"share of images whose mean {UNKNOWN}, that of the hole, lies in the central {RATE:.0%} of the samples'",
+    ),
+    Metric(
+        "coverage_object", f"Coverage of {RATE:.0%}, object colour", "", None, 3, TABLE, placeholder="<output>", nominal=RATE,
+        definition="share, over objects and channels, of the mean colours of those pixels that show an object, as the data "
+        f"tell, and are not known exactly, that lie in the central {RATE:.0%} of the samples' mean colours of the same pixels",
     ),
 )  # fmt: skip
 
@@ -111,43 +120,60 @@ class SampleScores(MeanMetrics):
     """Collects the scores of several samples an image, over batches and ranks.
 
     Attributes:
-        histograms: After ``compute``, by ``pixels/<output>`` and ``mean/<output>`` the shares of the ranks 0 to K that the
-            truth had among K samples; all alike are right.
+        histograms: After ``compute``, by ``pixels/<output>``, ``mean/<output>`` and ``object/<output>`` the shares of the
+            ranks 0 to K that the truth had among K samples; all alike are right.
     """
 
     metrics = METRICS
 
-    def update(self, samples_KBCHW: Tensor, batch: Batch, output: str = "sample") -> None:
+    def update(
+        self, samples_KBCHW: Tensor, batch: Batch, output: str = "sample", objects_BLHW: Tensor | None = None
+    ) -> None:
         """Take in the samples of a batch.
 
         Args:
             samples_KBCHW: (K, B, C, H, W) samples, K at least 2; clamped to [-1, 1].
             batch: The batch with its clean images and validity maps.
             output: What was sampled.
+            objects_BLHW: (B, L, H, W) booleans, true where a pixel shows the label's object; None where nothing is known.
         """
         samples, clean = samples_KBCHW.float().clamp(-1, 1), batch.image.float()
         crps_BCHW = crps(samples, clean)
-        self._means.add(f"crps/{output}", crps_BCHW.flatten(1).mean(1))
+        self.add(f"crps/{output}", crps_BCHW.flatten(1).mean(1), batch.index)
         everywhere = torch.ones_like(clean[:, :1])
-        self._add_energy(f"energy_score/{output}", samples, clean, everywhere)
+        self._add_energy(f"energy_score/{output}", samples, clean, everywhere, batch.index)
         unknown = everywhere if batch.validity is None else (batch.validity == 0).float()
         if batch.validity is not None and (hole := hole_mask(batch.validity)).any():
-            self._means.add(f"crps_hole/{output}", crps_BCHW.mean(1, keepdim=True), hole)
+            self.add(f"crps_hole/{output}", crps_BCHW.mean(1, keepdim=True), batch.index, hole)
             rows = hole.flatten(1).any(1)
-            self._add_energy(f"energy_score_hole/{output}", samples[:, rows], clean[rows], hole[rows].float())
+            name = f"energy_score_hole/{output}"
+            self._add_energy(name, samples[:, rows], clean[rows], hole[rows].float(), batch.index[rows])
         rows = unknown.flatten(1).any(1)
         if rows.any():
-            self._add_ranks(f"pixels/{output}", rank_shares(samples, clean), unknown.expand_as(clean))
+            self._add_ranks("pixels", output, rank_shares(samples, clean), batch.index, unknown.expand_as(clean))
             means_KB, mean_B = (_mean_of(x[..., rows, :, :, :], unknown[rows]) for x in (samples, clean))
-            self._add_ranks(f"mean/{output}", rank_shares(means_KB, mean_B), torch.ones_like(mean_B))
+            self._add_ranks("mean", output, rank_shares(means_KB, mean_B), batch.index[rows])
+        if objects_BLHW is not None:
+            hidden_BLHW = objects_BLHW & (unknown > 0)
+            image_O, label_O = hidden_BLHW.flatten(2).any(2).nonzero(as_tuple=True)
+            if len(image_O):
+                where_O1HW = hidden_BLHW[image_O, label_O, None].float()
+                colours_KOC = torch.stack([_colour_of(sample[image_O], where_O1HW) for sample in samples])
+                shares_ROC = rank_shares(colours_KOC, _colour_of(clean[image_O], where_O1HW))
+                self._add_ranks("object", output, shares_ROC, batch.index[image_O])
 
-    def _add_energy(self, name: str, samples: Tensor, clean: Tensor, where_B1HW: Tensor) -> None:
+    def _add_energy(self, name: str, samples: Tensor, clean: Tensor, where_B1HW: Tensor, index_B: Tensor) -> None:
         score_B = energy_score((samples * where_B1HW).flatten(2), (clean * where_B1HW).flatten(1))
-        self._means.add(name, score_B / (where_B1HW.flatten(1).sum(1) * clean.shape[1]).sqrt())
+        self.add(name, score_B / (where_B1HW.flatten(1).sum(1) * clean.shape[1]).sqrt(), index_B)
 
-    def _add_ranks(self, name: str, shares_R: Tensor, weights: Tensor) -> None:
-        for rank, share in enumerate(shares_R):
-            self._means.add(f"rank/{name}/{rank}", share, weights)
+    def _add_ranks(
+        self, what: str, output: str, shares_RB: Tensor, index_B: Tensor, weights: Tensor | None = None
+    ) -> None:
+        for rank, share in enumerate(shares_RB):
+            self._means.add(f"rank/{what}/{output}/{rank}", share, weights)
+        inside_R = inside(len(shares_RB), RATE).to(shares_RB)
+        covered_B = torch.tensordot(inside_R, shares_RB, dims=1)
+        self.by_image.add(f"{COVERAGES[what]}/{output}", covered_B, index_B, weights)
 
     def compute(self) -> dict[str, float]:
         means = self._means.compute()
@@ -163,10 +189,15 @@ class SampleScores(MeanMetrics):
         for name, shares in self.histograms.items():
             what, _, output = name.partition("/")
             covered = (torch.tensor(shares, dtype=torch.float64) * inside(len(shares), RATE)).sum().item()
-            metrics[f"{'coverage' if what == 'pixels' else 'coverage_mean'}/{output}"] = covered
+            metrics[f"{COVERAGES[what]}/{output}"] = covered
         return metrics
 
 
 def _mean_of(image_BCHW: Tensor, where_B1HW: Tensor) -> Tensor:
     """Return (..., B) means over the marked pixels of (..., B, C, H, W) images, all channels together."""
     return (image_BCHW.mean(-3) * where_B1HW[:, 0]).sum((-2, -1)) / where_B1HW.sum((1, 2, 3))
+
+
+def _colour_of(image_OCHW: Tensor, where_O1HW: Tensor) -> Tensor:
+    """Return (O, C) mean colours over the marked pixels."""
+    return (image_OCHW * where_O1HW).sum((2, 3)) / where_O1HW.sum((2, 3))

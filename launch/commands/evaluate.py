@@ -11,8 +11,8 @@ from launch.compare.combinations import evaluate_all
 from launch.compare.evaluations import Job, datamodule_for, read_job
 from launch.data_check import check_unchanged
 from launch.errors import reported
-from launch.evaluation import print_result, run_test, takes_part_in_test
-from launch.run_folder import is_main_process, write_json
+from launch.evaluation import print_result, run_test, takes_part_in_test, write_result
+from launch.run_folder import is_main_process
 from launch.use.whole_pictures import evaluate_pictures
 
 USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [data_changed=stop|accept] [overrides]
@@ -68,7 +68,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     if changed:
         result["record"]["data"]["changed"] = changed
     if is_main_process():
-        write_json(job.metrics_path, result)
+        write_result(trainer, result, job.folder)
     return result
 
 

@@ -17,13 +17,13 @@ from launch.compose import compose_config, help_text, values_of, written_out
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer, check_unchanged, data_record
 from launch.errors import explained, reported
-from launch.evaluation import print_result, run_test
+from launch.evaluation import print_result, run_test, write_result
 from launch.history import History, check_optimizer_state, check_steps_left
 from launch.loggers import build_loggers, log_result, logged
 from launch.received import CONF_DIR
 from launch.record import config_hash, git_revision, hardware, now, versions
 from launch.restorable import check_restorable
-from launch.run_folder import RunFolder, identity, is_main_process, taken_away_if_empty, write_json
+from launch.run_folder import RunFolder, identity, is_main_process, taken_away_if_empty
 from launch.start import composed_start, current_run, hydra_arguments, is_plain, keep_config, put_in_force
 from launch.sweep.arguments import checked_sweep
 from launch.sweep.jobs import run_job
@@ -102,7 +102,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         history.interrupted(trainer, error)
         raise
     if is_main_process():
-        write_json(run.path / "metrics.json", result)
+        write_result(trainer, result, run.path)
         history.record["data"] |= datamodule.record()  # by now with the damaged images that were met
         history.end(trainer)
         print_result(result["metrics"], run.path)

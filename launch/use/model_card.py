@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from generative.metrics.catalogue import layouts, spoken
+from generative.metrics.catalogue import spoken
+from generative.metrics.layouts import layouts
 from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder

@@ -76,6 +76,9 @@ class FakeData(LightningDataModule):
         validity[..., : SIZE // 2] = 0
         return Batch(image, index.to(device), degraded=image * validity, validity=validity)
 
+    def object_masks(self, split: str, index: Any) -> None:
+        return None
+
     def _loader(self, split: str) -> DataLoader:
         chunks = torch.arange(len(getattr(self.splits, split))).split(BATCH_SIZE)
         return DataLoader([self.batch(split, chunk) for chunk in chunks], batch_size=None)

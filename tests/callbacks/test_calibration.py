@@ -23,6 +23,8 @@ def test_samples_of_the_first_images(restorer, data, make_trainer) -> None:
     trainer.test(restorer, data, verbose=False)
     assert calibration.record["num_images"] == 6  # one batch and half of the next
     assert calibration.results["spread/sample"] == pytest.approx(0.05, rel=0.05)
+    assert calibration.results["spread_ratio/sample"] > 1  # the fake samples lie around the truth itself
+    assert {"crps/sample", "energy_score_hole/sample", "coverage_mean/sample"} <= calibration.by_image.keys()
     for k in (1, 2, 4, 8):
         expected = 10 * math.log10(4 * k / 0.05**2)
         assert calibration.results[f"calibration_psnr/mean_of_{k}"] == pytest.approx(expected, abs=0.3)

@@ -60,9 +60,6 @@ class LabelledData(FakeData):
         labels = nn.functional.one_hot(label, NUM_LABELS).float()
         return Batch(image, index, labels=labels, degraded=0 * image, validity=image[:, :1], kind=index % 2)
 
-    def object_masks(self, split: str, index: Tensor) -> None:
-        return None
-
 
 class Confused(FakeRestorer):
     """``mean`` is right; ``sample`` takes every 0 that met the block, and no other, for a 3."""

@@ -10,7 +10,8 @@ import pytest
 
 import generative.metrics
 from generative.metrics import catalogue
-from generative.metrics.catalogue import Metric, Table, Variant, layouts, listed, metric_of, ordered
+from generative.metrics.catalogue import Metric, Table, Variant, listed, metric_of, ordered
+from generative.metrics.layouts import layouts
 
 PAGE = Table("page", 5)
 MADE = Metric(

@@ -26,7 +26,9 @@ def test_only_images_that_are_read_rightly_when_clean_count_batch_by_batch() -> 
     restored = rows("0", "2", "2", "3", "3", "1")
     degradations = ["noise", "noise", "block", "block", "block", "noise"]
     for part in (slice(0, 2), slice(2, 6)):
-        right = metrics.update({"mean": restored[part]}, clean[part], labels[part].float(), degradations[part])
+        right = metrics.update(
+            {"mean": restored[part]}, clean[part], labels[part].float(), torch.arange(6)[part], degradations[part]
+        )
         assert right.tolist() == (labels == clean).all(1)[part].tolist()
     assert metrics.compute() == pytest.approx(
         {
@@ -58,7 +60,7 @@ def test_images_count_by_their_least_visible_object_and_objects_each_by_its_own(
     labels = rows("02", "01", "0", "3")
     restored = rows("0", "01", "01", "3")
     metrics = LabelKeptMetrics()
-    metrics.update({"sample": restored}, labels, labels, visibility_BL=seen)
+    metrics.update({"sample": restored}, labels, labels, torch.arange(len(labels)), visibility_BL=seen)
     assert metrics.compute() == {
         "label_kept/sample": 2 / 4,
         "label_kept_by_visibility/sample/visible": 0,

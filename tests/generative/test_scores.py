@@ -105,3 +105,32 @@ def test_known_pixels_count_neither_for_coverage_nor_in_the_hole() -> None:
     everything = SampleScores()
     everything.update(samples, Batch(image, torch.arange(10), validity=torch.ones_like(validity)))
     assert everything.compute().keys() == {"crps/sample", "energy_score/sample"}
+
+
+def test_the_colours_of_hidden_objects_are_covered_as_often_as_they_should_be() -> None:
+    """Two objects an image, one of them half hidden; ranks equal plain loops over the pixels that show it and are hidden."""
+    objects = torch.zeros(400, 3, 4, 4, dtype=torch.bool)
+    objects[:, 0, :2], objects[:, 2, 2:, :2] = True, True
+    validity = torch.zeros(400, 1, 4, 4)
+    validity[:, :, 1:] = 1  # of the first object one row is hidden, of the other nothing
+    truth, samples = 0.2 * draws(400, 3, 4, 4, seed=1), 0.2 * draws(6, 400, 3, 4, 4, seed=2)
+    found = {}
+    for spread in (1.0, 0.5, 1.6):
+        metrics = SampleScores()
+        for rows in torch.arange(400).split(150):
+            batch = Batch(truth[rows], rows, validity=validity[rows])
+            metrics.update(torch.where(validity == 1, truth, spread * samples)[:, rows], batch, "sample", objects[rows])
+        found[spread] = metrics.compute()["coverage_object/sample"]
+        colours, colour = (spread * samples).clamp(-1, 1)[..., 0, :].mean(-1), truth[..., 0, :].mean(-1)
+        ranks = (colours < colour).sum(0)
+        shares = [(ranks == rank).float().mean().item() for rank in range(7)]
+        assert metrics.histograms["object/sample"] == pytest.approx(shares, abs=1e-6)
+        parts = metrics.by_image.merged()["coverage_object/sample"]
+        assert parts.mean.item() == pytest.approx(found[spread])
+        assert parts.weight.unique().tolist() == [3.0]
+    assert found[1.0] == pytest.approx(0.8, abs=0.03)
+    assert found[0.5] < 0.6
+    assert found[1.6] > 0.87
+    metrics = SampleScores()
+    metrics.update(samples, Batch(truth, torch.arange(400), validity=torch.ones_like(validity)), "sample", objects)
+    assert "coverage_object/sample" not in metrics.compute()
