@@ -6,6 +6,7 @@ from callbacks.classification import Classification
 from callbacks.codebook import Codebook
 from callbacks.damaged_images import DamagedImages
 from callbacks.ema import EMA
+from callbacks.fusion import Fusion
 from callbacks.generation import Generation
 from callbacks.guards import NonFiniteGuard, NonFiniteLossError, SpikeError, SpikeGuard
 from callbacks.image_grid import ImageGrid
@@ -27,6 +28,7 @@ __all__ = [
     "Codebook",
     "DamagedImages",
     "Evaluation",
+    "Fusion",
     "Generation",
     "ImageGrid",
     "LabelAccuracy",

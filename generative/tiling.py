@@ -17,6 +17,7 @@ from itertools import islice, pairwise, product
 import torch
 from torch import Tensor
 
+from generative.degradations.resample import pad_to_multiple
 from generative.denoiser import Network
 from generative.types import Batch, Condition
 
@@ -41,24 +42,27 @@ class Tiling:
         size: Side S of a tile in pixels; where a side of the image is shorter, tiles are as long as it.
         overlap: Pixels that neighbours share at least; below the size.
         at_once: Tiles in one network call.
+        grid: Pixels that a tile's first row and column are multiples of, as a network's ``grid`` asks; it divides the size.
     """
 
     size: int
     overlap: int
     at_once: int = 64
+    grid: int = 1
 
     def places(self, length: int) -> list[tuple[int, Tensor]]:
         """Spread tiles evenly over one side of an image.
 
         Args:
-            length: Pixels of the side.
+            length: Pixels of the side, a multiple of the grid.
 
         Returns:
             The first pixel of each tile, and the (S,) weights of its pixels. The weights of all tiles sum to 1 in every pixel.
         """
         size = min(self.size, length)
         number = self._along(length)
-        starts = [round(i * (length - size) / max(1, number - 1)) for i in range(number)]
+        steps = (length - size) // self.grid
+        starts = [round(i * steps / max(1, number - 1)) * self.grid for i in range(number)]
         weights = torch.ones(number, size, dtype=torch.float64)
         for i, (left, right) in enumerate(pairwise(starts)):
             shared = size - (right - left)
@@ -80,7 +84,8 @@ class Tiling:
         return self._along(height) * self._along(width)
 
     def _along(self, length: int) -> int:
-        return max(1, math.ceil((length - self.overlap) / (self.size - self.overlap)))
+        apart = (self.size - self.overlap) // self.grid * self.grid
+        return max(1, 1 + math.ceil((length - self.size) / apart))
 
     def over(self, height: int, width: int) -> Iterator[tuple[int, int, Tensor]]:
         """Yield the first row and column of each tile of an image, and the (S, S) weights of its pixels."""
@@ -99,6 +104,12 @@ class Tiling:
             height, width = x_BCHW.shape[2:]
             if max(height, width) <= self.size:
                 return network(x_BCHW, times_BT, condition)
+            if height % self.grid or width % self.grid:
+                x_BCHW, image = (
+                    None if x is None else pad_to_multiple(x, self.grid) for x in (x_BCHW, condition.image)
+                )
+                whole = tiled(x_BCHW, times_BT, replace(condition, image=image))
+                return tuple(output[..., :height, :width] for output in whole)
             sums: list[Tensor] = []
             tiles = ((b, *tile) for b in range(len(x_BCHW)) for tile in self.over(height, width))
             while part := list(islice(tiles, self.at_once)):

@@ -8,7 +8,7 @@ from generative.networks.dit import DiT
 from generative.networks.exact import ExactNetwork
 from generative.networks.patch_discriminator import PatchDiscriminator
 from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
-from generative.networks.restorers import RRDB, DnCNN
+from generative.networks.restorers import RRDB, DnCNN, DRUNet
 from generative.networks.token_transformer import TokenTransformer
 from generative.networks.unet import UNet
 
@@ -17,6 +17,7 @@ __all__ = [
     "RRDB",
     "Autoencoder",
     "ContextUNet",
+    "DRUNet",
     "DiT",
     "DnCNN",
     "ExactNetwork",

@@ -19,6 +19,8 @@ class ImageNetwork(nn.Module):
         convolutional: Whether most of the computation is convolutions; any network may say so of itself.
         any_size: Whether it takes images of every size, and not of the trained one alone.
         sees: How many pixels around its own one a pixel of the output depends on, of a network of any size.
+        grid: Pixels by which an image may be moved and its answer is the same, moved, of a network of any size: above 1 where
+            features have fewer pixels than images.
         gains_from_compiling: Whether ``torch.compile`` makes its training faster on a processor; any network may say so too.
     """
 
@@ -29,3 +31,4 @@ class ImageNetwork(nn.Module):
     condition_channels: int
     num_labels: int
     sees: int
+    grid: int = 1

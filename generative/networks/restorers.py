@@ -6,14 +6,18 @@ They have neither a noisy state nor a time, so only modules that answer in one c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
 from generative.checks import checked
+from generative.degradations.resample import pad_to_multiple
 from generative.networks.contract import ImageNetwork
+from generative.networks.matrices import at_end
 from generative.ranges import Count
 from generative.types import Condition
 
@@ -102,6 +106,67 @@ class DnCNN(ConvolutionalRestorer):
 
     def correction(self, seen_BKHW: Tensor) -> Tensor:
         return -self.layers(seen_BKHW)
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions without biases, added to what they see."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW + self.second(F.relu(self.first(x_BCHW), inplace=True))
+
+
+@checked("network")
+class DRUNet(ConvolutionalRestorer):
+    """A U-Net of residual blocks without biases (Zhang et al. 2021, arXiv 2008.13751), which is told no noise level.
+
+    Without biases an input of twice the contrast has an answer of twice the contrast, so that what it learnt of one strength of
+    noise holds at others (Mohan et al. 2020, arXiv 1906.05478).
+    """
+
+    def __init__(self, widths: Sequence[Count] = (64, 128, 256, 512), num_blocks: Count = 4, **kwargs: Any) -> None:
+        """Build the network; see ``ConvolutionalRestorer``.
+
+        Args:
+            widths: Features at each resolution, the finest first; each further one halves it.
+            num_blocks: Residual blocks on the way down at each resolution, and on the way up.
+            **kwargs: Arguments of ``ConvolutionalRestorer``.
+        """
+        super().__init__(**kwargs)
+
+        def blocks(width: int) -> list[nn.Module]:
+            return [_ResidualBlock(width) for _ in range(num_blocks)]
+
+        self.first = at_end(nn.Conv2d(self.condition_channels, widths[0], 3, padding=1, bias=False))
+        self.down = nn.ModuleList(
+            nn.Sequential(*blocks(fine), nn.Conv2d(fine, coarse, 2, stride=2, bias=False))
+            for fine, coarse in pairwise(widths)
+        )
+        self.body = nn.Sequential(*blocks(widths[-1]))
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.ConvTranspose2d(coarse, fine, 2, stride=2, bias=False), *blocks(fine))
+            for fine, coarse in pairwise(widths)
+        )
+        self.last = at_end(nn.Conv2d(widths[0], self.in_channels, 3, padding=1, bias=False))
+        self.grid = 2 ** (len(widths) - 1)
+        at_each = [2 * num_blocks * 2**level for level in range(len(widths))]
+        self.sees = 2 + 2 * sum(at_each[:-1]) + at_each[-1] + self.grid
+
+    def correction(self, seen_BKHW: Tensor) -> Tensor:
+        height, width = seen_BKHW.shape[-2:]
+        features = self.first(pad_to_multiple(seen_BKHW, self.grid))
+        skipped = [features]
+        for down in self.down:
+            features = down(features)
+            skipped += [features]
+        features = self.body(features)
+        for up in reversed(self.up):
+            features = up(features + skipped.pop())
+        return self.last(features + skipped.pop())[..., :height, :width]
 
 
 class _DenseBlock(nn.Module):

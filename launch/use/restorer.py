@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,15 +80,17 @@ def tiling_of(
             kind = f"at least {LEAST_TILE} pixels" if any_size else f"{image_size}, which this network sees"
             raise UserError(f"tile={tile} must be {kind}, or auto, or none.")
         side = int(tile)
-    shared = side // 4
+    shared, grid = side // 4, 1
     if any_size:
         assert isinstance(network, ImageNetwork)
-        shared = min(4 * network.sees, side // 2)
+        shared, grid = min(4 * network.sees, side // 2), network.grid
+        side = math.ceil(side / grid) * grid
     if overlap is not None:
         if not overlap.isdecimal() or int(overlap) >= side:
             raise UserError(f"overlap={overlap} must be a whole number of pixels below the tile's side, {side}.")
         shared = int(overlap)
-    return Tiling(side, shared, max(1, batch_size * image_size**2 // side**2))
+        shared = min(shared, side - grid)
+    return Tiling(side, shared, max(1, batch_size * image_size**2 // side**2), grid)
 
 
 LARGE_TILE, LEAST_TILE = 256, 16  # px, of networks that take any size

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from callbacks.restoration import Evaluation, ImageMetrics, OfImages
 from files.images import named, printable, read_picture, reason
 from files.pixels import from_levels, to_levels
 from files.whole import whole_file
-from generative.metrics.restoration import RestorationMetrics
 from generative.tiling import Tiling
 from generative.types import Batch
 from launch import build
@@ -95,7 +95,8 @@ def _measured(
     restorers = {
         name: Restorer(module, degradation, size, channels, name, module.device, tiling, batch_size) for name in names
     }
-    first, whole, rows = next(iter(restorers.values())), RestorationMetrics(), list[dict[str, Any]]()
+    first, rows = next(iter(restorers.values())), list[dict[str, Any]]()
+    single, whole = _metrics(config, module), _metrics(config, module)
     for number, file in enumerate(track(files, description="measuring", console=Console(stderr=True))):
         try:
             request = first.request(number, read_picture(folder / file), None)
@@ -107,14 +108,18 @@ def _measured(
         with within_memory(batch_size):
             outputs |= {name: each.one(request) for name, each in restorers.items()}
         seen = {name: _as_seen(image, border) for name, image in outputs.items()}
-        clean = _as_seen(request.image, border)
-        single = RestorationMetrics()
-        for collected in (single, whole):
-            collected.update(seen, Batch(clean, torch.zeros(1, dtype=torch.int64)))
-        values = {key: value for key, value in single.compute().items() if not key.startswith("psnr_pooled")}
+        batch = Batch(_as_seen(request.image, border), torch.zeros(1, dtype=torch.int64), degraded=seen.get(DEGRADED))
+        values = dict[str, float]()
+        for metrics in single:
+            metrics.reset()
+        for metrics in (*single, *whole):
+            metrics.update(seen, batch)
+        for metrics in single:
+            values |= {key: value for key, value in metrics.compute().items() if not key.startswith("psnr_pooled")}
         rows.append({"file": str(file), "width": request.size[1], "height": request.size[0]} | values)
-    metrics = whole.compute()
-    rows.append({"file": "mean", "width": "", "height": ""} | {key: metrics[key] for key in rows[0] if key in metrics})
+    means = {key: value for metrics in whole for key, value in metrics.compute().items()}
+    measured = {key for row in rows for key in row}
+    rows.append({"file": "mean", "width": "", "height": ""} | {key: means[key] for key in means if key in measured})
     record = {
         "pictures": len(files),
         "border": border,
@@ -122,10 +127,18 @@ def _measured(
         "evaluation_seed": module.evaluation_seed,
         "degradation": str(config.degradation),
         "tiles": "resized" if tiling is None else f"{tiling.size}x{tiling.size}, sharing {tiling.overlap} pixels",
-        "definitions": RestorationMetrics.definition(),
+        "definitions": {key: text for metrics in whole for key, text in metrics.definition().items()},
     }
-    say(f"{len(files)} pictures, PSNR and SSIM over whole images")
-    return rows, metrics, record
+    say(f"{len(files)} pictures, measured over whole images")
+    return rows, means, record
+
+
+def _metrics(config: DictConfig, module: GenerativeModule) -> list[OfImages]:
+    """PSNR and SSIM, and whatever else the run's callbacks measure of images."""
+    callbacks = [each for each in build.build_callbacks(config) if isinstance(each, ImageMetrics)]
+    if not any(isinstance(each, Evaluation) for each in callbacks):
+        callbacks.insert(0, Evaluation())
+    return [each.metrics_of(module) for each in callbacks]
 
 
 def _as_seen(image_RCHW: Tensor, border: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from generative.networks import RRDB, DnCNN
+from generative.networks import RRDB, DnCNN, DRUNet
 from generative.tiling import Tiling
 from generative.types import Condition
 
@@ -20,11 +20,19 @@ def parameters(network: nn.Module) -> int:
 def test_sizes_are_the_published_ones_but_for_the_validity_map() -> None:
     more = 64 * 9  # weights of the first convolution for the map
     assert parameters(DnCNN(in_channels=1, condition_channels=2)) == 556_096 + more
+    assert parameters(DRUNet(in_channels=1, condition_channels=2)) == 32_638_656  # which has a map of the noise level
     up_convolutions = 2 * (64 * 64 * 9 + 64)
     assert parameters(RRDB(in_channels=3, condition_channels=4)) == 16_697_987 - up_convolutions + more
 
 
-@pytest.mark.parametrize("network", [DnCNN(width=8, depth=4, **GREY), RRDB(width=8, growth=4, depth=1, **GREY)])
+@pytest.mark.parametrize(
+    "network",
+    [
+        DnCNN(width=8, depth=4, **GREY),
+        RRDB(width=8, growth=4, depth=1, **GREY),
+        DRUNet(widths=[4, 6], num_blocks=1, **GREY),
+    ],
+)
 def test_any_size_in_tiles_as_whole(network: nn.Module) -> None:
     network = network.double().eval()
     with torch.no_grad():
@@ -36,7 +44,7 @@ def test_any_size_in_tiles_as_whole(network: nn.Module) -> None:
         assert not torch.equal(whole, image[:, :1])
         (again,) = network(torch.randn(2, 1, 70, 121), times * 0.3, Condition(image))
         assert torch.equal(whole, again)
-        tiling = Tiling(80, 4 * network.sees, at_once=3)
+        tiling = Tiling(80, 4 * network.sees, 3, network.grid)
         (tiled,) = tiling.network(network)(torch.zeros(2, 1, 70, 121, dtype=torch.float64), times, Condition(image))
     torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
 
@@ -45,3 +53,9 @@ def test_any_size_in_tiles_as_whole(network: nn.Module) -> None:
 def test_what_it_has_not_is_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match="network=dncnn answers to the degraded image alone.*module=regression"):
         DnCNN(**GREY | settings)
+
+
+def test_twice_the_contrast_has_twice_the_answer() -> None:
+    network, image = DRUNet(widths=[4, 6, 8], num_blocks=1, **GREY).double(), torch.randn(1, 2, 20, 24).double()
+    (once,), (twice,) = (network(image[:, :1], torch.ones(1, 1), Condition(c * image)) for c in (1, 2))
+    torch.testing.assert_close(twice, 2 * once)
