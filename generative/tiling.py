@@ -105,10 +105,8 @@ class Tiling:
             if max(height, width) <= self.size:
                 return network(x_BCHW, times_BT, condition)
             if height % self.grid or width % self.grid:
-                x_BCHW, image = (
-                    None if x is None else pad_to_multiple(x, self.grid) for x in (x_BCHW, condition.image)
-                )
-                whole = tiled(x_BCHW, times_BT, replace(condition, image=image))
+                larger = None if condition.image is None else pad_to_multiple(condition.image, self.grid)
+                whole = tiled(pad_to_multiple(x_BCHW, self.grid), times_BT, replace(condition, image=larger))
                 return tuple(output[..., :height, :width] for output in whole)
             sums: list[Tensor] = []
             tiles = ((b, *tile) for b in range(len(x_BCHW)) for tile in self.over(height, width))
