@@ -1,7 +1,7 @@
 """How well a run fills holes, beside what needs no training, on the same masks of the same test images.
 
 ``python benchmarks/inpainting.py RUN [overrides]`` prints a row for each output of the run and for: the image's mean colour of
-its known pixels in the hole, and the two inpainting methods of OpenCV (Navier-Stokes diffusion and Telea's marching).
+its known pixels in the hole, and OpenCV's Navier-Stokes diffusion.
 Needs the ``dev`` extras.
 """
 
@@ -9,57 +9,16 @@ from __future__ import annotations
 
 import sys
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
 
+from generative.baselines import diffused, mean_colour
 from generative.metrics import RestorationMetrics
 from launch import build
 from launch.command_line import run_arguments
 from launch.errors import reported
 
-INPAINT_RADIUS = 3  # px, of OpenCV's methods
 COLUMNS = ("psnr", "psnr_hole", "ssim")
 BATCH_SIZE = 250
-
-
-def mean_colour(degraded_BCHW: Tensor, validity_B1HW: Tensor) -> Tensor:
-    """Fill holes with the mean colour of the known pixels.
-
-    Args:
-        degraded_BCHW: (B, C, H, W) images in [-1, 1].
-        validity_B1HW: (B, 1, H, W) map of the known pixels.
-
-    Returns:
-        (B, C, H, W) images.
-    """
-    known = (degraded_BCHW * validity_B1HW).sum((2, 3), keepdim=True) / validity_B1HW.sum((2, 3), keepdim=True)
-    return torch.where(validity_B1HW > 0, degraded_BCHW, known)
-
-
-def opencv(degraded_BCHW: Tensor, validity_B1HW: Tensor, method: int) -> Tensor:
-    """Fill holes by OpenCV.
-
-    Args:
-        degraded_BCHW: (B, C, H, W) images in [-1, 1].
-        validity_B1HW: (B, 1, H, W) map of the known pixels.
-        method: ``cv2.INPAINT_NS`` or ``cv2.INPAINT_TELEA``.
-
-    Returns:
-        (B, C, H, W) images.
-    """
-    pixels = ((degraded_BCHW + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    holes = (validity_B1HW[:, 0] == 0).byte().numpy()
-    filled = np.stack(
-        [
-            cv2.inpaint(np.ascontiguousarray(image), hole, INPAINT_RADIUS, method)
-            for image, hole in zip(pixels, holes, strict=True)
-        ]
-    )
-    filled = filled.reshape(pixels.shape)
-    image = torch.from_numpy(filled).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return torch.where(validity_B1HW > 0, degraded_BCHW, image)
 
 
 @torch.inference_mode()
@@ -83,8 +42,7 @@ def main(arguments: list[str]) -> None:
             {
                 "degraded": degraded,
                 "mean colour": mean_colour(degraded, validity),
-                "OpenCV Navier-Stokes": opencv(degraded, validity, cv2.INPAINT_NS),
-                "OpenCV Telea": opencv(degraded, validity, cv2.INPAINT_TELEA),
+                "OpenCV Navier-Stokes": diffused(degraded, validity),
                 **module.evaluation_step(batch)["outputs"],
             },
             batch,

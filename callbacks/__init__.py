@@ -1,5 +1,6 @@
 """What happens around the steps: averages, measurements, pictures, guards and reports."""
 
+from callbacks.baselines import Baselines
 from callbacks.calibration import Calibration
 from callbacks.checkpoint import LastCheckpoint
 from callbacks.classification import Classification
@@ -23,6 +24,7 @@ from callbacks.token_accuracy import TokenAccuracy
 
 __all__ = [
     "EMA",
+    "Baselines",
     "Calibration",
     "Classification",
     "Codebook",

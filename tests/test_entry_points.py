@@ -145,7 +145,8 @@ def test_comparison_of_two_runs(run: RunFolder, baseline: RunFolder, here: Path)
     rows = {(r["run"], r["output"]): r for r in comparison(run, "both")}
     assert rows.keys() == {
         ("meanflow_dit", "sample"), ("meanflow_dit", "mean"), ("meanflow_dit", "degraded"),
-        ("regression_dit", "mean"), ("regression_dit", "degraded"),
+        ("regression_dit", "mean"), ("regression_dit", "degraded"), ("regression_dit", "mean_colour"),
+        ("regression_dit", "opencv"), ("regression_dit", "nearest_image"),
     }  # fmt: skip
     masks = [rows[name, "degraded"]["psnr_hole"] for name in ("meanflow_dit", "regression_dit")]
     assert masks[0] == masks[1] != ""  # the same holes in the same images
