@@ -338,6 +338,6 @@ def help_text() -> str:
     lines += [
         "",
         "Also: -m for sweeps (seed=1,2,3), --cfg job to print the composed config; python evaluate.py, python generate.py, "
-        "python compare.py, python export.py.",
+        "python compare.py, python report.py, python export.py.",
     ]
     return "\n".join(lines)

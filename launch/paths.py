@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ PATH_KEYS = frozenset(
 # Keys as a whole: of shards paths, patterns and addresses, one or several; and the run that a training begins with.
 WHOLE_KEYS = frozenset({"data.train", "data.val", "data.test", "init.run"})
 WORDS = frozenset({"auto", "ema", "raw", "pixel"})  # no paths, whichever key has them
+# The folders of an absolute path, or of one below a home folder, in running text; addresses and fractions have none.
+_FOLDERS = re.compile(r"""(?<![\w.:/~…-])(?:~[\w.-]*)?/(?:[^\s'"`<>|;,:()\[\]{}/]+/)*(?=[^\s'"`<>|;,:()\[\]{}/])""")
 
 
 def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:
@@ -101,3 +104,17 @@ def without_paths(config: DictConfig) -> DictConfig:
     for container, key, _ in list(path_nodes(copy)):
         container._get_node(key)._set_value(None)  # type: ignore[union-attr]
     return copy
+
+
+def without_folders(text: str) -> str:
+    """Take the folders of absolute paths out of a text that is handed around: what a machine's folders are called is its own.
+
+    Args:
+        text: A value or a sentence.
+
+    Returns:
+        The same with ``…/NAME`` for each absolute path.
+    """
+    if text.startswith("/") and not re.search(r"\n|\s[/~]", text):
+        return f"…/{Path(text).name}"  # a path alone, which may have spaces
+    return _FOLDERS.sub("…/", text)

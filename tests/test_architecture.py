@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -17,9 +18,9 @@ FLOORS = [  # what stands lower knows nothing of what stands higher, nor of its 
     {"launch"},
     {"launch.sweep", "launch.use", "launch.page"},
     {"launch.study"},
-    {"launch.compare"},
+    {"launch.compare", "launch.report"},
     {"launch.commands"},
-    {"triptych", "train", "evaluate", "generate", "compare", "export", "study"},
+    {"triptych", "train", "evaluate", "generate", "compare", "report", "export", "study"},
 ]
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -30,11 +31,12 @@ def room_of(module: str) -> str | None:
     return next((name for end in (2, 1) if (name := ".".join(parts[:end])) in ROOMS), None)
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    """Yield (module, its syntax tree) of all code that ships."""
-    for path in [path for name in ROOMS if "." not in name for path in (ROOT / name).rglob("*.py")]:
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        yield name, ast.parse(path.read_text())
+@functools.cache
+def trees() -> list[tuple[str, ast.Module]]:
+    """(module, its syntax tree) of all code that ships."""
+    paths = [path for name in ROOMS if "." not in name for path in (ROOT / name).rglob("*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return [(name, ast.parse(path.read_text())) for name, path in zip(names, paths, strict=True)]
 
 
 def imports() -> Iterator[tuple[str, str]]:

@@ -13,12 +13,15 @@ Shape suffixes: K samples, B batch, C channels, H height, W width.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from generative.metrics.catalogue import Metric, Table
 from generative.metrics.means import MeanMetrics
+from generative.metrics.plots import Plot, Points
 from generative.metrics.restoration import PSNR_CAP, hole_mask, psnr_of_mse
 from generative.truth.reference import WORDS
 from generative.types import Batch
@@ -155,3 +158,20 @@ class CalibrationMetrics(MeanMetrics):
         of_mean = "PSNR in dB of the MSE, pooled over the same images, of the output mean"
         theory = {f"calibration_gap/mean_of_{k}": round(theoretical_gap(k), 4) for k in self.num_averaged}
         return {**super().definition(), "calibration_psnr/mean": of_mean, "theory_dB": theory}
+
+
+def plots(values: Mapping[str, float], record: Mapping[str, Any]) -> list[Plot]:
+    """Draw the gap of the mean of K samples against that of true posterior samples."""
+    if "num_samples" not in record:
+        return []
+    lines: dict[str, Points] = {}
+    for key, name in (("calibration_gap", "measured"), ("solver_gap", "same solver, exact network")):
+        start = f"{key}/mean_of_"
+        gaps = {name.removeprefix(start): gap for name, gap in values.items() if name.startswith(start)}
+        if points := sorted((float(number), gap) for number, gap in gaps.items() if number.isdecimal()):
+            lines[name] = points
+    if not lines:
+        return []
+    lines["posterior samples"] = [(number, theoretical_gap(int(number))) for number, _ in next(iter(lines.values()))]
+    note = "How far the mean of K samples falls behind the output mean; on the line of posterior samples it is as it should be."
+    return [Plot("Gap of the mean of K samples, dB", "number K of samples", lines, {}, True, note)]

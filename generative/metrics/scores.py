@@ -10,11 +10,15 @@ Shape suffixes: K samples, B batch, C channels, H height, W width, L labels, O o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from generative.metrics.catalogue import Metric, Table
 from generative.metrics.means import MeanMetrics
+from generative.metrics.plots import Plot, Points
 from generative.metrics.restoration import hole_mask
 from generative.types import Batch
 
@@ -201,3 +205,18 @@ def _mean_of(image_BCHW: Tensor, where_B1HW: Tensor) -> Tensor:
 def _colour_of(image_OCHW: Tensor, where_O1HW: Tensor) -> Tensor:
     """Return (O, C) mean colours over the marked pixels."""
     return (image_OCHW * where_O1HW).sum((2, 3)) / where_O1HW.sum((2, 3))
+
+
+def plots(values: Mapping[str, float], record: Mapping[str, Any]) -> list[Plot]:
+    """Draw how often the truth had each rank among the samples."""
+    histograms = record.get("rank_histograms")
+    if not isinstance(histograms, dict) or not histograms:
+        return []
+    words = {"pixels": "pixels", "mean": "mean colour", "object": "colour of the objects"}
+    lines: dict[str, Points] = {}
+    for name, shares in histograms.items():
+        what, _, output = name.partition("/")
+        lines[f"{words.get(what, what)}, {output}"] = list(enumerate(map(float, shares)))
+    even = 1 / max(len(points) for points in lines.values())
+    note = "Even is right; high at both ends: the samples are too alike, high in the middle: too different."
+    return [Plot("Rank of the truth among the samples", "rank", lines, {"even": even}, note=note)]

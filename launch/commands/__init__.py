@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "evaluate a run again, also with other settings, or several side by side",
     "generate": "restore your own images, fill holes in them, or draw new ones with a run",
     "compare": "lay runs side by side on one page",
+    "report": "report one run on one page: curves, metrics, images, settings",
     "export": "write a run's network as a folder to hand around",
 }
 

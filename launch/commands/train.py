@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from launch import build
 from launch.command_line import MULTIRUN, show_help, split_flags, tell_choices
+from launch.commands.report import report_of_training
 from launch.compiling import check_compile
 from launch.compose import compose_config, help_text, values_of, written_out
 from launch.data_check import KEY as DATA_CHANGED
@@ -105,6 +106,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         write_result(trainer, result, run.path)
         history.record["data"] |= datamodule.record()  # by now with the damaged images that were met
         history.end(trainer)
+        report_of_training(run)
         print_result(result["metrics"], run.path)
 
 

@@ -63,6 +63,8 @@ class Chart:
         references: Horizontal lines by name, such as the degraded input.
         is_logarithmic: Whether the horizontal axis is.
         note: Text under it.
+        has_logarithmic_values: Whether the vertical axis is, where all values are above 0.
+        events: Vertical lines by name, such as the steps at which a run was resumed.
     """
 
     title: str
@@ -71,6 +73,8 @@ class Chart:
     references: dict[str, float] = field(default_factory=dict)
     is_logarithmic: bool = False
     note: str = ""
+    has_logarithmic_values: bool = False
+    events: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_points(self) -> int:
@@ -124,6 +128,8 @@ class _Axes:
             p.y + d for p, d in zip(points, spreads, strict=True)
         ]
         ys += chart.references.values()
+        self.has_logarithmic_values = chart.has_logarithmic_values and min(ys) > 0
+        ys = [self._up(y) for y in ys]
         self.values = sorted({point.x for point in points})
         self.x0, self.x1 = _widened(min(xs), max(xs), 0.04 if chart.is_logarithmic else 0.02)
         self.y0, self.y1 = _widened(min(ys), max(ys), 0.06)
@@ -131,11 +137,14 @@ class _Axes:
     def _along(self, x: float) -> float:
         return math.log10(x) if self.is_logarithmic else x
 
+    def _up(self, y: float) -> float:
+        return math.log10(y) if self.has_logarithmic_values else y
+
     def x(self, value: float) -> float:
         return LEFT + (self._along(value) - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - (self._up(value) - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
 
     def x_ticks(self) -> list[float]:
         if not self.is_logarithmic:
@@ -146,7 +155,9 @@ class _Axes:
         return log_ticks(10**self.x0, 10**self.x1)
 
     def y_ticks(self) -> list[float]:
-        return nice_ticks(self.y0, self.y1)
+        if not self.has_logarithmic_values:
+            return nice_ticks(self.y0, self.y1)
+        return log_ticks(10**self.y0, 10**self.y1)
 
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:
@@ -163,6 +174,7 @@ def render(chart: Chart) -> str:
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">',
         f"<title>{escape(chart.title)} against {escape(chart.x_label)}</title>",
         *_frame(axes, chart),
+        *_events(axes, chart),
         *(part for line in chart.lines for part in _line(axes, line)),
         *_references(axes, chart),
         "</svg>",
@@ -186,6 +198,16 @@ def _frame(axes: _Axes, chart: Chart) -> list[str]:
     parts.append(
         f'<text class="name" x="{middle:.0f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(chart.x_label)}</text>'
     )
+    return parts
+
+
+def _events(axes: _Axes, chart: Chart) -> list[str]:
+    parts = []
+    for name, value in chart.events.items():
+        x = axes.x(value)
+        if LEFT <= x <= WIDTH - RIGHT:
+            line = f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+            parts.append(f"<g>{line}<title>{escape(name)}</title></g>")
     return parts
 
 

@@ -49,10 +49,16 @@ class Panels:
     legend: list[tuple[Markup, str]]
 
     @classmethod
-    def of(cls, drawn: Sequence[charts.Chart]) -> Panels | None:
-        """Draw charts that have points; None where there are none."""
+    def of(cls, drawn: Sequence[charts.Chart], explains_single_lines: bool = True) -> Panels | None:
+        """Draw charts that have points; None where there are none.
+
+        Args:
+            drawn: The charts.
+            explains_single_lines: Whether the line of a chart that has no other needs an explanation.
+        """
         if not drawn:
             return None
         items = [(chart, Markup(charts.render(chart))) for chart in drawn]
-        keys = charts.legend([line for chart in drawn for line in chart.lines])
+        explained = [chart.lines for chart in drawn if explains_single_lines or len(chart.lines) > 1]
+        keys = charts.legend([line for lines in explained for line in lines])
         return cls(items, [(Markup(key), label) for key, label in keys])

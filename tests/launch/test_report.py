@@ -1,0 +1,209 @@
+"""report.py: the page of one run says what its folder says, names no folder of the machine, and never ends a training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from helpers import read_json, resume_here, train_here
+from pages import Page, fake_run
+from PIL import Image
+
+from generative.metrics.plots import plots_of
+from launch.commands.report import report, report_of_training
+from launch.errors import UserError
+from launch.page.charts import Chart, Line, Point, render
+from launch.paths import without_folders
+from launch.report.curves import MAX_POINTS, curves_of, training_charts
+from launch.report.slides import MAX_BYTES, MAX_STEPS, slides_of
+from launch.run_folder import RunFolder
+
+ABSOLUTE = re.compile(r"(?<![\w./~…:<-])~?/[\w.+-]+(?:/[\w.+-]+)+")
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of two steps that was continued for two more; its page was written by the training."""
+    folder = tmp_path_factory.mktemp("of somebody") / "outputs" / "meanflow_dit" / "run"
+    run = train_here(folder, "experiment=meanflow_dit", "callbacks.image_grid.first_step=1")
+    resume_here(run, "trainer.max_steps=4", "optimizer.lr=0.002")
+    return run
+
+
+def shown(path: Path) -> str:
+    """The text of a page without its pictures."""
+    return re.sub(r"data:image/png;base64,[\w+/=]+", "", path.read_text())
+
+
+def test_the_page_of_a_resumed_run_has_the_whole_history(resumed: RunFolder) -> None:
+    page, text = Page(resumed.path / "report.html"), shown(resumed.path / "report.html")
+    metrics = read_json(resumed.path / "metrics.json")["metrics"]
+    assert page.row("mean", f"{metrics['psnr/mean']:.2f}")
+    starts = page.row("2", "20")  # the second start, its time, and what was changed
+    assert "trainer.max_steps: 2 → 4" in starts[2]
+    assert "optimizer.lr" in starts[2]
+    assert "resumed at step 2" in text
+    steps = [int(step.replace(",", "")) for step in re.findall(r'data-step="([\d,]+)"', text)]
+    assert {1, 4} <= set(steps)
+    assert page.row("trainer.max_steps", "4")
+    assert "Finished." in text
+    assert not [address for address in page.addresses if not address.startswith(("data:image/", "#"))]
+    assert "http" not in re.sub(r'xmlns="[^"]*"', "", text)
+
+
+def test_no_page_names_a_folder_or_the_machine(resumed: RunFolder, tmp_path: Path) -> None:
+    texts = [shown(resumed.path / "report.html")]
+    for kind, name in (("md", "report.md"), ("latex", "report.tex")):
+        report([f"run={resumed.path}", f"format={kind}", f"output={tmp_path / name}"])
+        texts.append((tmp_path / name).read_text())
+    for text in texts:
+        assert not ABSOLUTE.findall(re.sub(r"</?\w[^>]*>", " ", text))
+        assert str(Path.home()) not in text
+        assert socket.gethostname() not in text
+        assert "of somebody" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/home/me/my runs/x", "…/x"),
+        ("Stopped; /work/runs/a/last.ckpt has the weights", "Stopped; …/last.ckpt has the weights"),
+        ("/a/b.json, ~/c/d.json", "…/b.json, …/d.json"),
+        ("[/data/train, /data/val]", "[…/train, …/val]"),
+        ("resume=/work/x", "resume=…/x"),
+        ("70 images/s, 1/2 and a / b of https://a.org/c/d", "70 images/s, 1/2 and a / b of https://a.org/c/d"),
+    ],
+)
+def test_folders_are_taken_out_of_a_text(text: str, left: str) -> None:
+    assert without_folders(text) == left
+
+
+def test_a_training_does_not_fail_with_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(run: RunFolder) -> None:
+        raise RuntimeError("out of paper")
+
+    monkeypatch.setattr("launch.commands.report.read_report", fail)
+    report_of_training(RunFolder(tmp_path))
+    assert capsys.readouterr().out.splitlines() == [
+        f"no report was written (RuntimeError: out of paper); python report.py run={tmp_path} tries again"
+    ]
+
+
+def test_what_a_folder_does_not_hold_is_left_out(tmp_path: Path) -> None:
+    old = fake_run(tmp_path / "old" / "run", name="old_run")
+    for name in ("metrics.csv", ".hydra/config.yaml"):
+        (old / name).unlink()
+    (path,) = report([f"run={old}"])
+    page = Page(path)
+    assert page.row("sample", "20.00")
+    assert "Curves" not in path.read_text()
+    # What is damaged is named, and the rest is shown.
+    (old / "run.json").write_text("{")
+    report([f"run={old}"])
+    assert "run.json is damaged" in path.read_text()
+    assert Page(path).row("sample", "20.00")
+    with pytest.raises(UserError, match="is no run folder"):
+        report([f"run={tmp_path / 'old'}"])
+
+
+def test_tables_for_a_text(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run", name="a_name|<b>&%")
+    paths = report([f"run={run}", "format=md,latex"])
+    markdown, latex = (path.read_text() for path in paths)
+    assert "| sample | 20.00 |" in markdown
+    assert r"a\_name\|\<b\>&%" in markdown or "# a_name|<b>&%" in markdown
+    assert r"sample & 20.00 \\" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") > 2
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert not [line for line in rows if re.search(r"(?<!\\)[%#_]", line)]
+
+
+def test_a_page_is_printed_by_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fake_run(tmp_path / "run")
+    if shutil.which("chromium"):
+        (path,) = report([f"run={run}", "format=pdf"])
+        assert path.read_bytes().startswith(b"%PDF-")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="format=pdf prints the page with Chromium or Chrome, and none is installed"):
+        report([f"run={run}", "format=pdf"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["format=docx"], "format=docx is unknown"),
+        (["formt=md"], "formt=md is no argument of report.py: did you mean format"),
+        (["format=md,html", "output=x"], "makes several: leave out output="),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_a_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run")
+    with pytest.raises(UserError, match=sentence):
+        report([f"run={run}", *arguments])
+
+
+def test_long_curves_are_averaged(tmp_path: Path) -> None:
+    rows = [{"step": str(step), "train/loss": str(1.0 / step), "val/loss": "nan"} for step in range(1, 1001)]
+    (chart,) = training_charts(curves_of(rows), [500])
+    (line,) = chart.lines
+    assert len(line.points) <= MAX_POINTS
+    assert line.points[-1].x == 1000
+    assert line.points[0].y == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert chart.has_logarithmic_values
+
+
+def test_a_logarithmic_axis_puts_decades_at_equal_distances() -> None:
+    points = [Point(step, 10.0**-step) for step in range(4)]
+    drawing = render(Chart("loss", "steps", [Line("a", points, 0)], has_logarithmic_values=True))
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', drawing)]
+    assert [b - a for a, b in itertools.pairwise(heights)] == pytest.approx([heights[1] - heights[0]] * 3, abs=0.2)
+    # A value of 0 has no place on it: the axis is linear then.
+    assert render(Chart("loss", "steps", [Line("a", [Point(0, 0.0), Point(1, 1.0)], 0)], has_logarithmic_values=True))
+
+
+def test_grids_are_thinned_out(tmp_path: Path) -> None:
+    (tmp_path / "steps").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "steps" / "step=00000000.png")
+    for step in range(1, 31):
+        shutil.copy(tmp_path / "steps" / "step=00000000.png", tmp_path / "steps" / f"step={step:08d}.png")
+    (slides,) = slides_of(tmp_path)
+    assert (len(slides.steps), slides.num_drawn) == (MAX_STEPS, 31)
+    assert (slides.steps[0], slides.steps[-1]) == (0, 30)
+    with (tmp_path / "steps" / "step=00000015.png").open("ab") as file:
+        file.truncate(MAX_BYTES)
+    assert len(slides_of(tmp_path)[0].steps) < 31
+    (tmp_path / "steps" / "step=00000030.png").unlink()
+    (tmp_path / "steps" / "step=00000030.png").symlink_to("/etc/hostname")  # what a link points to is not shown
+    assert slides_of(tmp_path)[0].steps[-1] == 29
+
+
+def test_the_gap_of_samples_is_drawn_beside_that_of_the_posterior() -> None:
+    values = {"calibration_gap/mean_of_1": 3.2, "calibration_gap/mean_of_4": 1.1, "calibration_gap/mean_of_16": 0.4}
+    record = {"calibration": {"num_samples": 16, "rank_histograms": {"pixels/sample": [0.5, 0.2, 0.3]}}, "seed": 0}
+    gap, ranks = plots_of(values, record)
+    assert gap.lines["measured"] == [(1, 3.2), (4, 1.1), (16, 0.4)]
+    assert gap.lines["posterior samples"][1] == (4, pytest.approx(10 * math.log10(1.25)))
+    assert ranks.lines["pixels, sample"] == [(0, 0.5), (1, 0.2), (2, 0.3)]
+    assert ranks.references == {"even": pytest.approx(1 / 3)}
+    assert plots_of({"psnr/mean": 1.0}, {"evaluation": {"num_images": 3}}) == []
+
+
+def test_charts_of_other_scalars_are_kept(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run")
+    (run / "metrics.csv").write_text("step,train/loss,mine/value,val/psnr/sample\n1,0.5,3,\n2,0.4,4,18.5\n")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(
+        json.dumps(record | {"finished": False, "stopped": {"step": 2, "reason": "/a/b is full"}})
+    )
+    (path,) = report([f"run={run}"])
+    text = path.read_text()
+    assert "mine/value" in text
+    assert "Stopped at step 2: …/b is full." in text
