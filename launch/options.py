@@ -18,6 +18,7 @@ from launch.errors import UserError
 from launch.received import CONF_DIR, PARTIAL, TARGET, own
 from launch.trained_parts import TRAINED
 
+STUDIES = ("study", "budget")  # groups of conf/study.yaml, and none of a training
 NONE = "none"  # the option that leaves a group out: Hydra takes null for no option, and refuses it
 _NULL = re.compile(r"""(?<![\w'"])null(?![\w'"])""", re.IGNORECASE)
 # Groups whose options are parts that a module is built from, or the data for it.
@@ -28,16 +29,18 @@ FOR_NEW_RUNS = frozenset({"experiment", "search", "debug"})  # groups that set k
 
 
 def groups() -> dict[str, list[str]]:
-    """Return the config groups and their options.
+    """Return the config groups of a training and their options.
 
     Returns:
         Option names by group; files that begin with ``_`` are parts of others.
     """
-    return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
-        for folder in sorted(CONF_DIR.iterdir())
-        if folder.is_dir() and not folder.name.startswith("_")
-    }
+    folders = [folder.name for folder in sorted(CONF_DIR.iterdir()) if folder.is_dir()]
+    return {name: options_of(name) for name in folders if not name.startswith("_") and name not in STUDIES}
+
+
+def options_of(group: str) -> list[str]:
+    """Return the options of a config group."""
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml") if not path.stem.startswith("_"))
 
 
 def experiments() -> dict[str, str]:
@@ -46,12 +49,14 @@ def experiments() -> dict[str, str]:
     Returns:
         Description by name: the comment that follows ``# @package`` in the file.
     """
-    result = {}
-    for name in groups()["experiment"]:
-        lines = (CONF_DIR / "experiment" / f"{name}.yaml").read_text().splitlines()
-        comments = [line[1:].strip() for line in lines if line.startswith("#")]
-        result[name] = next((line for line in comments if not line.startswith("@package")), "")
-    return result
+    return {name: described("experiment", name) for name in groups()["experiment"]}
+
+
+def described(group: str, option: str) -> str:
+    """Return the line that describes an option: the first comment in its file but ``# @package``."""
+    lines = (CONF_DIR / group / f"{option}.yaml").read_text().splitlines()
+    comments = [line[1:].strip() for line in lines if line.startswith("#")]
+    return next((line for line in comments if not line.startswith("@package")), "")
 
 
 @cache

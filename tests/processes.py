@@ -32,7 +32,7 @@ from helpers import ROOT, assert_same_state, read_json, tiny
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from callbacks.checkpoint import STOP_SIGNALS
-from launch.sweep import jobs as sweep
+from launch.sweep import processes as children
 
 PATIENCE = 400  # seconds
 _started: list[Run] = []
@@ -70,7 +70,11 @@ def _be(command: list[str], forks: bool) -> None:
             _serve(far)
         far.close()
         module = SimpleNamespace(**{**vars(subprocess), "Popen": partial(_Forked, near)})
-        sweep.subprocess = subprocess_script.subprocess = module  # type: ignore[assignment]
+        children.subprocess = subprocess_script.subprocess = module  # type: ignore[assignment]
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        runpy.run_module(command[1], run_name="__main__")
+        return
     sys.argv = [str(ROOT / command[0]), *command[1:]]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": "restore your own images, fill holes in them, or draw new ones with a run",
     "compare": "lay runs side by side on one page",
     "report": "report one run on one page: curves, metrics, images, settings",
+    "study": "train all paradigms and tasks at equal budgets, on one page",
     "export": "write a run's network as a folder to hand around",
 }
 

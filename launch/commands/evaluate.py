@@ -13,6 +13,7 @@ from launch.data_check import check_unchanged
 from launch.errors import reported
 from launch.evaluation import print_result, run_test, takes_part_in_test, write_result
 from launch.run_folder import is_main_process
+from launch.sweep.parent import end_with_parent
 from launch.use.whole_pictures import evaluate_pictures
 
 USAGE = """Usage: python evaluate.py run=DIR [name=NAME] [weights=ema|raw] [data_changed=stop|accept] [overrides]
@@ -88,6 +89,7 @@ def main(arguments: list[str]) -> None:
 
 def start() -> None:
     """Run the command line of this process."""
+    end_with_parent()
     with reported():
         main(sys.argv[1:])
 

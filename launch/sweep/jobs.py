@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from callbacks.checkpoint import stop_signals
 from launch.compose import quoted
 from launch.errors import JobFailedError, UserError
 from launch.metrics_csv import last_values
@@ -30,15 +25,11 @@ from launch.record import now
 from launch.record_files import DamagedRecordError, passed_over, read_json
 from launch.run_folder import RunFolder, identity, is_main_process, readable_record, write_json
 from launch.sweep.gpus import one_free_gpu
-from launch.sweep.parent import PARENT_VARIABLE
+from launch.sweep.processes import Children, program
 from launch.threads import job_threads
 
 RECORD_NAME = "job.json"
 LOG_NAME = "train.log"
-POLL_SECONDS = 0.2
-ROOT = Path(__file__).resolve().parents[2]
-# The script of a source tree, wherever the command was typed; an installed package has none, and is found by its name.
-PROGRAM = [str(ROOT / "train.py")] if (ROOT / "pyproject.toml").exists() else ["-m", "launch.commands.train"]
 
 
 @dataclass(frozen=True)
@@ -147,17 +138,21 @@ def run_job(config: DictConfig) -> float | None:
         _say(f"{name}: finished before, not run again ({job.run.path})")
         return optimized_value(job, config.optimized_metric)
     _say(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'} in {job.run.path}")
-    command = [sys.executable, *PROGRAM, *overrides, "resume=auto", f"hydra.run.dir={quoted(job.run.path)}"]
     devices = config.trainer.devices
     threads = job_threads(job.run, ranks=devices if isinstance(devices, int) and devices > 0 else 1)
     with one_free_gpu(config.trainer) as visible:
-        code, stopped_by = _run(job, command, {**visible, **threads, PARENT_VARIABLE: "1"})
+        code, stopped_by = _run(job, train_command(job), {**visible, **threads})
     if stopped_by is not None:
         _say(f"{name}: stopped by {signal.Signals(stopped_by).name}")
         sys.exit(128 + stopped_by)
     if code != 0:
         raise JobFailedError(f"{name} ended with exit code {code}: {job.reason} ({job.run.path / LOG_NAME})")
     return optimized_value(job, config.optimized_metric)
+
+
+def train_command(job: SweepJob) -> list[str]:
+    """Return the command that begins a job in its folder, or continues it."""
+    return [*program("train"), *job.overrides, "resume=auto", f"hydra.run.dir={quoted(job.run.path)}"]
 
 
 def _say(text: str) -> None:
@@ -196,89 +191,26 @@ def optimized_value(job: SweepJob, metric: str | None) -> float | None:
     return values[metric]
 
 
-def _run(job: SweepJob, command: list[str], variables: dict[str, str]) -> tuple[int, int | None]:
-    """Run a job's process with its log on disk and on this terminal; return its exit code and the signal to stop at, if any."""
+def _run(job: SweepJob, command: Sequence[str], variables: Mapping[str, str]) -> tuple[int, int | None]:
+    """Run a job's process, also shown on this terminal; return its exit code and the signal to stop at, if any."""
+    children = Children()
+    with children.handed_on():
+        code = run_attempt(job, command, variables, children, f"#{job.number}")
+    children.call_previous()
+    return code, children.stopped_by
+
+
+def run_attempt(
+    job: SweepJob, command: Sequence[str], variables: Mapping[str, str], children: Children, label: str | None
+) -> int:
+    """Run a job's process with its log in the run folder, and note the start and how it ended; see ``Children.run``."""
     main = is_main_process()
     attempts = [*job.attempts, {"started": now(), "ended": None, "exit_code": None}]
     if main:
         job.write(attempts)
     log_path = job.run.path / (LOG_NAME if main else f"train.{os.environ.get('SLURM_PROCID')}.log")
-    begin = log_path.stat().st_size if log_path.exists() else 0
-    # A group of its own: Ctrl-C reaches it through this process, once. Its input ends with this process, however that ends.
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **variables},
-            process_group=0,
-        )
-    with _handed_on(process) as received, log_path.open(errors="replace") as text:
-        text.seek(begin)
-        while True:
-            ended = process.poll() is not None
-            for line in text:
-                sys.stdout.write(f"#{job.number} {line}" if line.strip() else line)
-            sys.stdout.flush()
-            if ended:
-                break
-            _wait(process)
-    code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    code = children.run(command, log_path, variables, label)
     attempts[-1] |= {"ended": now(), "exit_code": code}
     if main:
         job.write(attempts)
-    return code, received.call_previous()
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return
-
-
-class _Received:
-    """The signal that asked this process to stop, and what was to be done on it before."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.frame: FrameType | None = None
-        self.previous: dict[int, Any] = {}
-
-    def call_previous(self) -> int | None:
-        """Do what was to be done: submitit queues the job again and ends the process.
-
-        Returns:
-            The signal, where nothing was to be done on it.
-        """
-        if self.number is None:
-            return None
-        handler = self.previous.get(self.number)
-        if self.number == signal.SIGUSR2 and callable(handler):
-            handler(self.number, self.frame)
-        return self.number
-
-
-@contextmanager
-def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[_Received]:
-    """Hand a first signal on as SIGTERM, on which the job saves its state and ends; a second one ends it at once."""
-    received = _Received()
-
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        if received.number is not None and number == signal.SIGINT:
-            with suppress(ProcessLookupError):  # it has just ended
-                os.killpg(process.pid, signal.SIGKILL)
-        elif process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        received.number, received.frame = number, frame
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    received.previous = {number: signal.signal(number, hand_on) for number in stop_signals()}
-    try:
-        yield received
-    finally:
-        for number, handler in received.previous.items():
-            signal.signal(number, handler)
+    return code

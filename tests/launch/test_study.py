@@ -1,13 +1,23 @@
-"""The study: its record, its plan, and a tiny one from end to end."""
+"""The study: its record, its settings, what is done in which order, and a tiny one killed twice."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from launch.errors import UserError
+from launch.command_line import taken
+from launch.commands.study import usage
+from launch.errors import JobFailedError, UserError
+from launch.run_folder import RunFolder
+from launch.study import runner as running
+from launch.study.plan import Planned, planned_runs
 from launch.study.record import NAME, Prediction, Side, Study, StudyRun, read_study
+from launch.study.runner import StudyRunner
+from launch.study.settings import StudySettings, read_settings
+from launch.sweep.processes import Children
 
 STUDY = Study(
     "scenes",
@@ -21,6 +31,8 @@ STUDY = Study(
     ),
     (Prediction("a leads", "psnr", Side("tokens", "restore", output="mean"), Side(value=20.0)),),
 )
+SMALL = ["study=digits", "budget=coffee", "~study.paradigms.ddpm", "~study.tasks.generate", "~study.tasks.inpaint"]
+SMALL += ["study.predictions=null", "side_by_side=1", "budget.seeds=[3,4]"]
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -29,10 +41,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert STUDY.predictions[0].above.matches(STUDY.runs[1])
     assert not STUDY.predictions[0].above.matches(STUDY.runs[0])
     assert not STUDY.predictions[0].below.matches(STUDY.runs[0])
-
-
-def test_a_folder_without_the_record_is_none_of_a_study(tmp_path: Path) -> None:
-    assert read_study(tmp_path) is None
+    assert read_study(tmp_path.parent) is None
 
 
 @pytest.mark.parametrize(
@@ -51,3 +60,169 @@ def test_a_damaged_record_is_told(tmp_path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match="is damaged"):
         read_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["study=scene", "budget=coffee"], "study=scene does not exist: did you mean scenes"),
+        (["study=scenes"], "say which budget with budget=NAME: choose one of afternoon, coffee, night"),
+        (["study=scenes", "budget=coffee", "budget.seconds=0"], "budget.seconds=0 must be greater than 0"),
+        (["study=scenes", "budget=coffee", "budget.second=9"], "second"),
+        (["study=scenes", "budget=coffee", "side_by_side=0"], "side_by_side=0 must be"),
+        (["study=scenes", "budget=coffee", "study.tokenizer=null"], "maskgit works on one"),
+        (
+            ["study=scenes", "budget=coffee", "study.baselines.regression.tasks=[restor]"],
+            "the task restor: did you mean",
+        ),
+        (
+            ["study=scenes", "budget=coffee", "study.predictions=[{claim: a, metric: psn, above: {}, below: {}}]"],
+            "no metric",
+        ),
+        (["study=scenes", "budget=coffee", "name=a/b"], "a name is no path"),
+    ],
+)
+def test_bad_settings_are_one_sentence(arguments: list[str], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_settings(arguments)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_help_lists_studies_and_budgets() -> None:
+    assert "truth         Three paradigms, three tasks, on Gaussian fields" in usage()
+    assert "night         Forty minutes" in usage()
+
+
+@pytest.mark.parametrize("study", ["scenes", "digits", "truth"])
+@pytest.mark.parametrize("budget", ["coffee", "night"])
+def test_studies_name_what_there_is(study: str, budget: str) -> None:
+    settings = read_settings([f"study={study}", f"budget={budget}"])
+    assert len(settings.rows) == 4
+    assert settings.predictions
+    assert settings.folder.name == f"{study}_{budget}"
+
+
+@pytest.fixture(scope="module")
+def plan() -> list[Planned]:
+    return planned_runs(read_settings([*SMALL, "name=plan"]))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, plan: list[Planned], monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudySettings]:
+    """Settings of the small study, whose plan is made once."""
+    monkeypatch.setattr(running, "planned_runs", lambda settings: plan)
+    return lambda *overrides: read_settings([*SMALL, f"output={tmp_path}", "name=small", *overrides])
+
+
+class Fake(Children):
+    """Processes that do nothing but leave behind what real ones would.
+
+    Args:
+        stop_at: A signal comes while this one runs, counted from 0.
+        failing: Name of the run whose training fails.
+    """
+
+    def __init__(self, stop_at: int = -1, failing: str = "", seconds_per_step: float = 0.5, odd: str = "") -> None:
+        super().__init__()
+        self.commands: list[str] = []
+        self.stop_at, self.failing, self.seconds, self.odd = stop_at, failing, seconds_per_step, odd
+
+    def run(self, command, log_path, variables, label=None) -> int:
+        assert variables == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        number, folder = len(self.commands), log_path.parent
+        kind = next(word for word in ("timing", "train.py", "evaluate.py") if any(word in part for part in command))
+        self.commands.append(f"{kind} {folder.name}")
+        if number == self.stop_at:
+            self.stopped_by = 15
+            return 143
+        if kind == "timing":
+            size = 2_000_000 if folder.name == self.odd else 1_000_000
+            timing = {"seconds_per_step": self.seconds, "batch_size": 32, "parameters": size}
+            (folder / "timing.json").write_text(json.dumps(timing))
+        if kind == "train.py":
+            assert taken(list(command), "resume")[0] == "auto"
+            log_path.write_text("error: it failed.\n")
+            if folder.name == self.failing:
+                return 2
+            (folder / "run.json").write_text(
+                json.dumps({"finished": True, "steps": taken(list(command), "trainer.max_steps")})
+            )
+            (folder / "metrics.json").write_text("{}")
+        return 0
+
+
+def run(settings: StudySettings, fake: Fake) -> StudyRunner:
+    study = StudyRunner(settings)
+    study._children = fake
+    study.run()
+    return study
+
+
+CELLS = [f"{name}_restore_{seed}" for name in ("meanflow", "maskgit", "regression") for seed in (3, 4)]
+ALL = [
+    *("timing judge", "timing tokenizer", "train.py judge", "train.py tokenizer"),
+    *(f"timing {cell}" for cell in CELLS),
+    *(f"train.py {cell}" for cell in CELLS),
+    *(f"evaluate.py {cell}" for cell in CELLS if "regression" not in cell),
+]
+
+
+def test_judge_and_tokenizer_come_first_and_all_seconds_are_equal(settings: Callable[..., StudySettings]) -> None:
+    fake = Fake()
+    study = run(settings(), fake).study
+    assert fake.commands == ALL
+    runs = {each.run: each for each in study.runs}
+    assert {runs[cell].seconds + runs[cell].shared_seconds for cell in CELLS} == {240.0}
+    assert runs["tokenizer"].seconds == runs["maskgit_restore_3"].shared_seconds == 60.0  # of one task's row
+    assert runs["maskgit_restore_3"].steps == 360
+    assert runs["meanflow_restore_4"].steps == 480
+    assert runs["meanflow_restore_4"].images_per_second == 64.0
+    assert read_study(settings().folder) == study
+
+
+def test_what_is_done_is_not_done_again(settings: Callable[..., StudySettings]) -> None:
+    done: list[str] = []
+    for stop_at in (0, 2, 3, 4, 5):
+        fake = Fake(stop_at)
+        with pytest.raises(SystemExit) as stopped:
+            run(settings(), fake)
+        assert stopped.value.code == 143
+        done += fake.commands[:-1]
+        assert fake.commands[-1] == ALL[len(done)]  # nothing begins after a signal
+    steps = {each.run: each.steps for each in read_study(settings().folder).runs}
+    fake = Fake(seconds_per_step=0.1)  # a busier machine changes nothing that was measured before
+    study = run(settings(), fake).study
+    assert [*done, *fake.commands] == ALL
+    assert all(each.steps == steps[each.run] for each in study.runs if steps[each.run])
+
+
+def test_a_run_that_fails_does_not_stop_the_others(settings: Callable[..., StudySettings]) -> None:
+    fake = Fake(failing="meanflow_restore_3")
+    with pytest.raises(JobFailedError, match="meanflow_restore_3 ended with exit code 2: error: it failed"):
+        run(settings(), fake)
+    assert fake.commands == [command for command in ALL if command != "evaluate.py meanflow_restore_3"]
+    with pytest.raises(JobFailedError, match="judge ended"):
+        run(settings("name=other"), Fake(failing="judge"))
+
+
+def test_what_cannot_be_fair_is_refused(settings: Callable[..., StudySettings]) -> None:
+    with pytest.raises(
+        UserError, match=r"judge_seconds=300 is too little for one validation: judge makes 3 .*; give 4e\+02"
+    ):
+        run(settings(), Fake(seconds_per_step=100.0))
+    with pytest.raises(UserError, match="regression_restore_4 has 2,000,000 parameters and .* within 5%"):
+        run(settings("name=odd"), Fake(odd="regression_restore_4"))
+
+
+def test_the_folder_of_other_settings_is_refused(settings: Callable[..., StudySettings]) -> None:
+    run(settings(), Fake())
+    with pytest.raises(UserError, match=r"belongs to a study with other settings \(budget.seconds is 99 and was 240\)"):
+        StudyRunner(settings("budget.seconds=99"))
+    StudyRunner(settings("side_by_side=2"))
+    study = StudyRunner(settings())
+    with RunFolder(settings().folder).locked(), pytest.raises(UserError, match="is being run by another process"):
+        study.run()
+    (settings().folder / NAME).unlink()
+    with pytest.raises(UserError, match="holds something else than a study"):
+        StudyRunner(settings())

@@ -27,7 +27,6 @@ from launch.start import keep_config
 from launch.sweep import gpus
 from launch.sweep import jobs as sweep
 from launch.sweep.arguments import checked_sweep
-from launch.sweep.parent import PARENT_VARIABLE
 from launch.sweep.report import report, status, sweep_reported
 from launch.sweep.search import check_direction
 
@@ -178,7 +177,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run jobs with a script that takes no time, as Hydra's launcher calls them."""
     path = tmp_path / "fake.py"
     path.write_text(FAKE_JOB)
-    monkeypatch.setattr(sweep, "PROGRAM", [str(path)])
+    monkeypatch.setattr(sweep, "program", lambda name: [sys.executable, str(path)])
     monkeypatch.setenv(SWEPT_VARIABLE, "seed")
     before = HydraConfig.instance().cfg
 
@@ -240,7 +239,7 @@ JOB = "from launch.sweep.parent import end_with_parent; import time; end_with_pa
 
 def run_a_job(folder: Path) -> tuple[int, int | None]:
     command = [sys.executable, "-c", f"import os; os.chdir({str(ROOT)!r}); {JOB}"]
-    return sweep._run(sweep.SweepJob(0, RunFolder(folder), []), command, {PARENT_VARIABLE: "1"})
+    return sweep._run(sweep.SweepJob(0, RunFolder(folder), []), command, {})
 
 
 def has_begun(folder: Path) -> bool:

@@ -1,0 +1,240 @@
+"""What a study is: its file in ``conf/study``, its budget in ``conf/budget``, and what the command line changes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from generative.checks import checked
+from generative.metrics.catalogue import listed
+from generative.ranges import BelowOne, Count, Positive, PositiveShare, WholeNumber
+from launch.command_line import taken
+from launch.compose import parse
+from launch.errors import UserError, as_user_error, near_matches, one_line
+from launch.names import checked_name
+from launch.options import STUDIES, options_of
+from launch.received import CONF_DIR
+from launch.study.record import BASELINE, CELL, Prediction, read_prediction
+
+Overrides = list[str]
+
+
+@checked("budget")
+@dataclass(frozen=True)
+class Budget:
+    """What each training is given.
+
+    Attributes:
+        seconds: Seconds of one thread for the training of a cell, its share of a tokenizer's included.
+        judge_seconds: Those of the judge.
+        tokenizer_share: Share of the seconds of a row with a tokenizer that are the tokenizer's.
+        seeds: Seeds of the trainings of cells and baselines.
+        validations: Validations during each training.
+        settings: Overrides of every run that has their key.
+    """
+
+    seconds: Positive
+    judge_seconds: Positive
+    tokenizer_share: BelowOne
+    seeds: list[WholeNumber]
+    validations: Count
+    settings: Overrides
+
+
+@checked("study.paradigms")
+@dataclass(frozen=True)
+class Row:
+    """A paradigm, or a baseline.
+
+    Attributes:
+        overrides: Its experiment, and what it sets in it.
+        tasks: Which of the study's tasks it does; None: all.
+        needs_tokenizer: Whether it works on a tokenizer, whose seconds are then a part of its own.
+        evaluations: By task, command lines of ``evaluate.py -m`` for its runs once they are trained.
+    """
+
+    overrides: Overrides
+    tasks: Overrides | None = None
+    needs_tokenizer: bool = False
+    evaluations: dict[str, Overrides] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """A study with its budget.
+
+    Attributes:
+        study: Name of the study.
+        budget_name: Name of the budget.
+        folder: Where all of it lies.
+        side_by_side: Processes at a time, of one thread each.
+        data: Overrides of each data set, by name.
+        tasks: Overrides of each task, by name.
+        judge: Overrides of the judge's training; None: nothing is judged.
+        tokenizer: Overrides of the tokenizer's training.
+        rows: Paradigms and baselines, by role and name.
+        predictions: What was said before.
+        record: All of it as plain values.
+    """
+
+    study: str
+    budget_name: str
+    budget: Budget
+    folder: Path
+    side_by_side: int
+    seconds_share: float
+    data: dict[str, Overrides]
+    tasks: dict[str, Overrides]
+    judge: Overrides | None
+    tokenizer: Overrides | None
+    rows: dict[tuple[str, str], Row]
+    predictions: tuple[Prediction, ...]
+    record: dict[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one thread that a cell is given."""
+        return self.budget.seconds * self.seconds_share
+
+
+@checked("study")
+@dataclass(frozen=True)
+class _File:
+    """A file of ``conf/study``."""
+
+    data: dict[str, Overrides | None]
+    tasks: dict[str, Overrides]
+    judge: Overrides | None
+    tokenizer: Overrides | None
+    seconds_share: PositiveShare
+    paradigms: dict[str, Any]
+    baselines: dict[str, Any] | None
+    predictions: list[dict[str, Any]] | None
+
+
+@checked("the study")
+@dataclass(frozen=True)
+class _Whole:
+    """What ``conf/study.yaml`` has besides both groups."""
+
+    name: str | None
+    output: str
+    side_by_side: Count
+
+
+def read_settings(arguments: list[str]) -> StudySettings:
+    """Read the command line of a study.
+
+    Args:
+        arguments: ``study=NAME budget=NAME``, and overrides of ``conf/study.yaml``.
+
+    Raises:
+        UserError: A name or a setting is wrong.
+    """
+    chosen: dict[str, str] = {}
+    for group in STUDIES:
+        chosen[group] = str(taken(arguments, group)[0] or "")
+        if chosen[group] not in options_of(group):
+            said = (
+                f"{group}={chosen[group]} does not exist" if chosen[group] else f"say which {group} with {group}=NAME"
+            )
+            raise UserError(f"{said}: {near_matches(chosen[group], options_of(group))}")
+    plain = _composed(arguments)
+    with as_user_error():
+        try:
+            return _settings(chosen["study"], chosen["budget"], plain)
+        except TypeError as error:  # a key that there is not, or one too few
+            raise UserError(f"conf/study/{chosen['study']}.yaml or conf/budget: {one_line(error)}.") from error
+
+
+def _composed(arguments: list[str]) -> dict[str, Any]:
+    for argument in arguments:
+        parse(argument)  # says in our words what is malformed
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF_DIR), job_name="study", version_base="1.3"):
+            config = compose("study", arguments)
+        plain = OmegaConf.to_container(config, resolve=False)  # interpolations are the runs'
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _settings(study: str, budget: str, plain: dict[str, Any]) -> StudySettings:
+    file, whole = _File(**plain["study"]), _Whole(**{k: v for k, v in plain.items() if k not in STUDIES})
+    rows = {
+        (role, name): Row(**row)
+        for role, group in ((CELL, file.paradigms), (BASELINE, file.baselines or {}))
+        for name, row in group.items()
+        if row is not None
+    }
+    data = {name: overrides for name, overrides in file.data.items() if overrides is not None}
+    for (_, name), row in rows.items():
+        for task in (*(row.tasks or ()), *row.evaluations):
+            if task not in (known := {*file.tasks, *options_of("task")}):  # the command line may take one away
+                raise UserError(f"study: {name} names the task {task}: {near_matches(task, known)}")
+        if row.needs_tokenizer and file.tokenizer is None:
+            raise UserError(
+                f"study.tokenizer=null, and {name} works on one: leave it out with ~study.paradigms.{name}."
+            )
+    name = checked_name("name", whole.name or f"{study}_{budget}")
+    return StudySettings(
+        study,
+        budget,
+        Budget(**plain["budget"]),
+        Path(whole.output).expanduser().resolve() / name,
+        whole.side_by_side,
+        file.seconds_share,
+        data,
+        file.tasks,
+        file.judge,
+        file.tokenizer if any(row.needs_tokenizer for row in rows.values()) else None,
+        rows,
+        _predictions(study, budget, file.predictions or []),
+        {key: value for key, value in plain.items() if key != "output"},
+    )
+
+
+def _predictions(study: str, budget: str, entries: list[dict[str, Any]]) -> tuple[Prediction, ...]:
+    path = CONF_DIR / "study" / f"{study}.yaml"
+    found = []
+    for entry in entries:
+        if budget in entry.get("budgets", [budget]):
+            found.append(read_prediction(path, {key: value for key, value in entry.items() if key != "budgets"}))
+            if found[-1].metric not in listed():
+                raise UserError(f"{path}: {found[-1].metric} is no metric: {near_matches(found[-1].metric, listed())}")
+    return tuple(found)
+
+
+def check_same(recorded: dict[str, Any], settings: StudySettings) -> None:
+    """Check that a study continues with the settings that it was begun with.
+
+    Args:
+        recorded: Those of its folder.
+
+    Raises:
+        UserError: One differs.
+    """
+    before, now = _flat(recorded), _flat(settings.record)
+    for key in {**before, **now}:
+        if before.get(key) != now.get(key) and key != "side_by_side":
+            raise UserError(
+                f"{settings.folder} belongs to a study with other settings ({key} is {now.get(key)} and was "
+                f"{before.get(key)}): give the same ones, or begin another study with name=NAME."
+            )
+
+
+def _flat(node: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {key: node}
+    return {k: v for name, value in node.items() for k, v in _flat(value, f"{key}.{name}".lstrip(".")).items()}
