@@ -13,6 +13,7 @@ from callbacks.guards import NonFiniteGuard, NonFiniteLossError, SpikeError, Spi
 from callbacks.image_grid import ImageGrid
 from callbacks.label_accuracy import LabelAccuracy
 from callbacks.label_kept import LabelKept
+from callbacks.likelihood import Likelihood
 from callbacks.progress import TrainingProgress
 from callbacks.rank_agreement import RankAgreement, RankDisagreementError
 from callbacks.rank_watch import RankWatch
@@ -36,6 +37,7 @@ __all__ = [
     "LabelAccuracy",
     "LabelKept",
     "LastCheckpoint",
+    "Likelihood",
     "NonFiniteGuard",
     "NonFiniteLossError",
     "RankAgreement",

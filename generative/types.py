@@ -5,7 +5,8 @@ Shape suffixes used throughout: B batch, C channels, H height, W width, T networ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,11 @@ class Batch:
             raise ValueError("A restorer needs degraded images: choose a degradation, such as degradation=mixed.")
         return self.degraded, self.validity
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return a batch whose tensors are changed, each by itself."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Batch(**{key: change(x) if isinstance(x, Tensor) else x for key, x in given.items()})
+
     def select(self, rows: Tensor) -> Batch:
         """Return some rows of the batch.
 
@@ -58,20 +64,7 @@ class Batch:
         Returns:
             A batch of size M of the same step.
         """
-
-        def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows]
-
-        return Batch(
-            self.image[rows],
-            self.index[rows],
-            self.step,
-            pick(self.labels),
-            pick(self.degraded),
-            pick(self.validity),
-            pick(self.encoded),
-            pick(self.kind),
-        )
+        return self.map(lambda tensor: tensor[rows])
 
 
 class Degraded(NamedTuple):

@@ -17,6 +17,8 @@ from generative.denoiser import Denoiser, DenoiserOutput
 from generative.frozen import Frozen
 from generative.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
+from generative.likelihood import bits_per_dimension, diffusion_nats
+from generative.metrics.likelihood import BOUND
 from generative.networks import ExactNetwork, ImageNetwork
 from generative.objectives.diffusion import DiffusionObjective
 from generative.posterior_guidance import PosteriorGuidance
@@ -173,6 +175,15 @@ class DDPM(SpaceModule):
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         noise, denoiser = randomness.normal(*self.space.shape(batch)), self._path_denoiser(batch, randomness)
         return self.decoded_states(self.sampler.states(denoiser, noise, self.condition(batch), randomness))
+
+    def bits_per_dimension(
+        self, batch: Batch, continuous_BCHW: Tensor, randomness: Randomness, num_calls: int
+    ) -> dict[str, Tensor]:
+        """The variational bound; see ``GenerativeModule.bits_per_dimension``."""
+        if self.latent_space or self.posterior_guidance is not None:
+            return {}
+        nats_B = diffusion_nats(self.denoiser, batch.image, self.condition(batch), randomness, max(1, num_calls - 1))
+        return {BOUND: bits_per_dimension(nats_B, batch.image)}
 
     def _path_denoiser(self, batch: Batch, randomness: Randomness) -> Denoiser:
         denoiser = self.guided_denoiser()

@@ -68,6 +68,21 @@ class GenerativeModule(TrainingModule):
         """
         return {}
 
+    def bits_per_dimension(
+        self, batch: Batch, continuous_BCHW: Tensor, randomness: Randomness, num_calls: int
+    ) -> dict[str, Tensor]:
+        """Say how probable the clean images are to what ``sample`` draws from (``generative.likelihood``).
+
+        Args:
+            batch: Batch on the module's device; gradients may pass.
+            continuous_BCHW: (B, C, H, W) clean images with uniform noise of one grey level.
+            num_calls: Network calls an image.
+
+        Returns:
+            (B,) bits per dimension by the metric's key; none where the module does not know them.
+        """
+        return {}
+
     def wants(self, name: str) -> bool:
         """Whether ``sample`` is asked for an output: one that costs network calls is left out where it is not."""
         return self._wanted is None or name in self._wanted

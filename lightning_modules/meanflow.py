@@ -18,6 +18,8 @@ from generative.checks import checked
 from generative.degradations import Degradation
 from generative.flow_map import FlowMap, FlowMapOutput
 from generative.guidance import ClassifierFreeGuidance, Guidance, TrainedGuidance
+from generative.likelihood import CALLS_PER_STEP, bits_per_dimension, flow_nats, of_levels
+from generative.metrics.likelihood import NLL
 from generative.networks import ExactNetwork, ImageNetwork
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
@@ -155,6 +157,16 @@ class MeanFlow(SpaceModule):
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         source = self._source(batch, randomness)
         return self.decoded_states(self.sampler.states(self._path_map(batch), source, self._guided_condition(batch)))
+
+    def bits_per_dimension(
+        self, batch: Batch, continuous_BCHW: Tensor, randomness: Randomness, num_calls: int
+    ) -> dict[str, Tensor]:
+        """Of the flow along v from noise; see ``GenerativeModule.bits_per_dimension``."""
+        if self.latent_space or self.source != "noise":
+            return {}
+        steps = num_calls // CALLS_PER_STEP
+        nats_B = flow_nats(self.flow_map, continuous_BCHW, self.condition(batch), randomness, steps)
+        return {NLL: bits_per_dimension(of_levels(nats_B, continuous_BCHW), continuous_BCHW)}
 
     def sampling_record(self) -> dict[str, Any]:
         restores = {"mean_weight": self.mean_weight, "known_in_path": self.known_in_path}

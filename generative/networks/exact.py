@@ -95,9 +95,10 @@ class ExactNetwork(ImageNetwork):
                     "network=exact needs to know what degraded the images: choose a linear degradation, such as "
                     "degradation=holes."
                 )
-            degraded_BCHW, validity_B1HW = condition.image[:, :-1], condition.image[:, -1:]
-            found = list(posteriors(self.prior.law, self.degradation, degraded_BCHW, validity_B1HW))
-            self._asked = _Asked(condition.image.clone(), found)
+            with torch.inference_mode(False):  # what is kept may meet gradients later
+                image_BKHW = condition.image.clone()
+                found = list(posteriors(self.prior.law, self.degradation, image_BKHW[:, :-1], image_BKHW[:, -1:]))
+                self._asked = _Asked(image_BKHW, found)
         return self._asked.groups
 
     def _diffusion(self, law: GaussianMixture, z_RCP: Tensor, times_RT: Tensor) -> tuple[Tensor]:

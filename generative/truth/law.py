@@ -6,6 +6,7 @@ a channel that are observed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -95,6 +96,13 @@ class GaussianMixture:
         means_BMCP = self.means_BMCP.expand(len(uniform_B), -1, -1, -1)
         mean_BCP = means_BMCP[torch.arange(len(mode_B), device=mode_B.device), mode_B]
         return mean_BCP + (noise_BCP * variance_P.sqrt()) @ axes_PP.T
+
+    def log_density(self, x_BCP: Tensor) -> Tensor:
+        """Return the (B,) log-densities of (B, C, P) images."""
+        variance_P, axes_PP = self._axes
+        squares_BMCP = ((x_BCP @ axes_PP)[:, None] - self._means_along_axes).square() / variance_P
+        log_normal_BM = -(squares_BMCP + (2 * math.pi * variance_P).log()).sum(dim=(2, 3)) / 2
+        return (self.log_weights_BM.log_softmax(dim=1) + log_normal_BM).logsumexp(dim=1)
 
     def expected(self, z_BCP: Tensor, signal_B: Tensor, noise_B: Tensor) -> tuple[Tensor, Tensor]:
         """Expect image x and noise e given z = a x + s e.

@@ -57,11 +57,14 @@ INPAINT = ["data=mixture", "task=inpaint", "degradation=block_mask"]
 
 
 def test_a_trained_run_is_evaluated_with_the_exact_network(tmp_path: Path) -> None:
-    choices = ["experiment=meanflow_dit", "data=gauss", "task=inpaint", "degradation=block_mask"]
+    noise = ["degradation=gaussian", "degradation.steps.noise.std=0.1", "callbacks=[restore,likelihood]"]
+    choices = ["experiment=meanflow_dit", "data=gauss", *noise, "callbacks.likelihood.num_calls=64"]
     run = train_here(tmp_path / "run", f"paths.outputs={tmp_path}", *choices)
     evaluate([f"run={run.path}", "network=exact", "name=exact"])
     trained, exact = (read_json(run.path / p)["metrics"] for p in ("metrics.json", "evaluations/exact/metrics.json"))
-    assert exact["psnr_hole/mean"] > trained["psnr_hole/mean"] + 3
+    assert exact["psnr/mean"] > trained["psnr/mean"] + 3
+    assert exact["nll/sample"] == pytest.approx(exact["nll/exact"], rel=0.01)
+    assert trained["nll/sample"] > trained["nll/exact"] == exact["nll/exact"]
 
 
 @pytest.mark.parametrize("experiment", ["ddpm_scenes", "regression_dit"])
