@@ -6,7 +6,7 @@ Shape suffixes used throughout: B batch, C channels, H height, W width, T networ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -52,8 +52,7 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch whose tensors are changed, each by itself."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        return Batch(**{key: change(x) if isinstance(x, Tensor) else x for key, x in given.items()})
+        return replace(self, **{key: change(x) for key, x in vars(self).items() if isinstance(x, Tensor)})
 
     def select(self, rows: Tensor) -> Batch:
         """Return some rows of the batch.

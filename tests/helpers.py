@@ -54,8 +54,8 @@ def tiny(experiment: str, *choices: str) -> list[str]:
         return node is not None and key in node and not (key == "num_steps" and node[key] == 1)
 
     smallest = ["network=autoencoder_tiny"] if "encoder_blocks" in config.network else []
-    deepest = ["network.depth=3"] if config.network.get("_target_", "").endswith("DnCNN") else []  # it has no less
-    return [*SMALL_RUN, *smallest, *filter(has, SMALLER), *deepest]
+    narrowest = ["network.widths=[4,8]"] if "widths" in config.network else []
+    return [*SMALL_RUN, *smallest, *narrowest, *filter(has, SMALLER)]
 
 
 def composed(folder: Path, overrides: list[str]) -> DictConfig:

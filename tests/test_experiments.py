@@ -48,7 +48,10 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         (folder / file).write_text(json.dumps(content))
     return {
         **{name: [f"data.root={folder}"] for name in experiments() if "iclevr" in name},
-        **{name: [f"data.root={folder / 'images'}"] for name in ("ddpm_folder", "denoise_photos")},
+        **{
+            name: [f"data.root={folder / 'images'}"]
+            for name in ("ddpm_folder", "denoise_photos", "super_resolution_photos")
+        },
         "ddpm_cifar10": ["data=scenes"],  # CIFAR-10 is read by torchvision, which knows the whole set alone
     }
 

@@ -374,6 +374,28 @@ def test_downsampling_keeps_block_means_only():
     torch.testing.assert_close(Downsample(1)(clean, by_step(2)).image, clean)
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_bicubic_downsampling_equals_pillow(factor):
+    clean = images(2, 1, 12 * factor, 9 * factor)
+    small, large = [], []
+    for image in clean[:, 0].numpy():
+        size = image.shape[1] // factor, image.shape[0] // factor
+        small.append(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        large.append(np.asarray(small[-1].resize(image.shape[::-1], Image.Resampling.BICUBIC)))
+    exact = Downsample(factor, kernel="bicubic")._resampled(clean)[:, 0]
+    torch.testing.assert_close(exact, torch.from_numpy(np.stack(large)), atol=2e-6, rtol=0)
+    levels = [np.clip((np.asarray(image) + 1) * 127.5, 0, 255).round() for image in small]
+    files = [Image.fromarray((each / 127.5 - 1).astype(np.float32)) for each in levels]
+    shape = (9 * factor, 12 * factor)
+    expected = np.stack([np.asarray(each.resize(shape, Image.Resampling.BICUBIC)) for each in files])
+    rounded = Downsample(factor, kernel="bicubic", rounded=True)
+    torch.testing.assert_close(
+        rounded(clean, by_step(2)).image[:, 0], torch.from_numpy(expected).clamp(-1, 1), atol=2e-6, rtol=0
+    )
+    with pytest.raises(ValueError, match="Downsample is no linear map"):
+        rounded.observation(torch.ones(1, 1, 4, 4))
+
+
 # JPEG
 
 
