@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,8 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return a batch whose tensors are changed, each by itself."""
-        return replace(self, **{key: change(x) for key, x in vars(self).items() if isinstance(x, Tensor)})
+        changed: dict[str, Any] = {key: change(x) for key, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **changed)
 
     def select(self, rows: Tensor) -> Batch:
         """Return some rows of the batch.
