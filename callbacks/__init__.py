@@ -11,6 +11,7 @@ from callbacks.fusion import Fusion
 from callbacks.generation import Generation
 from callbacks.guards import NonFiniteGuard, NonFiniteLossError, SpikeError, SpikeGuard
 from callbacks.image_grid import ImageGrid
+from callbacks.kept_checkpoints import KeptCheckpoints
 from callbacks.label_accuracy import LabelAccuracy
 from callbacks.label_kept import LabelKept
 from callbacks.likelihood import Likelihood
@@ -22,6 +23,7 @@ from callbacks.restoration_distances import RestorationDistances
 from callbacks.steps_grid import StepsGrid
 from callbacks.throughput import Throughput
 from callbacks.token_accuracy import TokenAccuracy
+from callbacks.watching import EarlyStop, MetricWatcher
 
 __all__ = [
     "EMA",
@@ -30,14 +32,17 @@ __all__ = [
     "Classification",
     "Codebook",
     "DamagedImages",
+    "EarlyStop",
     "Evaluation",
     "Fusion",
     "Generation",
     "ImageGrid",
+    "KeptCheckpoints",
     "LabelAccuracy",
     "LabelKept",
     "LastCheckpoint",
     "Likelihood",
+    "MetricWatcher",
     "NonFiniteGuard",
     "NonFiniteLossError",
     "RankAgreement",

@@ -93,6 +93,4 @@ class BatchMetrics(MeasuringCallback, Generic[MetricsT]):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = self.metrics.compute()
-        if not trainer.sanity_checking:
-            log_metrics(pl_module, "val", metrics)
+        log_metrics(pl_module, "val", self.metrics.compute())

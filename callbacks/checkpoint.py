@@ -170,12 +170,20 @@ class LastCheckpoint(Checkpoint):
         """
         return Path(trainer.default_root_dir) / "checkpoints" / FILE_NAME
 
-    def _save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer, between_steps: bool) -> None:
+        """Save the state of this step, unless it is saved already.
+
+        Args:
+            trainer: The trainer; all its ranks must call this.
+            between_steps: Whether a batch is about to begin, rather than the training to end.
+        """
         if trainer.global_step != self._last_saved:
             check_held(self.path(trainer))  # on every rank, so that all stop at the same step
             for logger in trainer.loggers:
                 logger.save()
+            self._between_steps = between_steps
             trainer.save_checkpoint(self.path(trainer))
+            self._between_steps = False
             self._last_saved = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -234,27 +242,25 @@ class LastCheckpoint(Checkpoint):
         if step == self._last_seen:
             return
         self._last_seen = step
-        self._between_steps = True
         if step % self.every_n_steps == 0:
-            self._save(trainer)
+            self.save(trainer, between_steps=True)
         if trainer.world_size == 1 or step % self.signal_check_every_n_steps == 0:
-            self._stop_if_asked(trainer)
-        self._between_steps = False
+            self._stop_if_asked(trainer, between_steps=True)
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
+    def _stop_if_asked(self, trainer: Trainer, between_steps: bool) -> None:
         asked = self._signal is not None
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
-            self._save(trainer)
+            self.save(trainer, between_steps)
             raise Interrupted(
                 self._signal or signal.SIGTERM, f" at step {trainer.global_step}; saved {self.path(trainer)}"
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final state, answer a signal that came after the last step, and give the signals back."""
-        self._save(trainer)
-        self._stop_if_asked(trainer)
+        self.save(trainer, between_steps=False)
+        self._stop_if_asked(trainer, between_steps=False)
         self._restore_handlers()
 
     def _restore_handlers(self) -> None:

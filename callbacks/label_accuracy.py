@@ -109,7 +109,7 @@ class LabelAccuracy(MeasuringCallback):
     # Validation and test
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._classifier is None or self.validation_seeds == 0 or trainer.sanity_checking:
+        if self._classifier is None or self.validation_seeds == 0:
             return
         results: dict[str, float] = {}
         for name in datamodule_of(trainer).label_sets:

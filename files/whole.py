@@ -127,6 +127,25 @@ def _place(temporary: Path, path: Path) -> None:
         temporary.unlink()
 
 
+def second_name(path: Path, name: Path) -> None:
+    """Give a file that is only ever replaced as a whole a second name, in one step and without a copy where links are known.
+
+    Args:
+        path: The file.
+        name: Its second name, on the same disk; a file that has it is replaced.
+    """
+    check_held(name)
+    temporary = name.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without links
+        with whole_file(name, sync=True, size=path.stat().st_size) as file, path.open("rb") as source:
+            shutil.copyfileobj(source, file)
+        return
+    temporary.replace(name)
+    sync_folder(name.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -130,3 +131,18 @@ def _reason(kind: TypeAdapter[Any], nullable: bool, value: Any) -> str | None:
         first, *others = reasons or ["is of no use here"]
         return " or ".join([first, *(other.removeprefix("must be ") for other in others)]) + "."
     return None
+
+
+def near_matches(word: str, options: Iterable[str]) -> str:
+    """Say which options are meant.
+
+    Args:
+        word: What was typed.
+        options: What exists.
+
+    Returns:
+        ``did you mean a or b?``, or ``choose one of ...``.
+    """
+    options = sorted(options)
+    close = difflib.get_close_matches(word, options, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(options)}."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -27,6 +26,7 @@ from datamodules.encoded_cache import EncodedCacheError
 from datamodules.shards.files import ShardError
 from files.held import FolderGoneError
 from files.whole import NO_ROOM, WriteError
+from generative.checks import near_matches as near_matches
 from generative.weight_files import WeightsError
 from generative.weights import LoadMemoryError, is_out_of_memory
 from launch.output import Output, as_typed, is_closed_pipe, lost, watched_output
@@ -50,21 +50,6 @@ class UserError(Exception):
 
 class JobFailedError(Exception):
     """A job of a sweep ended with an error; the others continue."""
-
-
-def near_matches(word: str, options: Iterable[str]) -> str:
-    """Say which options are meant.
-
-    Args:
-        word: What was typed.
-        options: What exists.
-
-    Returns:
-        ``did you mean a or b?``, or ``choose one of ...``.
-    """
-    options = sorted(options)
-    close = difflib.get_close_matches(word, options, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(options)}."
 
 
 def one_line(error: BaseException) -> str:

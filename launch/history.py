@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from callbacks.checkpoint import Interrupted, LastCheckpoint, asked_stop
+from callbacks.watching import EarlyStop
 from files.held import FolderGoneError
 from files.whole import WriteError
 from launch.build import plain_config
@@ -127,6 +128,20 @@ def check_steps_left(run: RunFolder, step: int, max_steps: int) -> None:
         raise UserError(f"resume={run.path} has finished at step {step}: set a larger trainer.max_steps to continue.")
 
 
+def check_early_stop(run: RunFolder, changes: Changes) -> None:
+    """Check that a run which early stopping has ended is to go on under other conditions.
+
+    Raises:
+        UserError: It would end again at its next validation.
+    """
+    record = run.record
+    if record.get("finished") and record.get("early_stop") and not any("early_stop" in key for key in changes):
+        raise UserError(
+            f"resume={run.path} has finished at step {record.get('step')} ({record['early_stop']}): to go on, set a larger "
+            "callbacks.early_stop.patience, or callbacks.early_stop=null."
+        )
+
+
 def check_optimizer_state(module: TrainingModule, run: RunFolder, checkpoint: dict[str, Any]) -> None:
     """Check that the composed optimiser can continue with the state of a checkpoint.
 
@@ -171,6 +186,11 @@ def unfinished_reason(config: DictConfig, trainer: Trainer) -> str | None:
     return " or ".join(causes) or "a callback ended it"
 
 
+def early_stop(trainer: Trainer) -> str:
+    """Say why a callback ended a training that has nothing more to learn; empty where none did."""
+    return next((c.reason for c in trainer.callbacks if isinstance(c, EarlyStop) and c.reason), "")  # type: ignore[attr-defined]
+
+
 class History(Callback):
     """Keeps the history of a run; the last of the callbacks, since it begins when all others have let the training begin.
 
@@ -207,6 +227,7 @@ class History(Callback):
             self.step = int(checkpoint[1]["global_step"])
             self.changes = changes_of(renewed(checkpoint[1].get("config", {})), config)
             check_changes(run, self.changes)
+            check_early_stop(run, self.changes)
 
     def entries(self) -> list[dict[str, Any]]:
         """Return the history with the entry of this start, once the record is filled."""
@@ -271,7 +292,10 @@ class History(Callback):
         Args:
             trainer: The trainer, behind fit and test.
         """
-        reason = unfinished_reason(self.config, trainer)
+        if early := early_stop(trainer):
+            self.record["early_stop"] = early
+            print(f"finished at step {trainer.global_step} of {self.config.trainer.max_steps}: {early}", flush=True)  # noqa: T201
+        reason = None if early else unfinished_reason(self.config, trainer)
         self._write_end(trainer.global_step, reason)
         if reason is not None:
             command = as_typed("python train.py")

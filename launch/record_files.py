@@ -30,7 +30,7 @@ EVALUATION_SHAPE: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 RUN_SHAPE: dict[str, type | tuple[type, ...]] = {
     "name": str, "overrides": list, "seed": int, "started": str, "ended": str, "step": int, "parameters": int,
-    "git_revision": str, "resumed_at_steps": list, "versions": dict, "hardware": dict, "hardware.ranks": int,
+    "early_stop": str, "git_revision": str, "resumed_at_steps": list, "versions": dict, "hardware": dict, "hardware.ranks": int,
     "hardware.threads": int, "data": dict, "data.name": str, "data.image_size": int, "data.label_names": list,
     "data.images": dict, "data.images.*": int, "data.fingerprints": dict, "data.fingerprints.*": str,
     "data.earlier": list, "parts": dict, "parts.*": dict, "parts.*.path": str, "parts.*.hash": str,

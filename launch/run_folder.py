@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import FILE_NAME as CHECKPOINT_NAME
 from callbacks.checkpoint import PREVIOUS_NAME, RUN_KEY
+from callbacks.kept_checkpoints import KEPT
 from files.held import InUseError, held, is_held
 from files.whole import whole_file
 from generative.weights import (
@@ -31,12 +32,7 @@ from launch.record_files import DamagedRecordError, checked_run_record, passed_o
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole, sync it and move it into place.
-
-    Args:
-        path: File to write.
-        content: Plain values.
-    """
+    """Write plain values as JSON, whole, and sync it."""
     with whole_file(path, "w", sync=True) as file:
         file.write(json.dumps(content, indent=2, sort_keys=False) + "\n")
 
@@ -48,13 +44,21 @@ def is_main_process() -> bool:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths and records of one run."""
+    """Paths and records of one run.
+
+    Attributes:
+        path: The folder.
+        chosen: A checkpoint of it that was kept, the best one or a milestone, to be used rather than the newest.
+    """
 
     path: Path
+    chosen: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint: ``last.ckpt``, or the one before where a kill left no other."""
+        """The newest checkpoint: ``last.ckpt``, or the one before where a kill left no other; or the chosen one."""
+        if self.chosen:
+            return self.chosen
         last, previous = self._checkpoints
         return previous if previous.exists() and not last.exists() else last
 
@@ -99,10 +103,14 @@ class RunFolder:
             path: The folder, or a checkpoint inside it.
             key: The command-line key that named it.
 
+        Returns:
+            The run; of a checkpoint that was kept, the run as it was then.
+
         Raises:
             UserError: There is no such folder, no config or checkpoint in it, or the checkpoint is not the newest.
         """
         folder = Path(path).expanduser()
+        chosen = folder.resolve() if KEPT.fullmatch(folder.name) and folder.is_file() else None
         if folder.suffix == ".ckpt" and folder.is_file():
             if folder.name == PREVIOUS_NAME:
                 raise UserError(
@@ -111,7 +119,7 @@ class RunFolder:
             folder = folder.parent.parent
         if not folder.is_dir():
             raise UserError(f"{key}={path}: there is no such run folder.")
-        run = cls(folder.resolve())
+        run = cls(folder.resolve(), chosen)
         if not run.checkpoint.exists():
             if not run.config_path.exists():
                 raise UserError(
@@ -172,6 +180,8 @@ class RunFolder:
         Raises:
             UserError: No file is whole, or the newest would run code when loaded or is no checkpoint of a run.
         """
+        if self.chosen:
+            return self.checkpoint_of(self.chosen, "checkpoint")
         last, previous = self._checkpoints
         fault = "it is missing"
         if last.exists():
@@ -294,14 +304,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def identity(overrides: list[str]) -> list[str]:
-    """Return the overrides that make a run what it is, in a fixed order.
-
-    Args:
-        overrides: Task overrides.
-
-    Returns:
-        The overrides without ``resume``, ``data_changed`` and ``hydra.*``.
-    """
+    """Return the overrides that make a run what it is, in a fixed order: without ``resume``, ``data_changed``, ``hydra.*``."""
     others = ("resume=", "data_changed=", "hydra.", "hydra/")
     return sorted(o for o in overrides if not o.lstrip("+~").startswith(others))
 

@@ -132,6 +132,11 @@ def _unfinished(config: DictConfig, overrides: list[str]) -> RunFolder | None:
 def _resume_overrides(folder: str, overrides: list[str]) -> tuple[list[str], list[str]]:
     """Return the overrides of a run that continues, and those of them that are recorded."""
     run = RunFolder.existing(folder, "resume")
+    if run.chosen:
+        raise UserError(
+            f"resume={folder} was kept on the way, and a run continues from its newest checkpoint: name the run folder, or "
+            f"begin another run with these weights, init={folder}."
+        )
     overrides = [_from_here(o) for o in overrides]
     keys = {parse(o)[0] for o in overrides}
     if "experiment" in keys:

@@ -37,6 +37,7 @@ SHARDABLE = [
     "classifier=null",
 ]  # Muon is not; Fréchet distances take long and are of ddpm_scenes
 SETTINGS = ["optimizer=muon", "objective.derivative=difference"]
+WATCHED = [f"callbacks.{name}.metric=val/psnr/mean" for name in ("early_stop", "kept_checkpoints")]
 LOGGED = ["logger=wandb", "logger.offline=true"]
 ODD = "data.num_test=9"  # the ranks have unequally many
 SWEPT = [o for o in [*SMALL_RUN, ODD] if not o.startswith(("trainer.max_steps", "trainer.val_check"))]
@@ -62,9 +63,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             *(job(outputs, f"sharded/{name}", name, "fsdp", *SHARDABLE) for name in SHARDED),
             job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *SHARDABLE, "trainer.max_steps=2"),
             job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *SHARDABLE, resume=True),
-            job(outputs, "settings/whole", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS),
-            job(outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, "trainer.max_steps=2"),
-            job(outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, resume=True),
+            job(outputs, "settings/whole", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, *WATCHED),
+            job(
+                outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, *WATCHED, "trainer.max_steps=2"
+            ),
+            job(outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, *WATCHED, resume=True),
         ],
         outputs,
     )
@@ -121,6 +124,11 @@ def test_training_on_two_ranks_resumes_to_the_last_bit(folder: str, alone: str, 
     for part in ("state_dict", "optimizer_states"):
         assert_same_state(resumed[part], whole[part], part)
     assert_same_state(resumed["callbacks"]["EMA"], whole["callbacks"]["EMA"], "EMA")
+    if folder == "settings":
+        for name in ("EarlyStop", "KeptCheckpoints"):
+            assert_same_state(resumed["callbacks"][name], whole["callbacks"][name], name)
+        assert whole["callbacks"]["KeptCheckpoints"]["best"][0][0] == 2
+        assert torch.load(outputs / "settings/resumed/checkpoints/best.ckpt", weights_only=True)["global_step"] == 2
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from callbacks.watching import MetricWatcher
 from launch import build
 from launch.command_line import MULTIRUN, show_help, split_flags, tell_choices
 from launch.commands.report import report_of_training
@@ -58,6 +59,8 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         resumed,
     )
     build.check_ranks(config, trainer)
+    if any(isinstance(callback, MetricWatcher) and callback.metric for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        trainer.num_sanity_val_steps = 1  # tells whether there is such a metric before anything is trained
     check_compile(config, trainer)
     tell_choices(config)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once

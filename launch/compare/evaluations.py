@@ -19,7 +19,7 @@ from launch.record_files import DamagedRecordError, read_metrics
 from launch.run_folder import RunFolder
 
 DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema", DATA_CHANGED: STOP}
-SETTINGS = ("overrides", "weights")  # what makes an evaluation another one
+SETTINGS = ("overrides", "weights", "checkpoint")  # what makes an evaluation another one
 _last_datamodule: dict[tuple[str, ...], ImageDataModule] = {}
 
 
@@ -74,7 +74,7 @@ class Job:
             record = read_metrics(self.metrics_path)["record"]
         except DamagedRecordError:  # is written anew
             return
-        if [record.get(key) for key in SETTINGS] != [self.identity()[key] for key in SETTINGS]:
+        if [record.get(key) for key in SETTINGS] != [self.identity().get(key) for key in SETTINGS]:
             old = " ".join([*map(str, record.get("overrides") or []), f"weights={record.get('weights')}"])
             raise UserError(
                 f"name={self.name} is the name of another evaluation of this run ({old}): choose another name, or remove "
@@ -86,7 +86,8 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Say what is evaluated, for the record."""
-        return {"name": self.name, "overrides": self.overrides, "weights": self.weights}
+        chosen = {"checkpoint": self.run.chosen.name} if self.run.chosen else {}
+        return {"name": self.name, "overrides": self.overrides, "weights": self.weights, **chosen}
 
 
 def read_job(arguments: list[str], usage: str) -> Job:
@@ -97,6 +98,8 @@ def read_job(arguments: list[str], usage: str) -> Job:
     changes = overrides if weights == "ema" else [*overrides, f"weights={weights}"]
     if data_changed != STOP:
         changes = [*changes, f"{DATA_CHANGED}={data_changed}"]
+    if run.chosen:
+        changes = [run.chosen.stem, *changes]
     name = file_name(changes) if own["name"] is None else checked_name("name", own["name"])
     return Job(run, config, weights, overrides, name, arguments, data_changed)
 

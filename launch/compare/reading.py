@@ -181,7 +181,8 @@ def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measu
             raise UserError(f"its {key}={trained[key]} is no number")
     overrides = [] if folder == run.path else checked_overrides(record.get("overrides"), folder / "metrics.json")
     evaluated = settings_of(apply_overrides(config, run.overrides(), overrides), parts) if overrides else trained
-    settings = evaluated | before
+    chosen = {"checkpoint": str(record["checkpoint"])} if "checkpoint" in record else {}
+    settings = evaluated | before | chosen
     return Measured(run, folder, _name(run, run_record), trained, settings, content["metrics"], record, run_record)
 
 

@@ -131,7 +131,7 @@ def _state(run: RunFolder, record: Mapping[str, Any]) -> str:
         return "running"
     stopped = record.get("stopped")
     if record.get("finished"):
-        return "finished"
+        return without_folders(" by ".join(filter(None, ["finished", str(record.get("early_stop") or "")])))
     if isinstance(stopped, dict):
         return without_folders(f"stopped at step {stopped.get('step')}: {stopped.get('reason')}")
     return "not finished"

@@ -11,12 +11,14 @@ import socket
 from pathlib import Path
 
 import pytest
-from helpers import read_json, resume_here, train_here
+from helpers import checked_command, read_json, resume_here, train_here
 from pages import Page, fake_run
 from PIL import Image
 
 from generative.metrics.plots import plots_of
+from launch.commands.evaluate import evaluate
 from launch.commands.report import report, report_of_training
+from launch.compare.evaluations import read_job
 from launch.errors import UserError
 from launch.page.charts import Chart, Line, Point, render
 from launch.paths import without_folders
@@ -29,10 +31,20 @@ ABSOLUTE = re.compile(r"(?<![\w./~…:<-])~?/[\w.+-]+(?:/[\w.+-]+)+")
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run of two steps that was continued for two more; its page was written by the training."""
+    """A run that stopped early at step 2 and was continued to step 4; its page was written by the training."""
     folder = tmp_path_factory.mktemp("of somebody") / "outputs" / "meanflow_dit" / "run"
-    run = train_here(folder, "experiment=meanflow_dit", "callbacks.image_grid.first_step=1")
-    resume_here(run, "trainer.max_steps=4", "optimizer.lr=0.002")
+    watched = [f"callbacks.{key}.metric=val/psnr/mean" for key in ("early_stop", "kept_checkpoints")]
+    stop = ["callbacks.early_stop.patience=1", "callbacks.early_stop.min_delta=100", "trainer.max_steps=4"]
+    keep = ["callbacks.kept_checkpoints.num_best=2", "callbacks.kept_checkpoints.every_n_steps=2"]
+    fast = ["callbacks.calibration=null", "callbacks.label_kept=null", "callbacks.image_grid.first_step=1"]
+    run = train_here(folder, "experiment=meanflow_dit", *watched, *stop, *keep, *fast)
+    assert "val/psnr/mean has not been better" in run.record["early_stop"]
+    assert (run.record["finished"], run.record["step"]) == (True, 2)
+    with pytest.raises(
+        UserError, match=r"has finished at step 2 \(early stop: .*set a larger callbacks\.early_stop\.patience"
+    ):
+        resume_here(run, "optimizer.lr=0.002")
+    resume_here(run, "callbacks.early_stop.patience=9", "optimizer.lr=0.002")
     return run
 
 
@@ -46,7 +58,7 @@ def test_the_page_of_a_resumed_run_has_the_whole_history(resumed: RunFolder) -> 
     metrics = read_json(resumed.path / "metrics.json")["metrics"]
     assert page.row("mean", f"{metrics['psnr/mean']:.2f}")
     starts = page.row("2", "20")  # the second start, its time, and what was changed
-    assert "trainer.max_steps: 2 → 4" in starts[2]
+    assert "callbacks.early_stop.patience: 1 → 9" in starts[2]
     assert "optimizer.lr" in starts[2]
     assert "resumed at step 2" in text
     steps = [int(step.replace(",", "")) for step in re.findall(r'data-step="([\d,]+)"', text)]
@@ -55,6 +67,26 @@ def test_the_page_of_a_resumed_run_has_the_whole_history(resumed: RunFolder) -> 
     assert "Finished." in text
     assert not [address for address in page.addresses if not address.startswith(("data:image/", "#"))]
     assert "http" not in re.sub(r'xmlns="[^"]*"', "", text)
+
+
+def test_a_checkpoint_that_was_kept_is_used_where_it_is_named(resumed: RunFolder) -> None:
+    folder = resumed.path / "checkpoints"
+    best = read_json(folder / "best.json")["best"]
+    names = {"best.ckpt", "last.ckpt", "previous.ckpt", "step_00000002.ckpt", "step_00000004.ckpt"}
+    assert {path.name for path in folder.glob("*.ckpt")} == names | {each["file"] for each in best}
+    job = read_job([f"run={folder / 'step_00000002.ckpt'}", "data.num_test=2"], "")
+    record = evaluate(job)["record"]
+    assert (record["step"], record["checkpoint"], job.name) == (
+        2,
+        "step_00000002.ckpt",
+        "step_00000002,data.num_test=2",
+    )
+    assert RunFolder.existing(folder / "best.ckpt", "run").load_checkpoint()["global_step"] == best[0]["step"]
+    assert RunFolder.existing(folder / "last.ckpt", "run").load_checkpoint()["global_step"] == 4
+    with pytest.raises(
+        UserError, match=r"a run continues from its newest checkpoint: name the run folder, or begin .* init="
+    ):
+        checked_command(f"resume={folder / 'best.ckpt'}")
 
 
 def test_no_page_names_a_folder_or_the_machine(resumed: RunFolder, tmp_path: Path) -> None:
