@@ -38,6 +38,7 @@ from launch.trained_parts import (
     space_channels,
     space_size,
     trained_classifier,
+    trained_regression,
     trained_space,
     trained_tokenizer,
 )
@@ -51,7 +52,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("when", _when, replace=True)
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-    for resolver in (trained_classifier, trained_tokenizer, trained_space, space_size, space_channels, folded_channels):
+    resolvers = (
+        trained_classifier, trained_tokenizer, trained_space, trained_regression, space_size, space_channels, folded_channels,
+    )  # fmt: skip
+    for resolver in resolvers:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -14,7 +14,7 @@ PATH_KEYS = frozenset(
     {
         *("root", "train_root", "val_root", "test_root", "images"),
         *("objects_json", "train_json", "test_json", "new_test_json"),
-        *("classifier", "label_classifier", "tokenizer", "space", "weights", "heads", "cache_dir"),
+        *("classifier", "label_classifier", "tokenizer", "space", "regression", "weights", "heads", "cache_dir"),
     }
 )
 # Keys as a whole: of shards paths, patterns and addresses, one or several; and the run that a training begins with.

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra.utils import get_class
+from omegaconf import DictConfig
 
 from generative.export import SUFFIX
 from generative.networks.autoencoder import Autoencoder
@@ -15,7 +16,7 @@ from launch.record_files import passed_over
 from launch.run_folder import RunFolder, readable_record
 
 PIXEL = "pixel"  # the space that needs no trained network
-TRAINED = ("tokenizer", "space")  # keys of the networks that modules are built from
+TRAINED = ("tokenizer", "space", "regression")  # keys of the networks that modules are built from
 
 
 def trained_classifier(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
@@ -36,6 +37,17 @@ def trained_classifier(value: str | None, outputs: str, data_name: str, image_si
 def trained_tokenizer(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
     """Find the checkpoint that the config key ``tokenizer`` means; see ``trained_classifier``."""
     return _trained("tokenizer", value, Path(outputs), (data_name, image_size))
+
+
+def trained_regression(
+    value: str | None, outputs: str, data_name: str, image_size: int, degradation: DictConfig | None
+) -> str | None:
+    """Find the checkpoint that the config key ``regression`` means; see ``trained_classifier``.
+
+    Args:
+        degradation: What it must have been trained to undo, for ``auto``.
+    """
+    return _trained("regression", value, Path(outputs), (data_name, image_size), degradation)
 
 
 def trained_space(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
@@ -91,7 +103,9 @@ def _described(path: str, *times: int) -> Autoencoder:
     return Latents.described(path)
 
 
-def _trained(key: str, value: str | None, outputs: Path, data: tuple[str, int]) -> str | None:
+def _trained(
+    key: str, value: str | None, outputs: Path, data: tuple[str, int], degradation: DictConfig | None = None
+) -> str | None:
     if value is None:
         return None
     if value != "auto":
@@ -108,11 +122,16 @@ def _trained(key: str, value: str | None, outputs: Path, data: tuple[str, int]) 
             finished.append((str(record.get("ended", "")), str(run.checkpoint.resolve()), run))
     for _, checkpoint, run in sorted(finished, key=lambda each: each[:2], reverse=True):
         try:
-            if _serves_as(key, run, debug=outputs.name == "debug"):
+            if _serves_as(key, run, debug=outputs.name == "debug") and _undoes(run, degradation):
                 return checkpoint
         except UserError as error:  # this run only is damaged, or is not to be trusted
             passed_over(str(run.path), error)
     return None
+
+
+def _undoes(run: RunFolder, degradation: DictConfig | None) -> bool:
+    """Whether a run was trained on a degradation; on any where none is asked for."""
+    return degradation is None or run.config().get("degradation") == degradation
 
 
 def _serves_as(key: str, run: RunFolder, debug: bool) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from generative.networks import ImageNetwork
 from generative.randomness import Randomness
 from generative.types import Batch, State
 from lightning_modules.base import TrainingModule
@@ -67,6 +68,11 @@ class GenerativeModule(TrainingModule):
             Plain values; the network calls are known from ``outputs``.
         """
         return {}
+
+    def pixel_networks(self) -> list[ImageNetwork]:
+        """Return the networks that see images pixel by pixel: over larger ones each of them goes in tiles."""
+        network = getattr(self, "network", None)
+        return [network] if isinstance(network, ImageNetwork) and self.network_sees_pixels else []
 
     def bits_per_dimension(
         self, batch: Batch, continuous_BCHW: Tensor, randomness: Randomness, num_calls: int

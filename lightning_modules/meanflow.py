@@ -2,12 +2,13 @@
 
 Of a restorer one network gives the MMSE answer (``mean``) and a posterior sample (``sample``): by a conditional flow from noise
 (the default), or by the flow from the degraded to the clean image (the bridge, InDI, arXiv 2303.11435), which can only answer
-with one image per input.
+with one image per input. A trained regression can go before it: a flow begins at its answer and a little noise, and moves it to
+where images are at the least squared error that this can be had for (PMRF, arXiv 2410.00418); or a flow from noise is shown it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -21,17 +22,18 @@ from generative.guidance import ClassifierFreeGuidance, Guidance, TrainedGuidanc
 from generative.likelihood import CALLS_PER_STEP, bits_per_dimension, flow_nats, of_levels
 from generative.metrics.likelihood import NLL
 from generative.networks import ExactNetwork, ImageNetwork
+from generative.networks.trained_regression import TrainedRegression
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import Randomness
-from generative.ranges import Share
+from generative.ranges import NonNegative, Share
 from generative.samplers import FlowSampler
 from generative.truth import GaussianField
 from generative.types import Batch, Condition, LossOutput, State
 from lightning_modules.conditional_module import USES, ImageTask
-from lightning_modules.contract import Card, Output, Task
+from lightning_modules.contract import Card, Output, Part, Task
 from lightning_modules.space_module import SpaceModule
 
-Source = Literal["noise", "degraded"]
+Source = Literal["noise", "degraded", "regression"]
 
 
 @checked("module")
@@ -45,13 +47,18 @@ class MeanFlow(SpaceModule):
         task: What it does; see ``ConditionalModule``.
         labels: Whether the network is told the labels of the data set.
         guidance: Guidance by them: learnt, or of the sampler's network calls.
-        source: Where the flow starts: ``noise``, or for restoration ``degraded`` (bridge).
+        source: Where the flow starts: ``noise``, or for restoration ``degraded`` (bridge), or ``regression`` (PMRF), the answer
+            of a trained regression with noise on it.
+        source_std: Standard deviation of that noise, images in [-1, 1].
+        regression: Checkpoint of the trained regression; None without one.
+        sees_regression: Whether the network is shown the regression's answer in the place of the degraded image.
         sees_degraded: Whether a restoring network is shown the degraded image and the validity map, besides where it starts.
         known_in_path: Hold exactly known pixels on their own path in every step of ``sample``.
         mean_weight: Slider in [0, 1]: ``sample`` becomes (1 - w) sample + w mean.
         **kwargs: Arguments of ``SpaceModule``.
     """
 
+    part_keys: ClassVar[tuple[str, ...]] = (*SpaceModule.part_keys, "regression")
     tasks: ClassVar[frozenset[Task]] = frozenset({"generate", "restore", "inpaint"})
     default_task: ClassVar[ImageTask] = "restore"
     card: ClassVar[Card] = Card(
@@ -72,6 +79,9 @@ class MeanFlow(SpaceModule):
         guidance: Guidance | None = None,
         source: Source = "noise",
         sees_degraded: bool = True,
+        sees_regression: bool = False,
+        source_std: NonNegative = 0.1,
+        regression: str | None = None,
         known_in_path: bool = False,
         mean_weight: Share = 0.0,
         **kwargs: Any,
@@ -82,16 +92,24 @@ class MeanFlow(SpaceModule):
         self.output = output
         self.source = source
         self.sees_degraded = sees_degraded
+        self.sees_regression = sees_regression
+        self.source_std = source_std
+        self.regression = None if regression is None else TrainedRegression.load(regression)
         self.known_in_path = known_in_path
         self.mean_weight = mean_weight
-        if source == "degraded" and not self.restores:
+        if source != "noise" and not self.restores:
             raise ValueError(
-                "module.source=degraded needs degraded images, and task=generate has none: set module.source=noise."
+                f"module.source={source} needs degraded images, and task=generate has none: set module.source=noise."
             )
-        if source == "degraded" and self.latent_space:
+        if source != "noise" and self.latent_space:
             raise ValueError(
-                "module.source=degraded begins at the degraded image, and noisy images are not encoded: set "
-                "module.source=noise, or space=pixel."
+                f"module.source={source} begins at an image, and noisy images are not encoded: set module.source=noise, or "
+                "space=pixel."
+            )
+        if (source == "regression" or (self.restores and sees_regression)) and self.regression is None:
+            raise ValueError(
+                "module.source=regression and module.sees_regression=true need a trained regression of the same data and "
+                "degradation: train one with experiment=regression_dit, or name one with regression=RUN."
             )
         if mean_weight and not self.restores:
             raise ValueError(
@@ -108,14 +126,16 @@ class MeanFlow(SpaceModule):
         return FlowMap(self.network, self.output, guided=getattr(self.network, "num_times", 2) > 2)
 
     def exact_network(self, prior: GaussianField, degradation: Degradation) -> ImageNetwork | None:
-        if self.latent_space or self.labels or not self.sees_image or self.source != "noise":
+        if self.latent_space or self.labels or not self.sees_image or self.source != "noise" or self.sees_regression:
             return None
         return ExactNetwork(prior, degradation, None, self.output, 2, 2, prior.channels + 1)
 
     @property
     def outputs(self) -> dict[str, Output]:
-        outputs = {"sample": Output(self.sampler.num_network_calls)}
-        return outputs | {"mean": Output(1)} if self.restores else outputs
+        first = 0 if self.regression is None else 1
+        outputs = {"sample": Output(self.sampler.num_network_calls + first)}
+        of_mean = 1 if self.source == "regression" else 1 + first
+        return outputs | {"mean": Output(of_mean)} if self.restores else outputs
 
     @property
     def sees_image(self) -> bool:
@@ -140,14 +160,14 @@ class MeanFlow(SpaceModule):
             condition,
             randomness,
             self.progress,
-            self._mean_state(batch) if self.restores else None,
+            self._mean_state(batch) if self.restores and self.source != "regression" else None,
         )
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """``sample`` by the sampler, ``mean`` of restorers in one network call, without guidance."""
         images = {}
         if self.restores and (self.wants("mean") or self.mean_weight):
-            images["mean"] = self.space.decoded(self.flow_map.mean(self._mean_state(batch), self.condition(batch)))
+            images["mean"] = self._mean(batch)
         if self.wants("sample"):
             source = self._source(batch, randomness)
             sample = self.space.decoded(self.sampler(self._path_map(batch), source, self._guided_condition(batch)))
@@ -191,9 +211,48 @@ class MeanFlow(SpaceModule):
             flow_map = self.space.known(batch).in_flow_map(flow_map)
         return flow_map
 
+    @classmethod
+    def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+        unread = super().unread(arguments)
+        if arguments.get("source") != "regression":
+            unread["module.source_std"] = "the flow does not begin at a regression (module.source=regression)"
+        if arguments.get("source") != "regression" and not arguments.get("sees_regression"):
+            unread["regression"] = "nothing begins with a regression"
+        return unread
+
+    def parts_record(self) -> dict[str, Any]:
+        record = super().parts_record()
+        return record if self.regression is None else record | {"regression": self.regression.record()}
+
+    def parts(self) -> dict[str, Part]:
+        if self.regression is None:
+            return super().parts()
+        part = Part(self.regression.network, self.regression.settings(), self.regression.card())
+        return super().parts() | {"regression": part}
+
+    def pixel_networks(self) -> list[ImageNetwork]:
+        return super().pixel_networks() + ([] if self.regression is None else [self.regression.network])
+
+    def condition(self, batch: Batch, randomness: Randomness | None = None) -> Condition:
+        if self.restores and self.sees_regression:
+            batch = replace(batch, degraded=self._regressed(batch))
+        return super().condition(batch, randomness)
+
+    def _regressed(self, batch: Batch) -> Tensor:
+        assert self.regression is not None
+        return self.regression.to(batch.image.device).answer(batch)
+
+    def _mean(self, batch: Batch) -> Tensor:
+        if self.source == "regression":  # its flow begins there and forgets no other answer
+            return self._regressed(batch)
+        return self.space.decoded(self.flow_map.mean(self._mean_state(batch), self.condition(batch)))
+
     def _source(self, batch: Batch, randomness: Randomness) -> Tensor:
         if self.source == "degraded":
             return batch.observed()[0]
+        if self.source == "regression":
+            noise = randomness.normal(*batch.image.shape[1:])
+            return torch.add(self._regressed(batch), noise, alpha=self.source_std)
         return randomness.normal(*self.space.shape(batch))
 
     def _mean_state(self, batch: Batch) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from generative.checks import checked
 from generative.networks import ImageNetwork
+from generative.networks.trained_regression import regressed
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput
 from lightning_modules.conditional_module import ConditionalModule, ImageTask
@@ -40,6 +41,11 @@ class RegressionRestorer(ConditionalModule):
     def outputs(self) -> dict[str, Output]:
         return {"mean": Output(1)}
 
+    @classmethod
+    def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """One that is told labels answers to more than a degraded image."""
+        return frozenset() if arguments.get("labels") else frozenset({"regression"})
+
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
         """Mean squared error."""
         return LossOutput((self._estimate(batch, randomness) - batch.image).square().mean())
@@ -49,7 +55,4 @@ class RegressionRestorer(ConditionalModule):
         return {"mean": self.finished(self._estimate(batch), batch)}
 
     def _estimate(self, batch: Batch, randomness: Randomness | None = None) -> Tensor:
-        condition = self.condition(batch, randomness)
-        times = torch.tensor([1.0, 0.0], device=batch.image.device).expand(len(batch.image), 2)
-        (image,) = self.network(torch.zeros_like(batch.image), times, condition)
-        return image
+        return regressed(self.network, self.condition(batch, randomness))

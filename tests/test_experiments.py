@@ -26,6 +26,7 @@ from launch.trained_parts import trained_tokenizer
 JUDGED = {"label_classifier": "ddpm_scenes", "label_classifier_iclevr": "ddpm_iclevr"}  # a judge, and what it judges
 # What needs a run before it: test_cats_run_from_tokenizer_to_inpainting, tests/lightning_modules and tests/launch.
 IN_TURN = [f"{kind}_{data}" for kind in ("vqgan", "autoencoder", "maskgit") for data in ("scenes", "cats")]
+IN_TURN += ["pmrf", "meanflow_regression"]
 ALONE = [name for name in experiments() if name not in (*IN_TURN, *JUDGED, *JUDGED.values())]
 
 

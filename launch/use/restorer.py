@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from files.pixels import seen
 from generative.degradations import Degradation
 from generative.networks import ImageNetwork
 from generative.randomness import IndexRandomness
-from generative.tiling import Tiling, padded
+from generative.tiling import OnTiles, Tiling, nobody, padded
 from generative.types import Batch
 from launch.errors import UserError
 from lightning_modules import GenerativeModule
@@ -174,8 +174,7 @@ class Restorer:
         if self.result not in module.outputs:
             raise UserError(f"result={result} is no output of this run: choose one of {', '.join(module.outputs)}.")
         self.tiling = tiling
-        network = getattr(module, "network", None)
-        self._network = network if isinstance(network, ImageNetwork) and module.network_sees_pixels else None
+        self._networks = module.pixel_networks()
 
     @property
     def puts_back_known(self) -> bool:
@@ -224,12 +223,14 @@ class Restorer:
         """
         assert self.tiling is not None
         height, width = request.size
-        size = 1 if self._network is not None and self._network.any_size else self.image_size
+        size = 1 if self._networks and all(network.any_size for network in self._networks) else self.image_size
         numbers = torch.full((len(request.image),), request.number)
         missing = None if request.missing is None else padded(request.missing, size).expand(len(numbers), 1, -1, -1)
         batch = self._batch(padded(request.image, size), numbers, missing)
-        if self._network is not None:
-            with self._tiled(self._network):
+        if self._networks:
+            with ExitStack() as tiled:
+                for number, network in enumerate(self._networks):
+                    tiled.enter_context(self._tiled(network, nobody if number else self._count))
                 made = self._make(batch)
         elif self.puts_back_known and (request.missing is not None or self.module.current_tasks == {"inpaint"}):
             made = self.tiling.outside_in(self._make, batch, self._count)
@@ -253,10 +254,10 @@ class Restorer:
         return at_size(self._batch(request.image, numbers, None).observed()[0], request.size)
 
     @contextmanager
-    def _tiled(self, network: ImageNetwork) -> Iterator[None]:
+    def _tiled(self, network: ImageNetwork, on_tiles: OnTiles) -> Iterator[None]:
         """Let the network go over its images in tiles: samplers, guidance and flow maps of the module all hold it."""
         assert self.tiling is not None
-        network.forward = self.tiling.network(network.forward, self._count)
+        network.forward = self.tiling.network(network.forward, on_tiles)
         try:
             yield
         finally:

@@ -43,6 +43,9 @@ class Noise(torch.nn.Module):
     def evaluation_randomness(self, batch, purpose):
         return None
 
+    def pixel_networks(self):
+        return []
+
     def images_of(self, batch, randomness, names=None):
         self.batches.append(batch)
         draws = torch.Generator().manual_seed(1)
