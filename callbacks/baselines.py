@@ -21,9 +21,9 @@ from generative.ranges import Count
 
 CHUNK = 2000  # training images at a time
 WORDS = {
-    "mean_colour": "the mean colour of the known pixels in the hole",
-    "opencv": "OpenCV's inpainting after Navier-Stokes",
-    "nearest_image": "the training image that is nearest in the known pixels, or in all where none is known",
+    "mean_colour": "mean colour of the known pixels",
+    "opencv": "OpenCV, Navier-Stokes",
+    "nearest_image": "nearest training image",
 }
 
 
@@ -70,7 +70,7 @@ class Baselines(BatchMetrics[RestorationMetrics]):
 
     def describe(self) -> dict[str, Any]:
         missing = {} if _has_opencv() else {"opencv": "not installed"}
-        return super().describe() | {"outputs": WORDS, "num_training": self.num_training, "missing": missing}
+        return super().describe() | {"without_training": WORDS, "num_training": self.num_training, "missing": missing}
 
 
 def _has_opencv() -> bool:

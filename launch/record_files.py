@@ -24,9 +24,9 @@ NUMBER = (int, float)
 EVALUATION_SHAPE: dict[str, type | tuple[type, ...]] = {
     "weights": str, "time": str, "step": int, "seed": int, "evaluation_seed": int, "overrides": list, "degradation": dict,
     "degradation.steps": dict, "hardware": dict, "hardware.threads": int, "data": dict, "data.name": str,
-    "data.image_size": int, "data.evaluation_seed": int, "data.fingerprint": str, "data.images": dict, "data.images.*": int,
-    "sampling": dict, "sampling.num_network_calls": dict, "sampling.num_network_calls.*": NUMBER,
-    "sampling.seconds_per_image": dict, "sampling.seconds_per_image.*": NUMBER,
+    "data.image_size": int, "data.fingerprints": dict, "data.evaluation_seed": int, "data.fingerprint": str,
+    "data.images": dict, "data.images.*": int, "sampling": dict, "sampling.num_network_calls": dict,
+    "sampling.num_network_calls.*": NUMBER, "sampling.seconds_per_image": dict, "sampling.seconds_per_image.*": NUMBER,
 }  # fmt: skip
 RUN_SHAPE: dict[str, type | tuple[type, ...]] = {
     "name": str, "overrides": list, "seed": int, "started": str, "ended": str, "step": int, "parameters": int,

@@ -170,6 +170,12 @@ def write_lines(lines: Sequence[tuple[dict[str, Any], Row[Any], str]], path: Pat
         writer.writerows(cells)
 
 
+def place_of(folder: str) -> str:
+    """Write a folder as it is seen from here; of one that lies elsewhere only its name, as tables are given to others."""
+    path = Path(folder)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
 def write_csv(results: Sequence[Result], seeds: Sequence[str], path: Path) -> None:
     """Write results, a line for each row and output.
 
@@ -181,7 +187,11 @@ def write_csv(results: Sequence[Result], seeds: Sequence[str], path: Path) -> No
     lines: list[tuple[dict[str, Any], Row[Any], str]] = []
     for row in rows:
         fixed = " ".join(f"{key}={value}" for key, value in row.choices.items() if key not in keys)
-        labels = {"run": row.name, "folder": row.entries[0].path, **{key: row.choices.get(key, "") for key in keys}}
+        labels = {
+            "run": row.name,
+            "folder": place_of(row.entries[0].path),
+            **{key: row.choices.get(key, "") for key in keys},
+        }
         counts = {"num_seeds": len(row.entries)}
         lines += [({**labels, "overrides": fixed, "output": output, **counts}, row, output) for output in row.outputs]
     write_lines(lines, path)

@@ -20,6 +20,7 @@ OUTPUTS: dict[Task, tuple[str, ...]] = {
     "generate": ("sample",),
     "reconstruct": ("reconstruction",),
 }
+OUTPUT_WORDS: dict[str, str] = {"sample": "one plausible image", "mean": "the answer of least squared error"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Shape suffixes: B batch, N images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,15 @@ class ImageValues:
         """Return the parts of some of the images, (M,) sorted indices that are all there."""
         there = torch.isin(self.index, index_M)
         return ImageValues(self.index[there], self.total[there], self.weight[there])
+
+
+def joined(several: Sequence[ImageValues]) -> ImageValues:
+    """Take several sets of images for one, whose indices go on from set to set."""
+    starts = [0]
+    for values in several:
+        starts.append(starts[-1] + int(values.index[-1]) + 1)
+    index = torch.cat([values.index + start for values, start in zip(several, starts, strict=False)])
+    return ImageValues(index, torch.cat([v.total for v in several]), torch.cat([v.weight for v in several]))
 
 
 class ImageSums:

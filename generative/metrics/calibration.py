@@ -56,6 +56,7 @@ METRICS = (
     ),
     Metric(
         "spread_ratio", "Spread over error", "", None, 2, TABLE, placeholder="<output>", nominal=1.0,
+        sides=("scatters too little", "scatters too much"),
         definition="spread over the root mean squared error of the samples' expectation, as estimated from the mean of K "
         "samples; 1 is right, below it the samples scatter less than they err",
     ),

@@ -92,6 +92,7 @@ class Metric:
         main_of: Tasks of which it is a first answer to "how good".
         output: Where it is one, the output that it is the score of; empty where a case stands in its place.
         nominal: Where neither side is better, the value that is right; None where none is.
+        sides: What a value below the nominal one says, and one above it.
         against: Key of the metric that is lost where this one is gained by guidance: both are drawn against each other.
 
     Raises:
@@ -119,6 +120,7 @@ class Metric:
     main_of: tuple[str, ...] = ()
     output: str = ""
     nominal: float | None = None
+    sides: tuple[str, str] = ("too low", "too high")
     against: str = ""
 
     def __post_init__(self) -> None:

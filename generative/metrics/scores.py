@@ -23,6 +23,7 @@ from generative.metrics.restoration import hole_mask
 from generative.types import Batch
 
 RATE = 0.8  # of the central intervals
+SIDES = "too sure", "too unsure"  # samples that cover less, or more, than they should
 TABLE = Table("samples against the truth", 81)
 COVERAGES = {"pixels": "coverage", "mean": "coverage_mean", "object": "coverage_object"}  # by what is ranked
 UNKNOWN = "of all pixels that are not known exactly"
@@ -47,17 +48,18 @@ METRICS = (
         definition="the same over the pixels with validity 0 of those images that have both known and unknown pixels",
     ),
     Metric(
-        "coverage", f"Coverage of {RATE:.0%}, pixels", "", None, 3, TABLE, placeholder="<output>", nominal=RATE,
+        "coverage", f"Coverage of {RATE:.0%}, pixels", "", None, 3, TABLE, placeholder="<output>", nominal=RATE, sides=SIDES,
         definition=f"share {UNKNOWN} whose true value lies in the central {RATE:.0%} of the samples; {RATE:g} is right, below "
         "it the samples are too sure",
     ),
     Metric(
         "coverage_mean", f"Coverage of {RATE:.0%}, mean colour", "", None, 3, TABLE, placeholder="<output>", nominal=RATE,
-        main_of=("restore", "inpaint"), output="sample",
+        sides=SIDES, main_of=("restore", "inpaint"), output="sample",
         definition=f"share of images whose mean {UNKNOWN}, that of the hole, lies in the central {RATE:.0%} of the samples'",
     ),
     Metric(
         "coverage_object", f"Coverage of {RATE:.0%}, object colour", "", None, 3, TABLE, placeholder="<output>", nominal=RATE,
+        sides=SIDES,
         definition="share, over objects and channels, of the mean colours of those pixels that show an object, as the data "
         f"tell, and are not known exactly, that lie in the central {RATE:.0%} of the samples' mean colours of the same pixels",
     ),

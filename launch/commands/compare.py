@@ -12,19 +12,22 @@ from rich.console import Console
 
 from files.whole import whole_file
 from launch.command_line import show_help, split_flags
+from launch.compare.board import arranged_by_study, board_of, named_by_study
 from launch.compare.page import render_page, write_rows
-from launch.compare.reading import Found, read_runs
+from launch.compare.reading import Found, read_runs, run_folders
 from launch.compare.rows import tables_of
 from launch.errors import UserError, near_matches, reported
 from launch.names import checked_name, file_name
 from launch.output import as_typed
+from launch.study.record import BASELINE, CELL, read_study
 
 USAGE = """Usage: python compare.py runs=PATTERNS [by=KEYS] [metrics=METRICS] [name=NAME] [output=DIR]
 
 Reads run folders and everything in their evaluations/ and writes DIR/NAME.html, one file that needs no network, and
 DIR/NAME.csv: metrics with their spread over seeds, quality against network calls and against seconds, validation curves,
 images of the same inputs side by side, costs, the settings in which the runs differ, and what failed or is unfinished.
-Results of different test images, degradations or kinds of weights come into tables of their own.
+Results of different test images, degradations or kinds of weights come into tables of their own. The page of a study's folder
+opens with its board: a cell for each paradigm and task, who is ahead beyond chance and why, what became of the predictions.
 
   runs     folders or glob patterns, with commas between them; ** is any depth; write quotes, so that the shell leaves it alone
   by       config keys that tell rows of an experiment apart, such as objective, network.dim or sampler.num_steps; all else is
@@ -34,7 +37,8 @@ Results of different test images, degradations or kinds of weights come into tab
 
   python compare.py runs='outputs/**'
   python compare.py runs='outputs/sweeps/lr/*' by=optimizer.lr metrics=psnr_hole
-  python compare.py runs=ONE_RUN,ANOTHER_RUN name=side_by_side"""
+  python compare.py runs=ONE_RUN,ANOTHER_RUN name=side_by_side
+  python compare.py runs=STUDY"""
 DEFAULTS: dict[str, str | None] = {
     "runs": None, "by": None, "metrics": None, "name": None, "output": "outputs/comparisons",
 }  # fmt: skip
@@ -65,8 +69,17 @@ def compare(arguments: Sequence[str]) -> Path:
         UserError: No run matches, none of them has results, or a key or metric is unknown.
     """
     values = read_arguments(arguments)
-    found = read_runs(str(values["runs"]))
+    folder = Path(str(values["runs"])).expanduser()
+    study = read_study(folder)
+    if study is None:
+        found = read_runs(run_folders(str(values["runs"])))
+    else:
+        compared = [folder / run.run for run in study.runs if run.role in (CELL, BASELINE)]
+        found = read_runs(sorted({path.resolve() for path in compared if path.exists()}))
+        named_by_study(found, study, folder)
     if not found.measured:
+        if not found.left_out:
+            raise UserError(f"runs={values['runs']}: none of the trainings of this study has begun.")
         each = found.left_out[0]
         raise UserError(
             f"none of the {len(found.runs)} runs has results to compare; {each.folder} is {each.state}: {each.reason}."
@@ -74,10 +87,13 @@ def compare(arguments: Sequence[str]) -> Path:
     metrics = _listed(values["metrics"])
     _check_metrics(metrics, found)
     tables, repeated = tables_of(found.measured, _listed(values["by"]))
-    names = sorted({entry.name for entry in found.measured})
+    if study is not None:
+        arranged_by_study(tables, study)
+    names = [study.study] if study else sorted({entry.name for entry in found.measured})
     name = values["name"] or file_name([*names, *(f"by={key}" for key in _listed(values["by"]))])
     command = " ".join([as_typed("python compare.py"), *map(shlex.quote, arguments)])
     options: dict[str, Any] = {"title": values["name"] or ", ".join(names), "command": command, "metrics": metrics}
+    options["board"] = None if study is None else board_of(study, found, tables)
     page = render_page(found, tables, found.left_out + repeated, options)
 
     path = Path(str(values["output"])) / f"{name}.html"

@@ -9,12 +9,22 @@ from typing import Any
 
 from markupsafe import Markup
 
+from generative.metrics import bootstrap
 from generative.metrics.catalogue import metric_of, split_name
 from launch import results
 from launch.compare.pictures import sheets_of
 from launch.compare.reading import Found, LeftOut, Measured
 from launch.compare.rows import Row, Table
-from launch.compare.series import COSTS, charted, cost_charts, validation_charts
+from launch.compare.series import (
+    COSTS,
+    TRAINING_COSTS,
+    charted,
+    cost_charts,
+    loss_charts,
+    rank_charts,
+    trade_charts,
+    training_charts,
+)
 from launch.compare.tables import case_grids, main_grid, whole_grid, without_empty
 from launch.compare.trainings import (
     COST_HEADINGS,
@@ -30,12 +40,15 @@ from launch.record import count, hardware_text, now
 from launch.sampling_time import DEFINITION as TIMING
 
 HERE = Path(__file__).parent
+OVER_SEEDS = "Means over the training seeds; bands are one standard deviation."
+MEASURED_SPEED = "Training steps alone, at the images per second that were measured; a study's at those of its plan."
+RANKS = "A right sampler is at 1 everywhere; high ends are of one that is too sure, a high middle of one that is too unsure."
 MANY = 6  # last values of a run, rows in a sentence
 PICTURE_SIZE = 96  # px: small images are enlarged to about this side, by whole pixels
 
 
 def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], options: dict[str, Any]) -> str:
-    """Write the page; ``options`` are ``title``, ``command`` and the chosen ``metrics``."""
+    """Write the page; ``options`` are ``title``, ``command``, the chosen ``metrics`` and a study's ``board`` or None."""
     rows = [row for table in tables for row in table.rows]
     trainings = trainings_of(rows)
     with_metrics = [table for table in tables if table.names]
@@ -44,6 +57,7 @@ def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], opti
     return html.render(
         HERE / "page.html.j2",
         title=options["title"],
+        board=options["board"],
         script=Markup((HERE / "page.js").read_text()),
         summary=_summary(found, rows),
         legend=[
@@ -53,7 +67,10 @@ def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], opti
         alarms=_alarms(left_out),
         alarm_kind="alarm" if any(each.state in ("failed", "unfinished") for each in left_out) else "note",
         last_values=last_values,
-        tables=[_section(table, with_metrics[:number], chosen) for number, table in enumerate(with_metrics)],
+        tables=[
+            {**_section(table, with_metrics[:number], chosen), "short": _short_name(table, with_metrics)}
+            for number, table in enumerate(with_metrics)
+        ],
         sheets=sheets,
         costs={
             "headings": COST_HEADINGS,
@@ -64,7 +81,9 @@ def render_page(found: Found, tables: list[Table], left_out: list[LeftOut], opti
             ],
         },
         timing=TIMING if any(e.record.get("sampling", {}).get("seconds_per_image") for e in found.measured) else "",
-        folders=[str(run.path) for run in found.runs],
+        folders=[found.place_of(run.path) for run in found.runs],
+        place_of=found.place_of,
+        intervals=bootstrap.WORDS,
         settings=settings_table(list(trainings.values()), trainings),
         left_out=left_out,
         definitions=_definitions(found.measured),
@@ -77,16 +96,26 @@ def _picture_size(size: int) -> int:
     return max(1, round(PICTURE_SIZE / size)) * size if size else PICTURE_SIZE
 
 
+def _short_name(table: Table, tables: Sequence[Table]) -> str:
+    """Name a table by what tells it from the others."""
+    differing = [word for place, word in enumerate(table.words) if len({each.words[place] for each in tables}) > 1]
+    if table.task and sum(each.task == table.task for each in tables) == 1:
+        return table.task.capitalize()
+    return " · ".join(filter(None, differing)) or table.title
+
+
 def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> dict[str, Any]:
-    shown = {row.color for each in earlier for row in each.rows}  # the curves of their training stand above
-    fresh = Table(table.conditions, [row for row in table.rows if row.color not in shown])
+    shown = {row.training for each in earlier for row in each.rows}  # the curves of their training stand above
+    fresh = Table(table.conditions, [row for row in table.rows if row.training not in shown])
     rows = table.rows
-    grid, cases, metrics = main_grid(table, chosen), case_grids(table), charted(table.names, chosen)
+    grid, cases, metrics = main_grid(table, chosen), case_grids(table), charted(table, chosen)
     drawn = metrics if len(rows) > 1 else []  # a single row is in the table
     by_calls, by_seconds = (cost_charts([grid, *cases], drawn, cost) for cost in COSTS)
+    by_images, by_minutes = (training_charts(fresh, metrics, cost) for cost in TRAINING_COSTS)
     hardware = sorted({hardware_text(entry.record.get("hardware", {})) for row in rows for entry in row.entries})
     return {
         "title": table.title,
+        "anchor": table.anchor,
         "why": _why(table, earlier[0] if earlier else table),
         "known_pixels": results.known_pixels_note(
             [(row.label, entry.record.get("sampling", {})) for row in rows for entry in row.entries], table.names
@@ -96,12 +125,26 @@ def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> d
         "whole": whole_grid(table),
         "cases": [without_empty(each) for each in cases],
         "case_caption": "Mean over the seeds ± standard deviation; with one seed, ± is over the evaluation's own draws.",
-        "by_calls": Panels.of(by_calls),
-        "by_seconds": Panels.of(by_seconds),
-        "training": Panels.of(validation_charts(fresh, metrics)),
-        "hardware": f"Measured on {'; '.join(hardware)}. Times of different machines cannot be compared.",
+        "charts": [
+            (
+                "Quality against network calls",
+                "A mark is a row of the table; bars are ± over its seeds.",
+                Panels.of(by_calls),
+            ),
+            ("Quality against seconds", _measured_on(hardware), Panels.of(by_seconds)),
+            ("What guidance gains and gives up", "A mark is a setting.", Panels.of(trade_charts(table, metrics))),
+            ("Ranks of the truth among samples", RANKS, Panels.of(rank_charts(table))),
+            ("Validation over training images", OVER_SEEDS, Panels.of(by_images)),
+            ("Validation over the time of training", MEASURED_SPEED, Panels.of(by_minutes)),
+            ("Loss", "Losses of different objectives have no common scale.", Panels.of(loss_charts(fresh))),
+        ],
         "no_seconds": _without_seconds(rows),
+        "no_images": sorted({row.label for row in rows if not all(entry.by_image for entry in row.entries)})[:MANY],
     }
+
+
+def _measured_on(hardware: Sequence[str]) -> str:
+    return f"Measured on {'; '.join(hardware)}. Times of different machines cannot be compared."
 
 
 def _without_seconds(rows: Sequence[Row]) -> str:
@@ -173,4 +216,8 @@ def write_rows(tables: Sequence[Table], path: Path) -> None:
             for output in row.outputs:
                 costs = {kind: row.sampling(kind, output) for kind in ("num_network_calls", "seconds_per_image")}
                 lines.append(({**shared, **own, "output": output, **counts, **costs}, row, output))
-    results.write_lines(lines, path)
+    results.write_lines([(_said(labels), row, output) for labels, row, output in lines], path)
+
+
+def _said(labels: dict[str, Any]) -> dict[str, Any]:
+    return {key: html.without_machine_paths(value) for key, value in labels.items()}

@@ -13,6 +13,7 @@ from launch.page.html import embedded
 from launch.record_files import DamagedRecordError, check_shape, passed_over, read_json
 
 INPUTS = ("clean", "data", INPUT)
+NUM_SMALL = 3  # images in a row, where there is little room
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _sheet(name: str, size: int, tables: list[Table]) -> Sheet:
     labels = {i: words for c in lists if c.get("labels") for i, words in zip(c["index"], c["labels"], strict=True)}
     captions = [", ".join(labels[i]) if labels.get(i) else f"test {i}" for i in columns]
     sheet = Sheet(f"{name} {size}x{size}", columns, captions, size)
-    shown = {row.color for table in tables for row in table.rows if found[id(row)][1]}
+    shown = {row.training for table in tables for row in table.rows if found[id(row)][1]}
     for table in tables:
         block, outputs = Block(table.title), []
         for row in table.rows:
@@ -128,7 +129,7 @@ def _sheet(name: str, size: int, tables: list[Table]) -> Sheet:
             if images is not None:
                 _take_inputs(sheet, block, images)
                 outputs += _outputs(row, entry, images, columns)
-            elif row.color not in shown and (grid := _newest_grid(entry.folder)):
+            elif row.training not in shown and (grid := _newest_grid(entry.folder)):
                 sheet.grids[row.label] = Cell(embedded(grid))
         order = list(dict.fromkeys(each.output for each in outputs))
         block.rows += sorted(joined(outputs, _is_repeat), key=lambda each: (each.is_minor, order.index(each.output)))
@@ -168,17 +169,42 @@ def _take_inputs(sheet: Sheet, block: Block, images: _Images) -> None:
         block.rows.append(PictureRow(INPUT, INPUT, None, images.cells(INPUT, sheet.columns)))
 
 
+def small_pictures(entry: Measured) -> list[list[Cell]]:
+    """Return two rows of images of an evaluation: what it was given above what it made, or what it drew."""
+    images = _images_in(entry)
+    if images is None:
+        return []
+    made = [output for output in images.content["outputs"] if output not in INPUTS]
+    own = [output for output in Row("", {}, [entry]).own_outputs if output in made] or made
+    index = images.content["index"]
+    first, second = index[:NUM_SMALL], index[NUM_SMALL : 2 * NUM_SMALL]
+    is_given = INPUT in images.content["outputs"]
+    rows = (
+        [(INPUT, first), (own[0], first)]
+        if is_given and own
+        else [(o, part) for o in own[:1] for part in (first, second)]
+    )
+    cells = [[cell for cell in images.cells(output, columns) if cell] for output, columns in rows]
+    return [row for row in cells if row]
+
+
 def _images_of(row: Row) -> tuple[Measured, _Images | None]:
     """Return the single images of the row's first seed that has some."""
     entries = sorted(row.entries, key=lambda entry: (entry.seed, str(entry.evaluation_seed)))
     for entry in entries:
-        folder = entry.folder / "images" / "test"
-        if (folder / LIST_NAME).exists():
-            try:
-                return entry, _Images(folder, _list_of(folder / LIST_NAME))
-            except DamagedRecordError as error:
-                passed_over(f"the images of {entry.folder}", error)
+        if (images := _images_in(entry)) is not None:
+            return entry, images
     return entries[0], None
+
+
+def _images_in(entry: Measured) -> _Images | None:
+    folder = entry.folder / "images" / "test"
+    if (folder / LIST_NAME).exists():
+        try:
+            return _Images(folder, _list_of(folder / LIST_NAME))
+        except DamagedRecordError as error:
+            passed_over(f"the images of {entry.folder}", error)
+    return None
 
 
 def _list_of(path: Path) -> dict[str, Any]:

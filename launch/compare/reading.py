@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from generative.metrics.by_image import ImageValues
+from launch.by_image_csv import read_by_image
 from launch.command_line import run_config
 from launch.compose import apply_overrides
 from launch.errors import UserError, as_user_error, one_line
@@ -21,6 +24,7 @@ from launch.received import checked_overrides
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
 from launch.settings import BEFORE, Settings, earlier_settings, settings_of
+from launch.study.record import StudyRun
 from launch.sweep.jobs import LOG_NAME, RECORD_NAME, SweepJob
 
 BATCH_KEYS = ("data.global_batch_size", "trainer.accumulate_grad_batches")
@@ -40,6 +44,8 @@ class Measured:
         metrics: Values by ``<metric>/<output>``.
         record: How they were measured.
         run_record: Content of ``run.json``.
+        planned: What a study has planned for the run, where it is one of its.
+        by_image: What each image has added to the means behind ``metrics``; nothing where that was not kept.
     """
 
     run: RunFolder
@@ -50,6 +56,8 @@ class Measured:
     metrics: dict[str, float]
     record: dict[str, Any]
     run_record: dict[str, Any]
+    by_image: dict[str, ImageValues] = field(default_factory=dict)
+    planned: StudyRun | None = None
 
     @property
     def seed(self) -> int:
@@ -97,6 +105,12 @@ class Found:
     measured: list[Measured] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
+    def place_of(self, path: Path) -> str:
+        """Say where a folder lies among the runs, and nothing of the machine."""
+        above = Path(os.path.commonpath([run.path for run in self.runs]))
+        root = above.parent if len(self.runs) == 1 else above
+        return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
 
 def run_folders(patterns: str) -> list[Path]:
     """Find run folders.
@@ -131,10 +145,10 @@ def _is_run(path: Path) -> bool:
     return any((path / mark).is_file() for mark in MARKS)
 
 
-def read_runs(patterns: str) -> Found:
-    """Read everything that matches ``patterns``; see ``run_folders``."""
+def read_runs(folders: Sequence[Path]) -> Found:
+    """Read run folders with everything in their ``evaluations``."""
     found = Found()
-    for path in run_folders(patterns):
+    for path in folders:
         run = RunFolder(path)
         found.runs.append(run)
         try:
@@ -183,7 +197,8 @@ def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measu
     evaluated = settings_of(apply_overrides(config, run.overrides(), overrides), parts) if overrides else trained
     chosen = {"checkpoint": str(record["checkpoint"])} if "checkpoint" in record else {}
     settings = evaluated | before | chosen
-    return Measured(run, folder, _name(run, run_record), trained, settings, content["metrics"], record, run_record)
+    by_image, metrics = read_by_image(folder), content["metrics"]
+    return Measured(run, folder, _name(run, run_record), trained, settings, metrics, record, run_record, by_image)
 
 
 def _name(run: RunFolder, record: dict[str, Any]) -> str:
@@ -226,9 +241,9 @@ def last_step(folder: Path) -> int | None:
     return max((int(row["step"]) for row in read_rows(folder)), default=None)
 
 
-def validation_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """Read a validation metric, ``<metric>/<output>``, as optimiser steps and values over the training."""
-    rows = ((row["step"], row.get(f"val/{metric}")) for row in read_rows(folder))
+def logged_curve(folder: Path, name: str) -> list[tuple[int, float]]:
+    """Read a logged scalar, such as ``val/<metric>/<output>``, as optimiser steps and finite values over the training."""
+    rows = ((row["step"], row.get(name)) for row in read_rows(folder))
     curve = ((int(step), float(value)) for step, value in rows if value)
     return [(step, value) for step, value in curve if math.isfinite(value)]
 

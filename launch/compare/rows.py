@@ -7,6 +7,7 @@ spread of a row is that over its training seeds; with one training seed, that ov
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,13 @@ class Row(results.Row[Measured]):
     """Evaluations of the same settings, as the page shows them.
 
     Attributes:
-        color: Number of the row's colour: rows of the same weights have the same.
+        training: Number of what was trained: rows of the same weights have the same.
+        color: Number of the row's colour.
         merged: Keys with several values that were averaged over, as ``by`` asked.
         shown: Those of the choices that the page shows: not those that most rows of the name share.
     """
 
+    training: int = 0
     color: int = 0
     merged: list[str] = field(default_factory=list)
     shown: dict[str, str] = field(default_factory=dict)
@@ -44,7 +47,16 @@ class Row(results.Row[Measured]):
     def own_outputs(self) -> list[str]:
         """Outputs that the paradigm makes in use, not the bounds of evaluation; records that do not say so: all."""
         calls = self.entries[0].record.get("sampling", {}).get("num_network_calls")
-        return list(calls) if calls else [output for output in self.outputs if output != INPUT]
+        return list(calls) if calls else [output for output in self.outputs if output not in self.floors]
+
+    @property
+    def floors(self) -> dict[str, str]:
+        """Outputs that need no training, such as the input itself, in words."""
+        measured = self.entries[0].record.values()
+        named = [part.get("without_training") for part in measured if isinstance(part, dict)]
+        return {INPUT: "degraded input"} | {
+            k: str(v) for each in named if isinstance(each, dict) for k, v in each.items()
+        }
 
     @property
     def training_seeds(self) -> list[int]:
@@ -67,17 +79,29 @@ class Table:
 
     Attributes:
         conditions: What they have in common, by its name.
+        task: Of a study, the task that it is of.
     """
 
     conditions: dict[str, Any]
     rows: list[Row]
+    task: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """The conditions in words, some of which may be empty."""
+        c = self.conditions
+        about = [f"{c['data']} {c['size']}x{c['size']}", c["degradation_name"], c["images"], f"{c['weights']} weights"]
+        return [self.task.capitalize(), *about]
 
     @property
     def title(self) -> str:
-        """The conditions in words."""
-        c = self.conditions
-        parts = [f"{c['data']} {c['size']}x{c['size']}", c["degradation_name"], c["images"], f"{c['weights']} weights"]
-        return " · ".join(part for part in parts if part)
+        """The conditions in a line."""
+        return " · ".join(filter(None, self.words))
+
+    @property
+    def anchor(self) -> str:
+        """The conditions as a part of an address."""
+        return "-".join(re.findall(r"[a-z0-9]+", f"{self.title} {self.conditions['fingerprint']}".lower()))
 
     @property
     def names(self) -> set[str]:
@@ -156,7 +180,7 @@ def tables_of(measured: Sequence[Measured], by: Sequence[str]) -> tuple[list[Tab
         tables.append(Table(conditions_of(measured[numbers[0]]), sorted_rows))
         _shorten(sorted_rows)
     tables.sort(key=lambda table: (-len({row.name for row in table.rows}), -len(table.rows)))
-    _color([row for table in tables for row in table.rows])
+    _number_trainings([row for table in tables for row in table.rows])
     return tables, repeated
 
 
@@ -249,8 +273,8 @@ def _choices(measured: Sequence[Measured], by: Sequence[str]) -> tuple[list[dict
     return found, merged
 
 
-def _color(rows: Sequence[Row]) -> None:
-    """Give rows that share runs a colour, each such set another one."""
+def _number_trainings(rows: Sequence[Row]) -> None:
+    """Number rows that share runs, each such set by another number, which is its colour, too."""
     sets: list[set[Path]] = []
     for row in rows:
         runs = {entry.run.path for entry in row.entries}
@@ -263,4 +287,4 @@ def _color(rows: Sequence[Row]) -> None:
         own = next(each for each in sets if row.entries[0].run.path in each)
         if own not in order:
             order.append(own)
-        row.color = order.index(own)
+        row.training = row.color = order.index(own)

@@ -1,4 +1,4 @@
-"""The curves of a table: quality over training, against network calls and against seconds."""
+"""The curves of a table: losses and quality over training, against network calls, against seconds and against each other."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from generative.metrics.catalogue import Metric, ordered, split_name, value_name
-from launch.compare.reading import validation_curve
+from launch.compare.reading import Measured, logged_curve
 from launch.compare.rows import Row, Table, label_of
 from launch.compare.tables import Grid
-from launch.compare.trainings import training_choices
+from launch.compare.trainings import runs_of, training_choices, training_cost, trainings_of
 from launch.page.charts import Chart, Line, Point
 
 NUM_CHARTS = 4  # of a kind, where no metrics are asked for
 STEP_KEYS = ("num_steps",)  # last part of those settings that move a point along its curve
+MAX_POINTS = 120  # of a loss
+IMAGES, MINUTES = TRAINING_COSTS = ("training images", "minutes of training")
 COSTS = {"network calls per image": (0, 1.0), "seconds per image": (1, 0.001)}  # column of a grid and its unit
 
 
-def charted(names: Iterable[str], chosen: Sequence[str]) -> list[Metric]:
-    """Choose the metrics to draw: those that are asked for, or the leading ones of what was measured."""
-    present = ordered(names)
-    return [m for m in present if m.key in chosen] if chosen else [m for m in present if m.leading][:NUM_CHARTS]
+def charted(table: Table, chosen: Sequence[str]) -> list[Metric]:
+    """Choose the metrics to draw: those that are asked for, or the main ones of the task and the leading ones."""
+    present = ordered(table.names)
+    if chosen:
+        return [metric for metric in present if metric.key in chosen]
+    main = [metric for metric in present if metric.sign and table.task in metric.main_of]
+    return [*main, *(metric for metric in present if metric.leading and metric not in main)][:NUM_CHARTS]
 
 
 def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> list[Chart]:
-    """Draw quality against one of ``COSTS``, a point for each line of the tables; single points are in these."""
+    """Draw quality against one of ``COSTS``, a point for each line of the tables."""
     charts = []
     dashes: dict[str, int] = {}
     place, unit = COSTS[cost]
@@ -37,14 +42,14 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
             columns = [n for n, column in enumerate(grid.columns) if column.metric == metric]
             for number, entry in itertools.product(columns, grid.entries):
                 value = entry.numbers[number]
-                if value.value is None or (entry.color is not None and grid.columns[number].sign != metric.sign):
+                if value.value is None or (entry.row is not None and grid.columns[number].sign != metric.sign):
                     continue  # what bounds the others is no point
-                if entry.color is None:
+                if entry.row is None or entry.is_bound:
                     references[entry.name] = value.value
                     continue
                 fixed = {k: v for k, v in entry.choices.items() if k.rpartition(".")[2] not in STEP_KEYS}
                 name, output = label_of(entry.name, fixed), entry.output or grid.columns[number].case
-                line = lines.setdefault((entry.color, f"{name} · {output}"), (output, name, []))
+                line = lines.setdefault((entry.row.color, f"{name} · {output}"), (output, name, []))
                 if (x := entry.numbers[place].value) is not None and math.isfinite(value.value):
                     note = f"{metric.name} {value.text} {value.spread} at {x * unit:.3g} {cost}"
                     line[2].append(Point(x * unit, value.value, value.deviation, " ".join(note.split())))
@@ -58,10 +63,17 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
             )
             for (color, label), (output, name, points) in lines.items()
         ]
-        chart = Chart(metric.name, cost, drawn, references, is_logarithmic=True)
-        if chart.num_points > 1:
-            charts.append(chart)
+        charts.append(Chart(metric.name, cost, drawn, _near(references, drawn), is_logarithmic=True))
     return charts
+
+
+def _near(references: dict[str, float], lines: Sequence[Line]) -> dict[str, float]:
+    """Keep those that do not press what is drawn into a part of the chart."""
+    values = [point.y for line in lines for point in line.points]
+    if not values:
+        return {}
+    low, high = min(values), max(values)
+    return {name: value for name, value in references.items() if 2 * low - high <= value <= 2 * high - low}
 
 
 def _line_colors(lines: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]:
@@ -71,27 +83,89 @@ def _line_colors(lines: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]
     return {line: line[0] if has_own else number for number, line in enumerate(distinct)}
 
 
-def validation_charts(table: Table, metrics: Sequence[Metric]) -> list[Chart]:
-    """Draw the validation metrics of a table's runs over their training, as means over the seeds."""
-    by_color: dict[int, Row] = {}
-    for row in table.rows:
-        by_color.setdefault(row.color, row)
+def training_charts(table: Table, metrics: Sequence[Metric], cost: str) -> list[Chart]:
+    """Draw the validation metrics of a table's runs over one of ``TRAINING_COSTS``, as means over the seeds."""
+    trainings = trainings_of(table.rows)
     charts = []
     dashes: dict[str, int] = {}
     for metric in metrics:
         lines = []
-        for row in by_color.values():
-            runs = {entry.run.path: entry for entry in row.entries}
-            label = label_of(row.name, training_choices(row, by_color))
+        for row in trainings.values():
+            label = label_of(row.name, training_choices(row, trainings))
             for output in _drawn_outputs(row, metric):
-                curves = [validation_curve(path, value_name(metric.key, output)) for path in runs]
-                if points := _mean_curve([curve for curve in curves if curve]):
+                name = f"val/{value_name(metric.key, output)}"
+                if points := _mean_curve([_curve(entry, name, cost) for entry in runs_of(row)]):
                     dash = dashes.setdefault(output, len(dashes))
                     lines.append(Line(f"{label} · {output}", points, row.color, dash, has_marks=False))
-        chart = Chart(metric.name, "optimiser steps", lines)
-        if chart.num_points:
-            charts.append(chart)
+        charts.append(Chart(metric.name, cost, lines))
     return charts
+
+
+def loss_charts(table: Table) -> list[Chart]:
+    """Draw the loss of each training, one chart for those of a name: losses of different objectives are of no common scale."""
+    trainings = trainings_of(table.rows)
+    charts = []
+    for name in dict.fromkeys(row.name for row in trainings.values()):
+        lines = []
+        for row in (row for row in trainings.values() if row.name == name):
+            label = label_of(name, training_choices(row, trainings))
+            for dash, (split, words) in enumerate((("train", "training"), ("val", "validation"))):
+                curves = [_curve(entry, f"{split}/loss", IMAGES) for entry in runs_of(row)]
+                if points := _mean_curve([_thinned(curve) for curve in curves]):
+                    lines.append(Line(f"{label} · {words}", points, row.color, dash, has_marks=False))
+        charts.append(Chart(f"Loss of {name}", IMAGES, lines))
+    return charts
+
+
+def trade_charts(table: Table, metrics: Sequence[Metric]) -> list[Chart]:
+    """Draw metrics against those that guidance gives up for them, where both were measured at several settings."""
+    charts = []
+    for metric in metrics:
+        for given_up in ordered(name for name in table.names if split_name(name)[0].startswith(metric.against or "/")):
+            found: dict[tuple[int, str], list[Point]] = {}
+            for row, case in [(each, case) for each in table.rows for case in _drawn_outputs(each, metric)]:
+                name = _value_of(row, given_up)
+                x, y = row.mean(name) if name else None, row.mean(value_name(metric.key, case))
+                if x is not None and y is not None:
+                    note = f"{row.label}: {metric.text(y)} at {given_up.text(x)}"
+                    found.setdefault((row.color, f"{row.name} · {case}"), []).append(Point(x, y, None, note))
+            lines = [
+                Line(label, sorted(points, key=lambda point: point.x), color, number % 4)
+                for number, ((color, label), points) in enumerate(found.items())
+                if len(points) > 1
+            ]
+            charts.append(Chart(f"{metric.name} against {given_up.name}", given_up.name, lines))
+    return charts
+
+
+def rank_charts(table: Table) -> list[Chart]:
+    """Draw the rank histograms of samples, a chart for what was ranked, as multiples of the share that is right."""
+    found: dict[str, list[Line]] = {}
+    dashes: dict[str, int] = {}
+    for row in table.rows:
+        for name, shares in _histograms(row.entries[0]).items():
+            what, _, output = name.partition("/")
+            last = max(1, len(shares) - 1)
+            points = [Point(rank / last, share * len(shares)) for rank, share in enumerate(shares)]
+            dash = dashes.setdefault(output, len(dashes))
+            found.setdefault(what, []).append(Line(f"{row.label} · {output}", points, row.color, dash, has_marks=False))
+    return [Chart(f"Ranks: {what}", "rank of the truth", lines, {"right": 1.0}) for what, lines in found.items()]
+
+
+def _histograms(entry: Measured) -> dict[str, list[float]]:
+    parts = [part.get("rank_histograms") for part in entry.record.values() if isinstance(part, dict)]
+    return {
+        str(name): [float(share) for share in shares]
+        for part in parts
+        for name, shares in (part.items() if isinstance(part, dict) else ())
+        if isinstance(shares, list) and all(isinstance(share, int | float) for share in shares)
+    }
+
+
+def _value_of(row: Row, metric: Metric) -> str | None:
+    """Return the name of the row's own value of a metric, of its first output that has one."""
+    names = (value_name(metric.key, output) for output in row.own_outputs)
+    return next((name for name in names if name in row.metrics), None)
 
 
 def _drawn_outputs(row: Row, metric: Metric) -> list[str]:
@@ -102,13 +176,24 @@ def _drawn_outputs(row: Row, metric: Metric) -> list[str]:
     return [output for output in row.own_outputs if output in measured]
 
 
-def _mean_curve(curves: list[list[tuple[int, float]]]) -> list[Point]:
-    """Average curves at the steps that all of them have."""
-    if not curves:
-        return []
-    common = set.intersection(*({step for step, _ in curve} for curve in curves))
-    values = {step: [dict(curve)[step] for curve in curves] for step in sorted(common)}
-    return [
-        Point(step, statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else None)
-        for step, each in values.items()
-    ]
+def _curve(entry: Measured, name: str, cost: str) -> list[tuple[float, float]]:
+    """Read a logged scalar over what the training had cost by then; nothing where that is not known."""
+    cost_at = training_cost(entry, cost == MINUTES)
+    return [(cost_at(step), value) for step, value in logged_curve(entry.run.path, name)] if cost_at else []
+
+
+def _thinned(curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Average neighbours, so that a line has about ``MAX_POINTS``."""
+    size = max(1, len(curve) // MAX_POINTS)
+    parts = [curve[start : start + size] for start in range(0, len(curve), size)]
+    return [(statistics.fmean(x for x, _ in part), statistics.fmean(y for _, y in part)) for part in parts]
+
+
+def _mean_curve(curves: Sequence[list[tuple[float, float]]]) -> list[Point]:
+    """Average curves number by number of their points, as far as all go."""
+    points = []
+    for several in zip(*filter(None, curves), strict=False):
+        values = [value for _, value in several]
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        points.append(Point(statistics.fmean(x for x, _ in several), statistics.fmean(values), deviation))
+    return points

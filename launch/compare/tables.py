@@ -1,4 +1,4 @@
-"""The page's tables as text: what stands in each cell, and which value of a column is the best."""
+"""The page's tables as text: what stands in each cell, and which value of a column is told to be the best."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from generative.metrics.catalogue import EQUAL, Metric, ordered, output_order, split_name, value_name
-from launch.compare.rows import INPUT, Row, Table, joined
+from launch.compare.intervals import is_ahead
+from launch.compare.rows import Row, Table, joined
+from lightning_modules.contract import OUTPUT_WORDS
 
 NUM_COSTS = 2  # columns before those of the metrics: network calls, milliseconds
+FLOOR, CEILING = "without training", "out of competition: bounds, other pictures"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Number:
         spread: The standard deviation.
         value: The exact mean, by which the column is sorted.
         deviation: The exact standard deviation.
-        is_best: Whether it is the best of its column.
+        is_best: Whether it is better than all that compete with it, in every seed and beyond chance.
     """
 
     text: str = ""
@@ -56,19 +59,30 @@ class Entry:
     Attributes:
         name: Name of the runs.
         choices: What tells the row from others of the name.
-        color: Number of its colour, or None for inputs.
+        row: What it is a line of; None for what is the same for all rows.
+        output: The output that it shows; empty for a whole row.
+        group: Lines of the same group stand together, and compete.
         seeds: Number of seeds in words.
         numbers: The columns.
-        is_bound: Whether it is an input or a bound, out of competition.
     """
 
     name: str
     choices: dict[str, str]
-    color: int | None
+    row: Row | None
     output: str
+    group: str
     seeds: str
     numbers: list[Number] = field(default_factory=list)
-    is_bound: bool = False
+
+    @property
+    def color(self) -> int | None:
+        """Number of its colour; None for what is the same for all rows."""
+        return None if self.row is None else self.row.color
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is an input, an answer without skill or a bound: out of competition."""
+        return self.group in (FLOOR, CEILING)
 
 
 @dataclass(frozen=True)
@@ -78,14 +92,23 @@ class Grid:
     Attributes:
         columns: Its columns of numbers.
         entries: Its lines.
-        has_outputs: Whether a line is one output of a row, and not the whole row.
         metric: Of a table of one metric by case, which.
     """
 
     columns: list[Column]
     entries: list[Entry]
-    has_outputs: bool = True
     metric: Metric | None = None
+
+    @property
+    def groups(self) -> list[tuple[str, list[Entry]]]:
+        """Its lines with the heading of their group, which is empty where there is one group alone."""
+        names = list(dict.fromkeys(entry.group for entry in self.entries))
+        return [(_heading(name), [entry for entry in self.entries if entry.group == name]) for name in names]
+
+
+def _heading(group: str) -> str:
+    words = OUTPUT_WORDS.get(group, "")
+    return " · ".join(filter(None, [group.replace("_", " "), words]))
 
 
 def seeds_text(row: Row) -> str:
@@ -120,43 +143,49 @@ def _column(metric: Metric, case: str = "") -> Column:
 
 
 def main_grid(table: Table, chosen: Sequence[str]) -> Grid:
-    """Lay out the input and what the paradigms make; metrics are the chosen ones, or all but the minor ones."""
-    return _grid(table, [m for m in _of_outputs(table) if (m.key in chosen if chosen else not m.minor)], False)
+    """Lay out floors, what the paradigms make and what bounds it; metrics are the chosen ones, or all but the minor ones."""
+    return _grid(table, [m for m in _of_outputs(table) if (m.key in chosen if chosen else not m.minor)])
 
 
 def whole_grid(table: Table) -> Grid:
-    """Lay out all metrics of all outputs, also of those that bound the others."""
-    return _grid(table, _of_outputs(table), True)
+    """Lay out all metrics."""
+    return _grid(table, _of_outputs(table))
 
 
 def _of_outputs(table: Table) -> list[Metric]:
     return [metric for metric in ordered(table.names) if not metric.case]
 
 
-def _grid(table: Table, metrics: list[Metric], has_bounds: bool) -> Grid:
+def _grid(table: Table, metrics: list[Metric]) -> Grid:
     columns = [*COSTS, *map(_column, metrics)]
     keys = {metric.key for metric in metrics}
     names = {output for key, output in map(split_name, table.names) if key in keys}
     entries: list[Entry] = []
     for row in table.rows:
+        floors = row.floors
         for output in sorted(names, key=lambda name: (*_rank(row, name), *output_order(name))):
             numbers = [_number(row, column, output) for column in columns]
-            is_own = output in row.own_outputs
-            if any(number.text for number in numbers[NUM_COSTS:]) and (is_own or has_bounds):
-                entries.append(Entry(row.name, row.shown, row.color, output, seeds_text(row), numbers, not is_own))
-    entries = _by_output(joined(entries, _is_repeat))
+            if not any(number.text for number in numbers[NUM_COSTS:]):
+                continue
+            if output in floors:
+                plain = [replace(number, spread="") for number in numbers]
+                entries.append(Entry(floors[output], {}, None, output, FLOOR, "", plain))
+            else:
+                group = output if output in row.own_outputs else CEILING
+                name = row.name if group == output else f"{row.name} · {output.replace('_', ' ')}"
+                entries.append(Entry(name, row.shown, row, output, group, seeds_text(row), numbers))
+    entries = _by_group(joined(entries, _is_repeat))
     _mark_best(entries, columns)
-    return Grid(columns, [*([] if has_bounds else _input_entry(table, columns)), *entries])
+    return Grid(columns, entries)
 
 
-def _by_output(entries: list[Entry]) -> list[Entry]:
-    """Put lines of the same runs and output together, in the order in which they come first."""
-    first: dict[tuple[str, int | None, str], int] = {}
+def _by_group(entries: list[Entry]) -> list[Entry]:
+    """Put floors first and bounds last, between them output by output, and keep lines of the same runs together."""
     runs: dict[tuple[str, int | None], int] = {}
     for number, entry in enumerate(entries):
-        first.setdefault((entry.name, entry.color, entry.output), number)
         runs.setdefault((entry.name, entry.color), number)
-    return sorted(entries, key=lambda e: (runs[e.name, e.color], first[e.name, e.color, e.output]))
+    groups = [FLOOR, *sorted({entry.group for entry in entries} - {FLOOR, CEILING}, key=output_order), CEILING]
+    return sorted(entries, key=lambda entry: (groups.index(entry.group), runs[entry.name, entry.color]))
 
 
 def _rank(row: Row, output: str) -> tuple[int, int]:
@@ -164,16 +193,9 @@ def _rank(row: Row, output: str) -> tuple[int, int]:
     return (0, own.index(output)) if output in own else (1, 0)
 
 
-def _input_entry(table: Table, columns: list[Column]) -> list[Entry]:
-    """Return one line for the input, which is the same for all rows."""
-    for row in table.rows:
-        numbers = [replace(_number(row, column, INPUT), spread="") for column in columns]
-        if any(number.text for number in numbers[NUM_COSTS:]):
-            return [Entry("degraded input", {}, None, "", "", numbers, True)]
-    return []
-
-
 def _is_repeat(a: Entry, b: Entry) -> bool:
+    if a.row is b.row is None:
+        return a.output == b.output  # measured on the same images
     if (a.name, a.color, a.output, a.numbers[0].text) != (b.name, b.color, b.output, b.numbers[0].text):
         return False
     pairs = [(x.value, y.value) for x, y in zip(a.numbers[NUM_COSTS:], b.numbers[NUM_COSTS:], strict=True)]
@@ -181,15 +203,23 @@ def _is_repeat(a: Entry, b: Entry) -> bool:
 
 
 def _mark_best(entries: list[Entry], columns: list[Column]) -> None:
+    """Mark in each group the value that is better than every other one beyond chance; see ``intervals.is_ahead``."""
     for number, column in enumerate(columns):
-        found = [(e, e.numbers[number].value) for e in entries if not e.is_bound]
-        competing = [(e, column.sign * value) for e, value in found if value is not None and math.isfinite(value)]
-        values = [value for _, value in competing]
-        if column.sign == 0 or len(values) < 2 or math.isclose(min(values), max(values), rel_tol=EQUAL):
-            continue
-        for entry, value in competing:
-            if math.isclose(value, max(values), rel_tol=EQUAL):
-                entry.numbers[number] = replace(entry.numbers[number], is_best=True)
+        for group in {entry.group for entry in entries} if column.sign else ():
+            found = [(e, e.numbers[number].value) for e in entries if e.group == group and not e.is_bound]
+            values = [(e, column.sign * v) for e, v in found if v is not None and math.isfinite(v)]
+            if len(values) < 2:
+                continue
+            best, _ = max(values, key=lambda item: item[1])
+            if all(_is_ahead(best, entry, column) for entry, _ in values if entry is not best):
+                best.numbers[number] = replace(best.numbers[number], is_best=True)
+
+
+def _is_ahead(best: Entry, other: Entry, column: Column) -> bool:
+    if best.row is None or other.row is None or column.metric is None:
+        return False
+    name = value_name(column.metric.key, column.case or best.output)
+    return is_ahead(best.row.entries, other.row.entries, name, column.sign)
 
 
 def case_grids(table: Table) -> list[Grid]:
@@ -197,15 +227,16 @@ def case_grids(table: Table) -> list[Grid]:
     grids = []
     for metric in ordered(table.names):
         if metric.case:
-            cases = sorted({case for key, case in map(split_name, table.names) if key == metric.key}, key=output_order)
+            found = {case for key, case in map(split_name, table.names) if key == metric.key}
+            cases = sorted(found, key=lambda case: (case in metric.bounds, *output_order(case)))
             columns = [*COSTS, *(_column(metric, case) for case in cases)]
             entries = []
             for row in table.rows:
                 numbers = [_number(row, column, "sample") for column in columns]
                 if any(number.text for number in numbers[NUM_COSTS:]):
-                    entries.append(Entry(row.name, row.shown, row.color, "", seeds_text(row), numbers))
+                    entries.append(Entry(row.name, row.shown, row, "", "", seeds_text(row), numbers))
             _mark_best(entries, columns)
-            grids.append(Grid(columns, entries, False, metric))
+            grids.append(Grid(columns, entries, metric))
     return grids
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from launch.compare.reading import BATCH_KEYS, Measured
+from launch.compare.reading import BATCH_KEYS, Measured, logged_curve
 from launch.compare.rows import Row
 from launch.record import duration_text, hardware_text, images_seen, revision_text, training_seconds
 from launch.settings import ABSENT, BEFORE, TARGET, distinguishing, value_at
@@ -15,22 +17,45 @@ COST_HEADINGS = ("parameters", "steps", "images seen", "time", "seeds", "samplin
 
 
 def trainings_of(rows: Sequence[Row]) -> dict[int, Row]:
-    """Join the rows of the same weights: by colour what was trained, however it was evaluated."""
+    """Join the rows of the same weights: by its number what was trained, however it was evaluated."""
     found: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: row.color):
-        known = found.setdefault(row.color, Row(row.name, {}, [], row.color))
+    for row in sorted(rows, key=lambda row: row.training):
+        known = found.setdefault(row.training, Row(row.name, {}, [], row.training, row.color))
         known.entries.extend(row.entries)
     return found
 
 
-def _runs(row: Row) -> list[Measured]:
+def runs_of(row: Row) -> list[Measured]:
     """Return one entry for each run of a row."""
     return list({entry.run.path: entry for entry in row.entries}.values())
 
 
+def training_cost(entry: Measured, in_minutes: bool) -> Callable[[int], float] | None:
+    """Return what a training had cost at an optimiser step, in images, or in minutes by its measured images per second.
+
+    Minutes are those of its training steps alone; of a study, at the speed that its budget was counted with, its share of a
+    tokenizer's included. None where no speed is known.
+    """
+    batch, accumulated = (int(entry.trained.get(key, 1)) for key in BATCH_KEYS)
+
+    def images(step: int) -> int:
+        return images_seen(entry.run_record, batch, accumulated, step)
+
+    if not in_minutes:
+        return images
+    if entry.planned and entry.planned.images_per_second:
+        shared, rate = entry.planned.shared_seconds, entry.planned.images_per_second
+        return lambda step: (shared + images(step) / rate) / 60
+    logged = [(s, rate) for s, rate in logged_curve(entry.run.path, "throughput/images_per_second") if rate > 0]
+    steps, ends = [0, *(step for step, _ in logged)], [0.0]
+    for (begin, end), (_, rate) in zip(itertools.pairwise(steps), logged, strict=True):
+        ends.append(ends[-1] + (images(end) - images(begin)) / rate / 60)
+    return (lambda step: ends[max(0, bisect.bisect_right(steps, step) - 1)]) if logged else None
+
+
 def training_text(row: Row) -> str:
     """Describe one of ``trainings_of`` in a few words: size, steps and seeds."""
-    runs = _runs(row)
+    runs = runs_of(row)
     parameters = runs[0].run_record.get("parameters")
     seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
     size = [f"{parameters / 1e6:.1f} M parameters"] if parameters else []
@@ -46,7 +71,7 @@ def training_choices(row: Row, trainings: dict[int, Row]) -> dict[str, str]:
 
 def costs_of(row: Row) -> list[str]:
     """Say what a training took, a cell for each of ``COST_HEADINGS``."""
-    runs = _runs(row)
+    runs = runs_of(row)
     first = runs[0]
     steps = first.record.get("step") or 0
     batch, accumulated = (int(first.trained.get(key, 1)) for key in BATCH_KEYS)

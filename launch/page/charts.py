@@ -77,9 +77,9 @@ class Chart:
     events: dict[str, float] = field(default_factory=dict)
 
     @property
-    def num_points(self) -> int:
-        """How much there is to show."""
-        return sum(len(line.points) for line in self.lines)
+    def num_places(self) -> int:
+        """How many places along the axis have a point."""
+        return len({point.x for line in self.lines for point in line.points})
 
 
 def nice_ticks(low: float, high: float, count: int = NUM_TICKS) -> list[float]:

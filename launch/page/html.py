@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from markupsafe import Markup
 from launch.page import charts
 
 HERE = Path(__file__).parent
+# A path of any system that begins at a root, a drive or a home; the slashes of an address stand behind a colon.
+ABSOLUTE = re.compile(r"""(?<![\w.:</\\~*)\]}-])(?:file://|~[\w-]*|[A-Za-z]:)?(?:[/\\][^/\\\s'",;:|<>()]+)+""")
 
 
 def render(template: Path, **values: Any) -> str:
@@ -29,11 +32,26 @@ def render(template: Path, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader([template.parent, HERE]),
         autoescape=True,
+        finalize=without_machine_paths,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(template.name).render(style=Markup((HERE / "page.css").read_text()), **values)
+
+
+def without_machine_paths(value: Any) -> Any:
+    """Write an absolute path as its last part: what folders a machine has is no reader's business.
+
+    Args:
+        value: What a template shows, or what stands in a table.
+
+    Returns:
+        The value; of text a copy, unless it is markup of our own or the address of an image.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup) or value.startswith("data:"):
+        return value
+    return ABSOLUTE.sub(lambda found: re.split(r"[/\\]", found[0])[-1], value)
 
 
 def embedded(path: Path) -> str:
@@ -50,12 +68,13 @@ class Panels:
 
     @classmethod
     def of(cls, drawn: Sequence[charts.Chart], explains_single_lines: bool = True) -> Panels | None:
-        """Draw charts that have points; None where there are none.
+        """Draw charts that have points at two places at least, as one is no curve; None where there are none.
 
         Args:
             drawn: The charts.
             explains_single_lines: Whether the line of a chart that has no other needs an explanation.
         """
+        drawn = [chart for chart in drawn if chart.num_places > 1]
         if not drawn:
             return None
         items = [(chart, Markup(charts.render(chart))) for chart in drawn]

@@ -5,22 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
+import socket
 import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import read_json, train_here
 from pages import Page, fake_run
 from PIL import Image
 
+from generative.metrics.by_image import ImageValues
+from launch.by_image_csv import write_by_image
 from launch.commands.compare import compare
-from launch.compare.reading import read_runs
+from launch.compare.reading import read_runs, run_folders
 from launch.compare.rows import tables_of
+from launch.compare.trainings import training_cost
 from launch.errors import UserError
 from launch.page.charts import Chart, Line, Point, nice_ticks, render
+from launch.page.html import without_machine_paths
 from launch.sampling_time import time_record
 
 
@@ -38,10 +45,12 @@ def test_rows_are_means_over_training_seeds(tmp_path: Path) -> None:
     assert float(row["psnr"]) == pytest.approx(22.0)
     assert float(row["psnr_seed_std"]) == pytest.approx(statistics.stdev([20, 21, 25]))
     assert (row["num_training_seeds"], row["num_network_calls"]) == ("3", "4.0")
-    assert page.row("meanflow_dit", "sample")[-1].split() == ["22.00", "±", "2.65"]
-    assert page.row("degraded input")[-1] == "9.00"
+    # Metrics stand first, then calls, milliseconds and seeds.
+    assert page.row("meanflow_dit")[1].split() == ["22.00", "±", "2.65"]
+    assert page.row("meanflow_dit")[2:] == ["4", "", "3"]
+    assert page.row("degraded input")[1] == "9.00"
     # One evaluation's own spread is no spread over seeds.
-    assert page.row("meanflow_dit", "3", "4", "0.500")[-1].split() == ["0.500", "±", "0.000"]
+    assert page.row("meanflow_dit", "0.500")[1].split() == ["0.500", "±", "0.000"]
 
 
 def test_a_metric_that_nobody_listed_is_shown_plainly(tmp_path: Path) -> None:
@@ -57,24 +66,33 @@ def test_a_metric_that_nobody_listed_is_shown_plainly(tmp_path: Path) -> None:
         (folder / "metrics.json").write_text(json.dumps(content))
     page, rows = page_of(tmp_path, f"runs={tmp_path}/runs/**")
     headings = next(table[0] for table in page.tables if any("PSNR" in cell for cell in table[0]))
-    shown = dict(zip(headings, page.row("meanflow_dit network.dim=9", "sample"), strict=True))
+    shown = dict(zip(headings, page.row("meanflow_dit network.dim=9"), strict=True))
     assert shown["Edge error"].split() == ["4", "±", "0.5"]  # without a direction: no arrow, no best
     assert shown["PSNR, dB ↑"] == "12.00"
     assert [row["edge_error_std"] for row in rows if row["output"] == "sample"] == ["0.5", "0.5"]
     assert [row["alone"] for row in rows if row["output"] == ""] == ["7.0", "7.0"]
     _, rows = page_of(tmp_path, f"runs={tmp_path}/runs/**", "metrics=edge_error")
-    assert (tmp_path / "pages" / "page.html").read_text().count("<figcaption>Edge error</figcaption>") == 1
+    assert "<figcaption>Edge error" not in (tmp_path / "pages" / "page.html").read_text()  # all points at one place
 
 
-def test_rows_differ_in_settings_and_the_best_is_marked(tmp_path: Path) -> None:
+def test_rows_differ_in_settings_and_the_best_beyond_chance_is_marked(tmp_path: Path) -> None:
     fake_run(tmp_path / "runs" / "a", psnr=20.0)
     fake_run(tmp_path / "runs" / "b", psnr=23.0, config={"network": {"dim": 16}})
     fake_run(tmp_path / "runs" / "c", psnr=25.0, seed=1, config={"network": {"dim": 16}})
+    page_of(tmp_path, f"runs={tmp_path}/runs")
+    text = (tmp_path / "pages" / "page.html").read_text()
+    assert 'class="n best"' not in text
+    assert "Nothing is underlined beside meanflow_dit network.dim=16, meanflow_dit network.dim=8" in text
+    noise = torch.linspace(-1, 1, 50).double()
+    for name, level in (("a", 20.0), ("b", 23.0), ("c", 25.0)):
+        by_image = {"psnr/sample": ImageValues(torch.arange(50), level + noise, torch.ones(50).double())}
+        write_by_image(tmp_path / "runs" / name, by_image)
     _, rows = page_of(tmp_path, f"runs={tmp_path}/runs/a,{tmp_path}/runs/b,{tmp_path}/runs/c")
     values = {row["network.dim"]: row["psnr"] for row in rows if row["output"] == "sample"}
     assert values == {"8": "20.0", "16": "24.0"}
     text = (tmp_path / "pages" / "page.html").read_text()
     assert text.count('class="n best"') == 2  # in the table, and in that of all metrics
+    assert "Nothing is underlined" not in text
     assert 'class="n best" data-value="24.0"' in text
     _, rows = page_of(tmp_path, f"runs={tmp_path}/runs", "by=trainer.max_steps")
     assert [row["num_evaluations"] for row in rows if row["output"] == "sample"] == ["3"]
@@ -95,7 +113,7 @@ def test_what_cannot_be_compared_stands_in_tables_of_its_own(
 ) -> None:
     fake_run(tmp_path / "runs" / "a")
     fake_run(tmp_path / "runs" / "b", seed=1, record=record)
-    tables, _ = tables_of(read_runs(str(tmp_path / "runs")).measured, [])
+    tables, _ = tables_of(read_runs(run_folders(str(tmp_path / "runs"))).measured, [])
     assert [len(table.rows) for table in tables] == [1, 1]
     page_of(tmp_path, f"runs={tmp_path}/runs")
     assert words in (tmp_path / "pages" / "page.html").read_text()
@@ -105,7 +123,7 @@ def test_a_range_for_training_does_not_bear_on_comparability(tmp_path: Path) -> 
     for name, train in (("a", [0.1, 0.2]), ("b", [0.1, 0.9])):
         steps = {"noise": {"std": {"train": train, "evaluation": 0.5}}}
         fake_run(tmp_path / "runs" / name, seed=ord(name), record={"degradation": {"steps": steps}})
-    tables, _ = tables_of(read_runs(str(tmp_path / "runs")).measured, [])
+    tables, _ = tables_of(read_runs(run_folders(str(tmp_path / "runs"))).measured, [])
     assert len(tables) == 1
 
 
@@ -140,6 +158,44 @@ def test_unfinished_and_failed_runs_are_listed_with_step_and_reason(tmp_path: Pa
     assert "2 runs failed, 2 runs unfinished" in (tmp_path / "pages" / "page.html").read_text()
 
 
+def test_page_and_table_say_nothing_of_the_machine(tmp_path: Path) -> None:
+    home = tmp_path / "home" / "somebody"
+    config = {"data": {"global_batch_size": 4, "root": f"{home}/photos"}, "callbacks": {"x": "~somebody/weights.pt"}}
+    fake_run(home / "runs" / "a", config=config)
+    fake_run(home / "runs" / "b", psnr=21.0, config={"data": {"global_batch_size": 4, "root": f"{home}/others"}})
+    folder = fake_run(home / "runs" / "c", record={"hardware": {"host": "their-machine"}})
+    (folder / "metrics.json").unlink()
+    (folder / "run.json").write_text(json.dumps({"name": "c", "finished": False}))
+    (folder / "train.log").write_text(f"error: {home}/photos/1.png cannot be read.")
+    page_of(tmp_path, f"runs={home}/runs/**")
+    for path in (tmp_path / "pages").iterdir():
+        text = path.read_text()
+        assert "photos" in text or path.suffix == ".csv"
+        for private in ("somebody", str(tmp_path), "their-machine", socket.gethostname()):
+            assert private not in text, path
+        body = re.sub(r"<(style|script)>.*?</\1>|<[^>]*>|data:[^\"]*", " ", text, flags=re.DOTALL)
+        assert without_machine_paths(body) == body
+
+
+def test_a_chart_has_points_at_two_places(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "runs" / "a")
+    page_of(tmp_path, f"runs={tmp_path}/runs")
+    drawn = (tmp_path / "pages" / "page.html").read_text()
+    assert "<h4>Validation over training images</h4>" in drawn
+    assert "<h4>Loss</h4>" not in drawn  # logged once
+    (folder / "metrics.csv").write_text(
+        "step,train/loss,throughput/images_per_second,val/psnr/sample\n50,0.5,2,\n75,0.4,2,\n100,,1,18.5\n"
+    )
+    page_of(tmp_path, f"runs={tmp_path}/runs")
+    drawn = (tmp_path / "pages" / "page.html").read_text()
+    assert "<h4>Validation over training images</h4>" not in drawn
+    assert "<figcaption>Loss of meanflow_dit</figcaption>" in drawn
+    (entry,) = read_runs(run_folders(f"{tmp_path}/runs")).measured
+    cost = training_cost(entry, in_minutes=True)
+    assert cost is not None  # 200 images at 2 a second, 100 at 2, 100 at 1
+    assert [cost(step) * 60 for step in (50, 75, 100)] == pytest.approx([100, 150, 250])
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     name = "<script>alert('x')</script>&\"<img src=http://x>"
     fake_run(tmp_path / "runs" / "a", name=name)
@@ -153,7 +209,7 @@ def test_values_that_are_no_numbers_are_shown_and_never_the_best(tmp_path: Path)
     fake_run(tmp_path / "runs" / "a", psnr=math.nan)
     fake_run(tmp_path / "runs" / "b", psnr=20.0, config={"network": {"dim": 16}})
     page, _ = page_of(tmp_path, f"runs={tmp_path}/runs")
-    assert page.row("meanflow_dit network.dim=8", "sample")[-1] == "nan"
+    assert page.row("meanflow_dit network.dim=8")[1] == "nan"
     assert "NaN" not in (tmp_path / "pages" / "page.html").read_text()
 
 
@@ -204,7 +260,7 @@ def test_a_damaged_run_is_named_and_left_out(tmp_path: Path, name: str, content:
     path = compare([f"runs={tmp_path}/runs", f"output={tmp_path}", "name=page"])
     (row,) = [row for row in csv.DictReader(path.with_suffix(".csv").open()) if row["output"] == "sample"]
     assert (row["psnr"], row["num_evaluations"]) == ("20.0", "1")
-    (left,) = read_runs(f"{tmp_path}/runs").left_out
+    (left,) = read_runs(run_folders(f"{tmp_path}/runs")).left_out
     assert (left.state, left.folder) == ("damaged", folder)
     assert Path(name).name in left.reason or "global_batch_size" in left.reason
 
@@ -295,8 +351,9 @@ def test_three_paradigms_on_one_page(real_runs: Path, real_page: Path) -> None:
     page = Page(real_page)
     contents = [read_json(real_runs / "meanflow_dit" / str(seed) / "metrics.json") for seed in (0, 1)]
     values = [content["metrics"]["psnr/sample"] for content in contents]
-    shown = page.row("meanflow_dit sampler.num_steps=1", "sample", "2", "1")
+    shown = page.row("meanflow_dit sampler.num_steps=1", f"{statistics.fmean(values):.2f}")
     assert f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" in " ".join(shown)
+    assert shown[-1] == "2"
     assert statistics.fmean(values) in page.values
     maskgit = read_json(real_runs / "maskgit_scenes" / "run" / "metrics.json")
     assert maskgit["metrics"]["psnr_hole/mean"] in page.values
