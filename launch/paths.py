@@ -21,7 +21,7 @@ PATH_KEYS = frozenset(
 WHOLE_KEYS = frozenset({"data.train", "data.val", "data.test", "init.run"})
 WORDS = frozenset({"auto", "ema", "raw", "pixel"})  # no paths, whichever key has them
 # The folders of an absolute path, or of one below a home folder, in running text; addresses and fractions have none.
-_FOLDERS = re.compile(r"""(?<![\w.:/~…-])(?:~[\w.-]*)?/(?:[^\s'"`<>|;,:()\[\]{}/]+/)*(?=[^\s'"`<>|;,:()\[\]{}/])""")
+_FOLDERS = re.compile(r"""(?<![\w.:</~…-])(?:~[\w.-]*)?/(?:[^\s'"`<>|;,:()\[\]{}/]+/)*(?=[^\s'"`<>|;,:()\[\]{}/])""")
 
 
 def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:

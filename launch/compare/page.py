@@ -36,6 +36,7 @@ from launch.compare.trainings import (
 )
 from launch.page import html
 from launch.page.html import Panels
+from launch.paths import without_folders
 from launch.record import count, hardware_text, now
 from launch.sampling_time import DEFINITION as TIMING
 
@@ -220,4 +221,4 @@ def write_rows(tables: Sequence[Table], path: Path) -> None:
 
 
 def _said(labels: dict[str, Any]) -> dict[str, Any]:
-    return {key: html.without_machine_paths(value) for key, value in labels.items()}
+    return {key: without_folders(value) if isinstance(value, str) else value for key, value in labels.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from launch.page import charts
+from launch.paths import without_folders
 
 HERE = Path(__file__).parent
-# A path of any system that begins at a root, a drive or a home; the slashes of an address stand behind a colon.
-ABSOLUTE = re.compile(r"""(?<![\w.:</\\~*)\]}-])(?:file://|~[\w-]*|[A-Za-z]:)?(?:[/\\][^/\\\s'",;:|<>()]+)+""")
 
 
 def render(template: Path, **values: Any) -> str:
@@ -32,7 +30,7 @@ def render(template: Path, **values: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader([template.parent, HERE]),
         autoescape=True,
-        finalize=without_machine_paths,
+        finalize=_said,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -40,18 +38,10 @@ def render(template: Path, **values: Any) -> str:
     return environment.get_template(template.name).render(style=Markup((HERE / "page.css").read_text()), **values)
 
 
-def without_machine_paths(value: Any) -> Any:
-    """Write an absolute path as its last part: what folders a machine has is no reader's business.
-
-    Args:
-        value: What a template shows, or what stands in a table.
-
-    Returns:
-        The value; of text a copy, unless it is markup of our own or the address of an image.
-    """
-    if not isinstance(value, str) or isinstance(value, Markup) or value.startswith("data:"):
-        return value
-    return ABSOLUTE.sub(lambda found: re.split(r"[/\\]", found[0])[-1], value)
+def _said(value: Any) -> Any:
+    """Take the folders of absolute paths out of whatever a template shows, but for markup of our own and images."""
+    is_data = isinstance(value, str) and not isinstance(value, Markup) and not value.startswith("data:")
+    return without_folders(value) if is_data else value
 
 
 def embedded(path: Path) -> str:

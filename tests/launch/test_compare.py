@@ -27,7 +27,7 @@ from launch.compare.rows import tables_of
 from launch.compare.trainings import training_cost
 from launch.errors import UserError
 from launch.page.charts import Chart, Line, Point, nice_ticks, render
-from launch.page.html import without_machine_paths
+from launch.paths import without_folders
 from launch.sampling_time import time_record
 
 
@@ -174,7 +174,7 @@ def test_page_and_table_say_nothing_of_the_machine(tmp_path: Path) -> None:
         for private in ("somebody", str(tmp_path), "their-machine", socket.gethostname()):
             assert private not in text, path
         body = re.sub(r"<(style|script)>.*?</\1>|<[^>]*>|data:[^\"]*", " ", text, flags=re.DOTALL)
-        assert without_machine_paths(body) == body
+        assert without_folders(body) == body
 
 
 def test_a_chart_has_points_at_two_places(tmp_path: Path) -> None:
