@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from datamodules.base import datamodule_of
@@ -205,3 +205,5 @@ def keep_image(trainer: Trainer, key: str, image: Image.Image, step: int) -> Non
             logger.log_image(f"images/{key}", [image], step=step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(f"images/{key}", np.asarray(image), step, dataformats="HWC")
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, image, artifact_file=f"images/{key}/step={step:08d}.png")

@@ -24,6 +24,7 @@ from callbacks.checkpoint import Interrupted
 from generative.metrics.catalogue import metric_of, ordered, output_order, split_name, value_name
 from launch.errors import UserError, as_user_error, exit_code, one_line
 from launch.metrics_csv import MetricsCSV
+from launch.mlflow import MLflowRun
 from launch.record_files import read_json
 from launch.run_folder import RunFolder, write_json
 
@@ -31,6 +32,7 @@ STEP = "trainer/global_step"  # Lightning's name of the optimiser step
 RECORD_NAME = "wandb.json"
 SWEEPS = "sweeps"  # outputs/sweeps/<sweep>/<job>/
 ID_BYTES = 6
+EXTRAS = ("tensorboard", "mlflow")  # of the package, that install a logger
 
 
 class WandbRun(WandbLogger):
@@ -206,10 +208,10 @@ def _build(config: DictConfig) -> Logger:
     except InstantiationException as error:
         if not isinstance(error.__cause__, ModuleNotFoundError):
             raise
-        is_tensorboard = "tensorboard" in str(config._target_).lower()
+        extra = next((name for name in EXTRAS if name in str(config._target_).lower()), None)
         raise UserError(
-            "logger=tensorboard is not installed: pip install 'triptych[tensorboard]'."
-            if is_tensorboard
+            f"logger={extra} is not installed: pip install 'triptych[{extra}]'."
+            if extra
             else f"logger={config._target_} is not installed: {one_line(error.__cause__)}."
         ) from error
 
@@ -230,6 +232,8 @@ def build_loggers(config: DictConfig, run: RunFolder, resume_step: int | None) -
     for logger in loggers:
         if isinstance(logger, WandbRun):
             rank_zero_only(logger.check_login)()
+        elif isinstance(logger, MLflowRun):
+            logger.check_server()
     return loggers
 
 

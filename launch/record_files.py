@@ -42,6 +42,7 @@ REMEDIES = {
     "job.json": "put back a copy of it, or remove it: the job is then counted from its next start",
     "metrics.json": "evaluate the run again",
     "by_image.csv": "evaluate the run again",
+    "mlflow.json": "remove it: what follows is then another run of MLflow",
     "wandb.json": "remove it, and name the run to continue by +logger.id=ID, the end of the names in wandb/",
 }
 _CLOSES = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
