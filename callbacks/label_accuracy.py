@@ -148,12 +148,14 @@ class LabelAccuracy(MeasuringCallback):
             measured, scores = self._measure(trainer, module, name, self.num_seeds)
             results |= measured
             by_seed[name] = [round(score, 6) for score in scores]
+            results |= self._judged_real(trainer, module, name)
         results |= self._real.compute() | self._reconstructed.compute()
         return results, {
             "definitions": self._real.definition()
             | {
                 "<metric>/<set>": "mean over the seeds; one image a label set and seed",
                 "<metric>_std/<set>": "sample standard deviation over the seeds",
+                "<metric>/real_<set>": "the same classifier on real images of such label sets, where the test split has none",
                 "<metric>/real": "the same classifier on real held-out images of the run's data: the ceiling",
                 "<metric>/reconstruction": "the same on what the tokenizer or autoencoder that the module works with makes of "
                 "these images: its own ceiling",
@@ -169,6 +171,18 @@ class LabelAccuracy(MeasuringCallback):
 
     def values_by_image(self) -> dict[str, ImageValues]:
         return self._by_set.merged()
+
+    def _judged_real(self, trainer: Trainer, module: LightningModule, name: str) -> dict[str, float]:
+        """Judge real images of a group of label sets that has its own: their ceiling."""
+        found = datamodule_of(trainer).real_images(name, self.num_real)
+        if found is None:
+            return {}
+        metrics = LabelAccuracyMetrics(f"{REAL}_{name}")
+        metrics.reset(module.device)
+        own_rows = torch.arange(len(found[0]))[trainer.global_rank :: trainer.world_size]
+        for rows in own_rows.split(self.batch_size):
+            metrics.update(self._judge(found[0][rows].to(module.device)), found[1][rows].to(module.device))
+        return metrics.compute()
 
     # The work
 

@@ -139,6 +139,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Sets of labels to draw images of, by name: (S, L) float multi-hot vectors. Loads no images."""
         return {}
 
+    def real_images(self, label_sets: str, number: int) -> tuple[Tensor, Tensor] | None:
+        """Return up to ``number`` images (N, C, H, W) and labels (N, L) of a group of label sets that training and test have
+        no images of; None for all other groups."""
+        return None
+
     def object_masks(self, split: Split, index_B: Tensor) -> Tensor | None:
         """Tell where the objects are that evaluation images are labelled for.
 
@@ -213,14 +218,9 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> Loader:
         """Return the endless stream of raw training batches of this rank, from ``start_step``."""
         store = self._training_store()
+        ranks = self._rank, self._world_size
         sampler = StepBatchSampler(
-            len(store),
-            self.global_batch_size,
-            self.seed,
-            self.start_step,
-            self._rank,
-            self._world_size,
-            store.permutation,
+            len(store), self.global_batch_size, self.seed, self.start_step, *ranks, store.permutation
         )
 
         def fetch(batch: IndexBatch) -> RawBatch:

@@ -8,15 +8,16 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
+from datamodules.embedded.combinations import MAX_OBJECTS, SHOWN, WHOLE, Group, Selection
 from datamodules.embedded.raycaster import (
     CAMERA,
     CAMERA_DISTANCE,
@@ -32,12 +33,12 @@ from datamodules.labels import COLOURS, LABELS, NUM_LABELS, draw_label_sets, rea
 from datamodules.splits import Split, Splits
 from datamodules.store import ImageStore
 from files.cache import Tensors, cached
+from files.pixels import from_levels
 from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, Positive, WholeNumber
 
 SIZES: dict[Split, int] = {"train": 20_000, "val": 1_000, "test": 2_000}
-MAX_OBJECTS = 3
 _CHUNK = 200  # scenes drawn from one generator: part of what they are
 _BATCH = 20  # pictures rendered at a time, so that intermediate values stay in the processor's cache
 _TRIES = 32  # arrangements of a scene tried at a time: part of what it is, too
@@ -82,21 +83,20 @@ def _jitter(shape: tuple[int, ...], width: float, generator: torch.Generator) ->
     return width * (2 * torch.rand(shape, generator=generator) - 1)
 
 
-def draw_scenes(style: SceneStyle, split: Split, chunk: int) -> tuple[Scenes, Tensor]:
+def draw_scenes(style: SceneStyle, split: Split, chunk: int, selection: Selection = WHOLE) -> tuple[Scenes, Tensor]:
     """Draw one chunk of scenes of one to three objects with different labels.
 
     Args:
         style: What the scenes may look like.
         chunk: Number of the chunk within the split.
+        selection: Which objects may stand together, and how many.
 
     Returns:
         ``_CHUNK`` scenes, and their (N, 24) float multi-hot labels.
     """
-    generator = generator_for(style.seed, f"scenes/{split}", step=chunk)
+    generator = generator_for(style.seed, f"scenes/{split}{selection.key()}", step=chunk)
     lamps = torch.tensor(LAMPS) + _jitter((_CHUNK, len(LAMPS), 3), style.lamp_jitter, generator)
-    count = torch.randint(1, MAX_OBJECTS + 1, (_CHUNK, 1), generator=generator)
-    present = torch.arange(MAX_OBJECTS) < count
-    label = torch.rand(_CHUNK, len(LABELS), generator=generator).argsort(1)[:, :MAX_OBJECTS]
+    present, label = selection.draw(_CHUNK, generator)
     angle = 2 * math.pi * torch.rand(_CHUNK, MAX_OBJECTS, generator=generator)
     scenes = Scenes(
         present=present,
@@ -183,12 +183,13 @@ def _chunk_per_thread() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(num_threads)
 
 
-def generate_scenes(style: SceneStyle, split: Split, num_images: int) -> Tensors:
+def generate_scenes(style: SceneStyle, split: Split, num_images: int, selection: Selection = WHOLE) -> Tensors:
     """Generate a split, whose first scenes are the same for any number of them.
 
     Args:
         style: What the scenes may look like.
         num_images: Number N of scenes.
+        selection: Which objects may stand together, and how many.
 
     Returns:
         ``images``, (N, 3, S, S) uint8, and ``labels``, (N, 24) uint8 multi-hot.
@@ -197,7 +198,7 @@ def generate_scenes(style: SceneStyle, split: Split, num_images: int) -> Tensors
     labels = torch.empty(num_images, len(LABELS), dtype=torch.uint8)
 
     def draw(chunk: int) -> None:
-        scenes, multi_hot = draw_scenes(style, split, chunk)
+        scenes, multi_hot = draw_scenes(style, split, chunk, selection)
         start = chunk * _CHUNK
         wanted = min(_CHUNK, num_images - start)
         labels[start : start + wanted] = multi_hot[:wanted]
@@ -213,17 +214,18 @@ def generate_scenes(style: SceneStyle, split: Split, num_images: int) -> Tensors
 
 
 @functools.lru_cache(maxsize=SIZES["test"] // _CHUNK)
-def object_masks(style: SceneStyle, split: Split, chunk: int) -> Tensor:
+def object_masks(style: SceneStyle, split: Split, chunk: int, selection: Selection = WHOLE) -> Tensor:
     """Tell where the objects of a chunk of scenes show in their pictures.
 
     Args:
         style: What the scenes look like.
         chunk: Number of the chunk within the split.
+        selection: Which objects stand together, and how many.
 
     Returns:
         (N, 24, S, S) booleans of ``_CHUNK`` scenes, true where a pixel shows the label's object.
     """
-    scenes, _ = draw_scenes(style, split, chunk)
+    scenes, _ = draw_scenes(style, split, chunk, selection)
     palette = torch.tensor(list(COLOURS.values())) / 255
     colour_NK = (scenes.albedo[:, :, None] == palette).all(-1).int().argmax(-1)
     masks = torch.zeros(len(scenes), len(LABELS), style.image_size, style.image_size, dtype=torch.bool)
@@ -244,6 +246,11 @@ class ScenesDataModule(ImageDataModule):
         camera_distance: Distance of the camera; i-CLEVR's is 11.26, less shows larger objects.
         test_json: File of the label sets ``test``, in i-CLEVR's format, or None for drawn ones.
         new_test_json: File of the label sets ``new_test``, or None for drawn ones.
+        held_out: ``combinations:SHARE``: the share of all pairs of labels that never stand together in training and
+            validation images; or None. Label sets with such pairs are then the group ``held_out``.
+        max_objects: Most objects of training and validation images. Label sets of more are then the group ``more_objects``,
+            and sets that are as training shows them, of at least two labels, the group ``shown``.
+        tested: Which images the test split has: such as training shows, or those of a group that it does not.
         **settings: See ``ImageDataModule``; the limits ``num_train``, ``num_val`` and ``num_test`` spare generation.
     """
 
@@ -256,11 +263,16 @@ class ScenesDataModule(ImageDataModule):
         camera_distance: Positive = 7.0,
         test_json: str | Path | None = None,
         new_test_json: str | Path | None = None,
+        held_out: str | None = None,
+        max_objects: Literal[1, 2, 3] = 3,
+        tested: Group = "shown",
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, **settings)
         self.style = SceneStyle(image_size=image_size, camera_distance=camera_distance)
         self.set_files = {"test": test_json, "new_test": new_test_json}
+        self.selection = Selection.read(held_out, max_objects, tested)
+        self.tested: Group = tested
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -268,29 +280,52 @@ class ScenesDataModule(ImageDataModule):
 
     @functools.cached_property
     def label_sets(self) -> dict[str, Tensor]:
-        return {
+        sets = {
             name: draw_label_sets(name) if path is None else read_label_sets(path, LABELS, f"check data.{name}_json")
             for name, path in self.set_files.items()
         }
+        groups = (SHOWN, *self.selection.beyond) if self.selection.beyond else ()
+        return sets | {group: self._selected(group).label_sets() for group in groups}
+
+    def _selected(self, group: Group) -> Selection:
+        return replace(self.selection, group=group)
+
+    def _selection_of(self, split: Split) -> Selection:
+        return self._selected(self.tested if split == "test" else "shown")
+
+    @functools.cached_property
+    def _beyond(self) -> dict[str, Tensors]:
+        return {g: self._drawn("test", self._selected(g), self._size("test")) for g in self.selection.beyond}
+
+    def real_images(self, label_sets: str, number: int) -> tuple[Tensor, Tensor] | None:
+        if (tensors := self._beyond.get(label_sets)) is None:
+            return None
+        return from_levels(tensors["images"][:number]), tensors["labels"][:number].float()
 
     def object_masks(self, split: Split, index_B: Tensor) -> Tensor:
         index = index_B.cpu()
         masks = torch.empty(len(index), len(LABELS), self.image_size, self.image_size, dtype=torch.bool)
         for chunk in (index // _CHUNK).unique().tolist():
             rows = index // _CHUNK == chunk
-            masks[rows] = object_masks(self.style, split, chunk)[index[rows] % _CHUNK]
+            masks[rows] = object_masks(self.style, split, chunk, self._selection_of(split))[index[rows] % _CHUNK]
         return masks
 
-    def _store(self, split: Split) -> ImageStore:
+    def _size(self, split: Split) -> int:
         limit = self.limits[split]
-        num_images = SIZES[split] if limit is None else max(0, min(limit, SIZES[split]))
-        path = self.cache_dir / f"scenes-{self.style.key()}-{split}-{num_images}.pt"
-        tensors = cached(path, lambda: generate_scenes(self.style, split, num_images))
-        recipe = f"scenes {self.style.key()} {split}"
+        return SIZES[split] if limit is None else max(0, min(limit, SIZES[split]))
+
+    def _drawn(self, split: Split, selection: Selection, num_images: int) -> Tensors:
+        path = self.cache_dir / f"scenes-{self.style.key()}{selection.key()}-{split}-{num_images}.pt"
+        return cached(path, lambda: generate_scenes(self.style, split, num_images, selection))
+
+    def _store(self, split: Split) -> ImageStore:
+        selection = self._selection_of(split)
+        tensors = self._drawn(split, selection, self._size(split))
+        recipe = f"scenes {self.style.key()}{selection.key()} {split}"
         return ImageStore.dense(tensors["images"], tensors["labels"].float(), recipe)
 
     def load_splits(self) -> Splits:
-        self.label_sets  # noqa: B018 - a bad file of label sets stops before anything is drawn
+        self.label_sets, self._beyond  # noqa: B018 - bad files of label sets stop before anything is drawn; all is drawn now
         files = [str(path) for path in self.set_files.values() if path is not None]
         return Splits(
             train=self._store("train"),
@@ -302,4 +337,5 @@ class ScenesDataModule(ImageDataModule):
         )
 
     def record(self) -> dict[str, Any]:
-        return super().record() | {"camera_distance": self.style.camera_distance}
+        own = {"camera_distance": self.style.camera_distance, **self.selection.record()}
+        return super().record() | own | ({"tested": self.tested} if self.tested != SHOWN else {})

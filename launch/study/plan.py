@@ -89,7 +89,7 @@ def _of_data(settings: StudySettings, data: str) -> Iterable[tuple[StudyRun, Ove
             seconds = settings.budget.judge_seconds if role == JUDGE else _tokenizer_seconds(settings)
             name = f"{role}{several}"
             entry = StudyRun(role, DOES[role], role, data, 0, name, seconds)
-            yield entry, merged(overrides, [*common, f"name={name}", "seed=0"]), []
+            yield entry, [*merged(common, overrides), f"name={name}", "seed=0"], []
     for (role, paradigm), row in settings.rows.items():
         for task in _tasks(settings, row):
             for seed in settings.budget.seeds:

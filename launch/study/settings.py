@@ -110,7 +110,7 @@ class _File:
     """A file of ``conf/study``."""
 
     data: dict[str, Overrides | None]
-    tasks: dict[str, Overrides]
+    tasks: dict[str, Overrides | None]
     judge: Overrides | None
     tokenizer: Overrides | None
     seconds_share: PositiveShare
@@ -178,7 +178,7 @@ def _settings(study: str, budget: str, plain: dict[str, Any]) -> StudySettings:
         for name, row in group.items()
         if row is not None
     }
-    data = {name: overrides for name, overrides in file.data.items() if overrides is not None}
+    data, tasks = ({name: own for name, own in group.items() if own is not None} for group in (file.data, file.tasks))
     for (_, name), row in rows.items():
         for task in (*(row.tasks or ()), *row.evaluations):
             if task not in (known := {*file.tasks, *options_of("task")}):  # the command line may take one away
@@ -196,7 +196,7 @@ def _settings(study: str, budget: str, plain: dict[str, Any]) -> StudySettings:
         whole.side_by_side,
         file.seconds_share,
         data,
-        file.tasks,
+        tasks,
         file.judge,
         file.tokenizer if any(row.needs_tokenizer for row in rows.values()) else None,
         rows,

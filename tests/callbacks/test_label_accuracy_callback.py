@@ -86,6 +86,10 @@ class LabelledData(FakeData):
         image[:, 0, 0, :NUM_LABELS] += torch.where(index[:, None] == 0, -labels, labels)
         return Batch(image, index, labels=labels)
 
+    def real_images(self, label_sets: str, number: int) -> tuple[Tensor, Tensor] | None:
+        batch = self.batch("test", torch.arange(min(number, 4)))
+        return (batch.image, batch.labels) if label_sets == "new_test" else None
+
 
 @pytest.fixture
 def stencil(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +146,8 @@ def test_the_ceiling_is_the_score_of_the_first_real_test_images(tested) -> None:
     assert callback.record["num_real"] == 6
     assert callback.results["label_accuracy_per_image/real"] == pytest.approx(5 / 6)
     assert callback.results["label_accuracy/real"] == pytest.approx(11 / 12)  # the first has one of the 12 labels
+    assert callback.results["label_accuracy_per_image/real_new_test"] == pytest.approx(3 / 4)  # of images of its own
+    assert "label_accuracy/real_test" not in callback.results
     assert tested(FakeGenerator(1.0), num_real=0).results.keys() >= {"label_accuracy/test"}
 
 
@@ -188,7 +194,7 @@ def test_ranks_share_the_rows(stencil: None, make_trainer) -> None:
 
 def test_assisted_results_are_named_so(tested) -> None:
     callback = tested(FakeGenerator(1.0, assisted=True), num_seeds=2)
-    generated = {name for name in callback.results if not name.endswith("/real")}
+    generated = {name for name in callback.results if "/real" not in name}
     assert generated
     assert all("_assisted" in name for name in generated)
     assert {"label_accuracy_assisted/test", "label_accuracy_assisted_std/new_test"} <= generated

@@ -94,11 +94,11 @@ def test_the_help_lists_studies_and_budgets() -> None:
     assert "night         Forty minutes" in usage()
 
 
-@pytest.mark.parametrize("study", ["scenes", "digits", "truth"])
+@pytest.mark.parametrize(("study", "rows"), [("scenes", 4), ("digits", 4), ("truth", 4), ("combinations", 3)])
 @pytest.mark.parametrize("budget", ["coffee", "night"])
-def test_studies_name_what_there_is(study: str, budget: str) -> None:
+def test_studies_name_what_there_is(study: str, rows: int, budget: str) -> None:
     settings = read_settings([f"study={study}", f"budget={budget}"])
-    assert len(settings.rows) == 4
+    assert len(settings.rows) == rows
     assert settings.predictions
     assert settings.folder.name == f"{study}_{budget}"
 
