@@ -9,6 +9,7 @@ from generative.networks.exact import ExactNetwork
 from generative.networks.patch_discriminator import PatchDiscriminator
 from generative.networks.quantizers import FSQ, SimVQ, VectorQuantizer
 from generative.networks.restorers import RRDB, DnCNN, DRUNet
+from generative.networks.swinir import SwinIR
 from generative.networks.token_transformer import TokenTransformer
 from generative.networks.unet import UNet
 
@@ -25,6 +26,7 @@ __all__ = [
     "ImageNetwork",
     "PatchDiscriminator",
     "SimVQ",
+    "SwinIR",
     "TokenTransformer",
     "UNet",
     "VectorQuantizer",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from generative.networks.contract import ImageNetwork
 from generative.networks.dit import DiT
 from generative.networks.restorers import RRDB, DnCNN, DRUNet
+from generative.networks.swinir import SwinIR
 from generative.networks.trained import TrainedNetwork
 from generative.networks.unet import UNet
 from generative.types import Batch, Condition, restoration_condition
@@ -44,7 +45,7 @@ class TrainedRegression(TrainedNetwork[ImageNetwork]):
     alike: ClassVar[str] = "a regression"
     example: ClassVar[str] = "regression_dit"
     built_of: ClassVar[Mapping[str, type[nn.Module]]] = {
-        f"generative.networks.{part.__name__}": part for part in (DiT, UNet, DnCNN, DRUNet, RRDB)
+        f"generative.networks.{part.__name__}": part for part in (DiT, UNet, DnCNN, DRUNet, RRDB, SwinIR)
     }
 
     @classmethod

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from generative.networks import RRDB, DnCNN, DRUNet
+from generative.networks import RRDB, DnCNN, DRUNet, SwinIR
 from generative.tiling import Tiling
 from generative.types import Condition
 
@@ -21,6 +21,9 @@ def test_sizes_are_the_published_ones_but_for_the_validity_map() -> None:
     more = 64 * 9  # weights of the first convolution for the map
     assert parameters(DnCNN(in_channels=1, condition_channels=2)) == 556_096 + more
     assert parameters(DRUNet(in_channels=1, condition_channels=2)) == 32_638_656  # which has a map of the noise level
+    light = SwinIR(in_channels=3, condition_channels=4, dim=60, depths=[6] * 4)
+    doubling = 60 * 9 * (4 * 3 - 3) + (4 * 3 - 3)  # of the authors' network for x2, which writes four pixels for one
+    assert parameters(light) + doubling == 910_152 + 60 * 9  # as their code counts it
     up_convolutions = 2 * (64 * 64 * 9 + 64)
     assert parameters(RRDB(in_channels=3, condition_channels=4)) == 16_697_987 - up_convolutions + more
 
@@ -31,6 +34,7 @@ def test_sizes_are_the_published_ones_but_for_the_validity_map() -> None:
         DnCNN(width=8, depth=4, **GREY),
         RRDB(width=8, growth=4, depth=1, **GREY),
         DRUNet(widths=[4, 6], num_blocks=1, **GREY),
+        SwinIR(dim=8, depths=[1], num_heads=2, window_size=4, **GREY),
     ],
 )
 def test_any_size_in_tiles_as_whole(network: nn.Module) -> None:
@@ -59,3 +63,24 @@ def test_twice_the_contrast_has_twice_the_answer() -> None:
     network, image = DRUNet(widths=[4, 6, 8], num_blocks=1, **GREY).double(), torch.randn(1, 2, 20, 24).double()
     (once,), (twice,) = (network(image[:, :1], torch.ones(1, 1), Condition(c * image)) for c in (1, 2))
     torch.testing.assert_close(twice, 2 * once)
+
+
+def test_a_window_sees_itself_alone_until_windows_are_shifted() -> None:
+    network = SwinIR(dim=8, depths=[2], num_heads=2, window_size=4, **GREY).groups[0].blocks.double()
+    features = torch.randn(1, 16, 16, 8, dtype=torch.float64, requires_grad=True)
+
+    def seen_from(row: int, column: int, layers: nn.Module) -> list[list[int]]:
+        (gradient,) = torch.autograd.grad(layers(features)[0, row, column].sum(), features)
+        marked = gradient[0].abs().sum(2) > 1e-20  # what is masked has a weight of exp(-100)
+        return [sorted({int(place) for place in marked.nonzero()[:, axis]}) for axis in (0, 1)]
+
+    assert seen_from(5, 9, network[:1]) == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    assert seen_from(5, 9, network[1:]) == [[2, 3, 4, 5], [6, 7, 8, 9]]  # moved by half a window
+    assert seen_from(0, 0, network[1:]) == [[0, 1], [0, 1]]  # what is moved over the edge is not seen there
+    assert seen_from(5, 9, network) == [list(range(8)), list(range(4, 12))]
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"dim": 9}, "multiple of"), ({"window_size": 5}, "must be even")])
+def test_sizes_of_windows_and_heads_that_do_not_fit_are_told(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SwinIR(**{"dim": 8, "num_heads": 2, "depths": [1], **GREY, **settings})
