@@ -31,13 +31,14 @@ from generative.truth import GaussianField
 from generative.types import Batch, Condition, LossOutput, State
 from lightning_modules.conditional_module import USES, ImageTask
 from lightning_modules.contract import Card, Output, Part, Task
+from lightning_modules.judged_module import JudgedModule
 from lightning_modules.space_module import SpaceModule
 
 Source = Literal["noise", "degraded", "regression"]
 
 
 @checked("module")
-class MeanFlow(SpaceModule):
+class MeanFlow(JudgedModule, SpaceModule):
     """Draws or restores images with a flow map.
 
     Args:
@@ -55,9 +56,10 @@ class MeanFlow(SpaceModule):
         sees_degraded: Whether a restoring network is shown the degraded image and the validity map, besides where it starts.
         known_in_path: Hold exactly known pixels on their own path in every step of ``sample``.
         mean_weight: Slider in [0, 1]: ``sample`` becomes (1 - w) sample + w mean.
-        **kwargs: Arguments of ``SpaceModule``.
+        **kwargs: Arguments of ``SpaceModule`` and ``JudgedModule``.
     """
 
+    training_only: ClassVar[Mapping[str, Any]] = {**SpaceModule.training_only, **JudgedModule.training_only}
     part_keys: ClassVar[tuple[str, ...]] = (*SpaceModule.part_keys, "regression")
     tasks: ClassVar[frozenset[Task]] = frozenset({"generate", "restore", "inpaint"})
     default_task: ClassVar[ImageTask] = "restore"
@@ -111,6 +113,11 @@ class MeanFlow(SpaceModule):
                 "module.source=regression and module.sees_regression=true need a trained regression of the same data and "
                 "degradation: train one with experiment=regression_dit, or name one with regression=RUN."
             )
+        if self.latent_space and self.judges:
+            raise ValueError(
+                "discriminator= and perceptual= judge images, and space= has latents: set discriminator=none perceptual=none, "
+                "or space=pixel."
+            )
         if mean_weight and not self.restores:
             raise ValueError(
                 "module.mean_weight blends with mean, which task=generate has not: set module.mean_weight=0."
@@ -161,6 +168,7 @@ class MeanFlow(SpaceModule):
             randomness,
             self.progress,
             self._mean_state(batch) if self.restores and self.source != "regression" else None,
+            self.judged if self.judges else None,
         )
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:

@@ -12,17 +12,18 @@ from generative.networks import ImageNetwork
 from generative.networks.trained_regression import regressed
 from generative.randomness import Randomness
 from generative.types import Batch, LossOutput
-from lightning_modules.conditional_module import ConditionalModule, ImageTask
+from lightning_modules.conditional_module import ImageTask
 from lightning_modules.contract import Card, Output, Task
+from lightning_modules.judged_module import JudgedModule
 
 
 @checked("module")
-class RegressionRestorer(ConditionalModule):
+class RegressionRestorer(JudgedModule):
     """Estimates the clean image directly, E[x | degraded image], with the network of the MeanFlow restorer.
 
     Args:
         network: One-headed network; its times are held at (1, 0) and its noisy input is zero.
-        **kwargs: Arguments of ``ConditionalModule``.
+        **kwargs: Arguments of ``JudgedModule``.
     """
 
     tasks: ClassVar[frozenset[Task]] = frozenset({"restore", "inpaint"})
@@ -42,13 +43,22 @@ class RegressionRestorer(ConditionalModule):
         return {"mean": Output(1)}
 
     @classmethod
+    def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+        return super().unread(arguments) | {"module.image_terms.max_time": "a regression has no times"}
+
+    @classmethod
     def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
         """One that is told labels answers to more than a degraded image."""
         return frozenset() if arguments.get("labels") else frozenset({"regression"})
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:
-        """Mean squared error."""
-        return LossOutput((self._estimate(batch, randomness) - batch.image).square().mean())
+        """Mean squared error, and the terms of those who judge the estimate, where there are some."""
+        estimate = self._estimate(batch, randomness)
+        error = (estimate - batch.image).square().mean()
+        if not self.judges:
+            return LossOutput(error)
+        terms = self.judged(estimate, batch.image)
+        return LossOutput(error + terms.loss, {"squared_error": error.detach(), **terms.logs})
 
     def sample(self, batch: Batch, randomness: Randomness) -> dict[str, Tensor]:
         """The estimate is the only output, named ``mean``."""

@@ -4,6 +4,7 @@ from generative.objectives.alpha_flow import AlphaFlow
 from generative.objectives.autoencoder import AutoencoderObjective
 from generative.objectives.diffusion import DiffusionObjective
 from generative.objectives.flow_matching import FlowMatching
+from generative.objectives.image_terms import ImageTerms
 from generative.objectives.masked_tokens import GammaRatio, MaskedTokenObjective, UniformRatio
 from generative.objectives.mean_flow import ImprovedMeanFlow, MeanFlow
 from generative.objectives.self_distillation import LagrangianSelfDistillation, ProgressiveSelfDistillation
@@ -16,6 +17,7 @@ __all__ = [
     "DiffusionObjective",
     "FlowMatching",
     "GammaRatio",
+    "ImageTerms",
     "ImprovedMeanFlow",
     "LagrangianSelfDistillation",
     "MaskedTokenObjective",

@@ -1,29 +1,25 @@
 """The losses of VQGAN (Esser et al. 2021, arXiv 2012.09841): reconstruction, perceptual, adversarial; each can be left out.
 
-The discriminator learns in the same backward pass as the autoencoder: what the autoencoder tells it passes weights that are
-held constant, and what it is told of the reconstructions is detached. So one optimiser step serves both, and steps,
-clipping, accumulation and resume stay those of every other paradigm.
+The discriminator learns in the same backward pass as the autoencoder (``generative.objectives.image_terms``).
 
 Shape legend: B batch, C channels, H/W height and width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from generative.checks import checked
 from generative.networks.autoencoder import Autoencoder
+from generative.objectives.image_terms import Perceptual, hinge_game
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, WholeNumber
 from generative.types import LossOutput
 
-Perceptual = Callable[[Tensor, Tensor], Tensor]
 MAX_ADAPTIVE_WEIGHT = 1e4  # as in the paper's code
 ADAPTIVE_EPS = (
     1e-4  # the paper's delta is 1e-6, eq. 7; larger, it is safe where the adversarial gradient starts from zero
@@ -99,17 +95,14 @@ class AutoencoderObjective:
     def _adversarial(
         self, network: Autoencoder, discriminator: nn.Module, image: Tensor, fake: Tensor, reconstruction: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        constant = {name: p.detach() for name, p in discriminator.named_parameters()}
-        generator = -functional_call(discriminator, constant, (fake,)).mean()
+        game = hinge_game(discriminator, image, fake)
+        generator, hinge = game.generator_B.mean(), game.discriminator_B.mean()
         weight = self._adaptive_weight(network.last_layer, reconstruction, generator) if self.adaptive else 1.0
-        real_logits, fake_logits = discriminator(torch.cat([image, fake.detach()])).chunk(2)
-        hinge = 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
         logs = {
             "adversarial": generator,
             "adversarial_weight": torch.as_tensor(weight),
             "discriminator": hinge,
-            "logits_real": real_logits.mean(),
-            "logits_fake": fake_logits.mean(),
+            **game.logs,
         }
         return self.adversarial_weight * weight * generator + hinge, logs
 

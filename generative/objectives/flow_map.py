@@ -7,6 +7,7 @@ on the same where r = t, and on the objective's own self-consistency on the lead
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -45,6 +46,9 @@ class FlowSlice:
     condition: Condition
     progress: float
     randomness: Randomness
+
+
+Judge = Callable[[Tensor, Tensor, Tensor], LossOutput]
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class FlowMapObjective(ABC):
         randomness: Randomness,
         progress: float = 1.0,
         mean_state_BCHW: Tensor | None = None,
+        judged: Judge | None = None,
     ) -> LossOutput:
         """Return the loss of a batch.
 
@@ -115,6 +120,8 @@ class FlowMapObjective(ABC):
             mean_state_BCHW: Replaces the source in the rows with r = t = 1, where the velocity head gives E[x | condition]:
                 for a source that is independent of x any state has the same answer, and one without noise is learnt
                 soonest. None keeps the source.
+            judged: Gives further terms on the average velocity's estimates of the images, by these, the images and their (B,)
+                times; None for no such terms.
 
         Returns:
             The loss, with the unweighted mean squared velocity errors as logs (the weighted loss stays flat while samples
@@ -150,6 +157,9 @@ class FlowMapObjective(ABC):
         loss = loss * pixels ** (
             self.weight.power - 1
         )  # as of a mean over pixels: gradients do not grow with the image
+        if judged is not None:
+            terms = judged(z - t.clamp(min=MIN_TIME) * u, image_BCHW, pairs.t_B)
+            loss, logs = loss + terms.loss, logs | terms.logs
         return LossOutput(loss, {name: value.detach() for name, value in logs.items()})
 
 
