@@ -21,10 +21,11 @@ class _Group(nn.Module):
     def __init__(self, dim: int, depth: int, num_heads: int, window_size: int, mlp_ratio: float) -> None:
         super().__init__()
         shifts = [[window_size // 2 * (number % 2)] * 2 for number in range(depth)]
-        blocks = (SwinTransformerBlock(dim, num_heads, [window_size] * 2, shift, mlp_ratio) for shift in shifts)
+        blocks = [SwinTransformerBlock(dim, num_heads, [window_size] * 2, shift, mlp_ratio) for shift in shifts]
+        for block in blocks:
+            attention: Any = block.attn
+            stacked(attention.qkv, 3)
         self.blocks = nn.Sequential(*blocks)
-        for block in self.blocks:
-            stacked(block.attn.qkv, 3)
         self.convolution = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
