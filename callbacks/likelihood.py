@@ -61,7 +61,8 @@ class Likelihood(MeasuringCallback):
             if len(subset.image):
                 draws = module.evaluation_randomness(subset, "likelihood")
                 continuous = with_level_noise(subset.image, module.evaluation_randomness(subset, NOISE))
-                self._metrics.update(module.bits_per_dimension(subset, continuous, draws, self.num_calls), OUTPUT)
+                bits = module.bits_per_dimension(subset, continuous, draws, self.num_calls)
+                self._metrics.update(bits, OUTPUT, subset.index)
                 self._of_law(trainer, module, subset, continuous)
 
     def _of_law(self, trainer: Trainer, module: Any, batch: Batch, continuous: torch.Tensor) -> None:
@@ -80,7 +81,8 @@ class Likelihood(MeasuringCallback):
             nats_B = torch.empty(len(x_BCP), dtype=torch.float64)
             for rows_R, law in laws:
                 nats_B[rows_R.cpu()] = -law.log_density(x_BCP[rows_R.cpu()])
-        self._metrics.update({NLL: bits_per_dimension(of_levels(nats_B, continuous), continuous)}, EXACT)
+        bits_B = bits_per_dimension(of_levels(nats_B, continuous), continuous)
+        self._metrics.update({NLL: bits_B}, EXACT, batch.index)
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:
         results = self._metrics.compute()

@@ -227,7 +227,7 @@ class FusionMetrics(MeanMetrics):
             values_BC, defined_BC = (x.view(num_images, -1) for x in (values_P, defined_P))
             if defined_BC.any():
                 kept_BC = torch.where(defined_BC, values_BC, 0.0)
-                self._means.add(f"{metric}/{name}", kept_BC, defined_BC / values_BC.shape[1])
+                self.add(f"{metric}/{name}", kept_BC, batch.index, defined_BC / values_BC.shape[1])
 
         varies = _varies(clean)
         has_edges = edges(clean)[0].flatten(1).any(1)

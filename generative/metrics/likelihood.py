@@ -31,12 +31,13 @@ class LikelihoodMetrics(MeanMetrics):
 
     metrics = METRICS
 
-    def update(self, bits: Mapping[str, Tensor], output: str) -> None:
+    def update(self, bits: Mapping[str, Tensor], output: str, index_B: Tensor) -> None:
         """Take in a batch.
 
         Args:
             bits: (B,) bits per dimension by key of the metric.
             output: What they are of.
+            index_B: (B,) int64 indices of the images.
         """
         for key, bits_B in bits.items():
-            self._means.add(f"{key}/{output}", bits_B)
+            self.add(f"{key}/{output}", bits_B, index_B)

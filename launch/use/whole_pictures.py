@@ -108,7 +108,7 @@ def _measured(
         with within_memory(batch_size):
             outputs |= {name: each.one(request) for name, each in restorers.items()}
         seen = {name: _as_seen(image, border) for name, image in outputs.items()}
-        batch = Batch(_as_seen(request.image, border), torch.zeros(1, dtype=torch.int64), degraded=seen.get(DEGRADED))
+        batch = Batch(_as_seen(request.image, border), torch.tensor([number]), degraded=seen.get(DEGRADED))
         values = dict[str, float]()
         for metrics in single:
             metrics.reset()
