@@ -1,13 +1,16 @@
 # make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite;
-# make check: style and types; make docs: the site, into site/; make constraints: the installed versions, for others;
+# make demo: a page with small trained models, to try them; make check: style and types; make docs: the site, into site/; make constraints: the installed versions, for others;
 # make kills: kill -9 at 20 random moments; make exhaustive: every number of every experiment with five values, and what takes minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test kills exhaustive check lint types docs constraints clean
+.PHONY: train demo test kills exhaustive check lint types docs constraints clean
 
 train: .venv/installed
 	$(BIN)/python train.py experiment=meanflow_dit
+
+demo: .venv/installed-demo
+	$(BIN)/python demo.py
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -51,6 +54,11 @@ clean:
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv with the test extras; PyTorch is several gigabytes: some minutes."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch .venv/installed $@
+
+.venv/installed-demo: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv with the demo extra; PyTorch is several gigabytes: some minutes."
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	@touch .venv/installed $@
 
 .venv/installed-docs: pyproject.toml | .venv/bin/python

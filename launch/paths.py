@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ WHOLE_KEYS = frozenset({"data.train", "data.val", "data.test", "init.run"})
 WORDS = frozenset({"auto", "ema", "raw", "pixel"})  # no paths, whichever key has them
 # The folders of an absolute path, or of one below a home folder, in running text; addresses and fractions have none.
 _FOLDERS = re.compile(r"""(?<![\w.:</~…-])(?:~[\w.-]*)?/(?:[^\s'"`<>|;,:()\[\]{}/]+/)*(?=[^\s'"`<>|;,:()\[\]{}/])""")
+_WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\s\\]+\\)*")
+# A place on somebody's machine, alone or in a longer text: an absolute path, also of Windows, a home folder, a file: address.
+_PLACE = re.compile(r"(?:\b(?:file|pipe):/*|(?<![\w./:<~)\]]))(?:~\w*)?(?:/[\w.+@%-]+)+/?|\b[A-Za-z]:\\\S+|\bpipe:.*")
+PLACE = "PATH"  # what stands for one
 
 
 def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:
@@ -115,6 +119,30 @@ def without_folders(text: str) -> str:
     Returns:
         The same with ``…/NAME`` for each absolute path.
     """
+    text = _WINDOWS.sub("…/", re.sub(r"\bfile:/+", "/", text))
     if text.startswith("/") and not re.search(r"\n|\s[/~]", text):
         return f"…/{Path(text).name}"  # a path alone, which may have spaces
     return _FOLDERS.sub("…/", text)
+
+
+def names_place(text: str) -> bool:
+    """Say whether a text names a place on a machine: an absolute path, or a command."""
+    return _PLACE.search(text) is not None
+
+
+def portable(overrides: Iterable[str]) -> list[str]:
+    """Return the overrides of a run as somebody else types them.
+
+    Args:
+        overrides: What was typed, or a record of it.
+
+    Returns:
+        The experiment first; without where the run lies and reports to; ``PATH`` for what was read from a file or folder.
+    """
+    kept = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+~").partition(".")[0] in ("paths", "hydra", "logger", "classifier"):
+            continue
+        kept.append(f"{key}={PLACE}" if _is_path(key.lstrip("+~"), value) or names_place(value) else override)
+    return sorted(kept, key=lambda override: not override.startswith("experiment="))

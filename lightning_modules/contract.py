@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 Task = Literal["restore", "inpaint", "generate", "reconstruct", "judge"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -64,11 +64,13 @@ class Part:
     Attributes:
         settings: What it is built of: class and arguments, plain values.
         card: Markdown that describes it.
+        beside: What is kept beside it by name, as what is costly to compute from it.
     """
 
     network: nn.Module
     settings: Mapping[str, Any]
     card: str
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Described:

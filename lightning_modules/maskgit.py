@@ -19,7 +19,7 @@ from generative.guidance import ClassifierFreeGuidance
 from generative.inpainting import composite, gray_patches, token_mask
 from generative.metrics.means import NamedMeans
 from generative.networks.token_transformer import TokenTransformer
-from generative.networks.tokenizer import Tokenizer, load_tokenizer
+from generative.networks.tokenizer import PATCHES, Tokenizer, load_tokenizer
 from generative.objectives.masked_tokens import MaskedTokenObjective, near_codes, token_accuracy
 from generative.patch_evidence import code_patches, patch_evidence
 from generative.randomness import Randomness
@@ -174,7 +174,9 @@ class MaskGIT(ConditionalModule):
         return {"tokenizer": self._tokenizer.record()}
 
     def parts(self) -> dict[str, Part]:
-        return {"tokenizer": Part(self._tokenizer.network, self._tokenizer.settings(), self._tokenizer.card())}
+        own = self._tokenizer
+        beside = {} if self.pixel_std is None else {PATCHES: own.patches}
+        return {"tokenizer": Part(own.network, own.settings(), own.card(), beside)}
 
     @classmethod
     def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:

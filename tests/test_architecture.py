@@ -19,8 +19,10 @@ FLOORS = [  # what stands lower knows nothing of what stands higher, nor of its 
     {"launch.sweep", "launch.use", "launch.page"},
     {"launch.study"},
     {"launch.compare", "launch.report"},
+    {"triptych"},
+    {"triptych.demo"},
     {"launch.commands"},
-    {"triptych", "train", "evaluate", "generate", "compare", "report", "export", "study"},
+    {"triptych.__main__", "train", "evaluate", "generate", "compare", "report", "export", "study", "demo"},
 ]
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from omegaconf import OmegaConf
 
 from generative.types import Batch, Condition, Degraded, LossOutput, State
 from launch.command_line import run_config
 from launch.errors import UserError
 from launch.evaluation import RUN_FOLDER
 from launch.run_folder import RunFolder
+from launch.use.degrading import degradations_of
+from launch.use.export import example_pictures
 from launch.use.load import MODEL, Trained
 from lightning_modules import Card, GenerativeModule, Output, TrainingModule
-from triptych.model import Model, Restored
+from triptych.model import Degraded as DegradedPicture
+from triptych.model import Model, Restored, Step
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,12 +38,14 @@ __all__ = [
     "Card",
     "Condition",
     "Degraded",
+    "DegradedPicture",
     "GenerativeModule",
     "LossOutput",
     "Model",
     "Output",
     "Restored",
     "State",
+    "Step",
     "TrainingModule",
     "UserError",
     "load",
@@ -73,9 +79,11 @@ def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, devic
         trained = Trained.of_export(folder)
     else:
         run = RunFolder.existing(folder, "folder")
-        trained = Trained.of_run(run, run_config(run))
-    data = trained.config.data
-    return Model(trained.load(weights).to(place), data.image_size, data.channels, trained.label_names)
+        trained, folder = Trained.of_run(run, run_config(run)), run.path
+    data, degradation = trained.config.data, OmegaConf.select(trained.config, "degradation")
+    own = degradations_of(None if degradation is None else OmegaConf.to_container(degradation, resolve=True))
+    module = trained.load(weights).to(place)
+    return Model(module, data.image_size, data.channels, trained.label_names, own, example_pictures(folder))
 
 
 def train(experiment: str, overrides: Sequence[str] = ()) -> Path:

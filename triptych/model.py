@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from threading import RLock
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from files.images import DECODING_ERRORS, Picture, picture_of, read_picture, reason
-from files.masks import HoleRule, MaskError, hole_rule, mask_of
-from files.pixels import drawn, fill, seen, to_pixels
+from files.images import Picture
+from files.masks import HoleRule
+from files.pixels import seen, to_pixels
 from launch.errors import UserError, as_user_error
-from launch.use.drawing import Drawing, draw_images, read_labels
+from launch.use.degrading import chosen, degrade
+from launch.use.drawing import Drawing, draw_images, draw_steps, read_labels
 from launch.use.restorer import Restorer, tiling_of
 from lightning_modules import GenerativeModule, TrainingModule
 from lightning_modules.contract import Task
+from triptych.pictures import Kind, PictureLike, answer, check_kind, missing_of, plain_answer, read_given
 
-PictureLike = str | Path | Image.Image | np.ndarray | Tensor
-Kind = Literal["pil", "numpy", "torch"]
 BATCH_SIZE = 64  # drawings at a time
 ANOTHER_SAMPLE = 1_000_000  # between the numbers of one picture's samples; the first one's is that of the command
 
@@ -39,8 +39,36 @@ class Restored(NamedTuple):
     mean: Any | None
 
 
+class Degraded(NamedTuple):
+    """What a degradation makes of a picture.
+
+    Attributes:
+        picture: The degraded picture.
+        hole: (H, W) bool, True where pixels are missing, of a degradation that leaves all others as they are; else None.
+        settings: What the severity that was asked for stands for.
+    """
+
+    picture: Any
+    hole: np.ndarray | None
+    settings: dict[str, float]
+
+
+class Step(NamedTuple):
+    """A step on the way to a picture.
+
+    Attributes:
+        state: What the sampler holds: noise that becomes a picture, or tokens that are still masked in grey.
+        estimate: The picture that it makes of it.
+    """
+
+    state: Any
+    estimate: Any
+
+
 class Model:
     """A trained model.
+
+    It answers one call at a time, also where several threads ask, and an answer depends on nothing but the call.
 
     Pictures are files, images of Pillow, arrays (H, W) or (H, W, C) as ``Image.fromarray`` takes them, or tensors (C, H, W) of
     floats in [-1, 1]. Answers have the size, bits and opacity of the picture. They are images of Pillow, or with
@@ -51,16 +79,29 @@ class Model:
         image_size: Height and width that it was trained at.
         channels: Channels that it was trained with.
         label_names: What the labels of its data are called, in order.
+        degradations: Configs, by name, of what it was trained to undo.
+        examples: Files of clean pictures to try it on.
 
     Attributes:
         module: The module itself, with ``sample(batch, randomness)`` on tensors.
     """
 
-    def __init__(self, module: TrainingModule, image_size: int, channels: int, label_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        module: TrainingModule,
+        image_size: int,
+        channels: int,
+        label_names: Sequence[str],
+        degradations: Mapping[str, Any] | None = None,
+        examples: Sequence[Path] = (),
+    ) -> None:
         self.module = module
         self.image_size = image_size
         self.channels = channels
         self.label_names = tuple(label_names)
+        self.degradations = dict(degradations or {})
+        self.examples = tuple(examples)
+        self._lock = RLock()
 
     @property
     def tasks(self) -> frozenset[Task]:
@@ -91,7 +132,7 @@ class Model:
             UserError: The model restores nothing, or a picture or setting cannot be used.
         """
         module = self._must("restore", "restore")
-        return self._restored(module, _picture(picture), None, num_samples, seed, tile, overlap, kind)
+        return self._restored(module, read_given(picture), None, num_samples, seed, tile, overlap, kind)
 
     def fill(
         self,
@@ -114,15 +155,8 @@ class Model:
         Raises:
             UserError: The model fills no holes, or a picture or setting cannot be used.
         """
-        module, own = self._must("inpaint", "fill"), _picture(picture)
-        with as_user_error():
-            missing = _missing(hole, marked)
-        if missing.shape != own.pixels.shape[:2]:
-            height, width = missing.shape
-            raise UserError(
-                f"the hole has {width}x{height} pixels and the picture {own.size[0]}x{own.size[1]}: give both one size."
-            )
-        return self._restored(module, own, missing, num_samples, seed, tile, overlap, kind)
+        module, own = self._must("inpaint", "fill"), read_given(picture)
+        return self._restored(module, own, missing_of(own, hole, marked), num_samples, seed, tile, overlap, kind)
 
     def reconstruct(self, picture: PictureLike, *, tile: str | int = "auto", kind: Kind = "pil") -> Any:
         """Return the picture as an autoencoder gives it back.
@@ -130,32 +164,114 @@ class Model:
         Raises:
             UserError: The model is no autoencoder, or the picture cannot be used.
         """
-        module, own = self._must("reconstruct", "reconstruct"), _picture(picture)
-        _check(kind)
-        return self._made(module, "reconstruction", own, None, 0, tile, None, kind)
+        module, own = self._must("reconstruct", "reconstruct"), read_given(picture)
+        check_kind(kind)
+        with self._set(None):
+            return self._made(module, "reconstruction", own, None, 1, tile, None, kind)[0]
+
+    def degrade(
+        self,
+        picture: PictureLike,
+        degradation: str | None = None,
+        severity: float | None = None,
+        *,
+        seed: int | None = None,
+        kind: Kind = "pil",
+    ) -> Degraded:
+        """Degrade a clean picture, to try the model on it.
+
+        Args:
+            picture: The picture.
+            degradation: One of ``degradations``, which it was trained to undo, or of ``conf/degradation``; None is the first.
+            severity: From 0, the mildest of training, to 1, the most severe; None is that of evaluation.
+            seed: Another one gives other draws.
+
+        Raises:
+            UserError: There is no such degradation, or the picture does not fit it.
+        """
+        own = read_given(picture)
+        check_kind(kind)
+        if degradation is None and not self.degradations:
+            raise UserError("this model was trained without a degradation: name one, such as degradation=gaussian.")
+        node = chosen(degradation or next(iter(self.degradations)), self.degradations)
+        image, drawn_by = seen(own, self.channels), self.module.evaluation_seed if seed is None else seed
+        degraded, settings = degrade(image, node, severity, drawn_by, self.channels)
+        known_HW = (degraded.validity > 0).all(0)[0]
+        hole = None if not known_HW.any() or known_HW.all() else ~known_HW.numpy()
+        return Degraded(answer(own, degraded.image, None, kind), hole, settings)
 
     def draw(
-        self, labels: str | None = None, num_images: int = 1, *, seed: int | None = None, kind: Kind = "pil"
+        self,
+        labels: str | None = None,
+        num_images: int = 1,
+        *,
+        guidance_scale: float | None = None,
+        seed: int | None = None,
+        kind: Kind = "pil",
     ) -> list[Any]:
         """Draw pictures.
 
         Args:
             labels: Such as ``red cube, blue sphere``; None for a model that was trained without labels.
             num_images: How many.
+            guidance_scale: How far to go towards the labels; None as the model's ``guidance.scale`` says.
             seed: Another one gives other pictures; None is the run's ``evaluation_seed``, as the command draws.
             kind: What the answers are.
 
         Raises:
             UserError: The model draws nothing, or does not know a label.
         """
+        module, drawing = self._drawing(labels, num_images, kind)
+        with self._set(seed, guidance_scale):
+            images = [image for batch in draw_images(module, drawing, self._shape, BATCH_SIZE) for image in batch]
+        return [answer(Picture(to_pixels(image, np.uint8)), image[None], None, kind) for image in images]
+
+    def steps(
+        self,
+        picture: PictureLike | None = None,
+        hole: PictureLike | None = None,
+        *,
+        labels: str | None = None,
+        marked: HoleRule = "auto",
+        guidance_scale: float | None = None,
+        seed: int | None = None,
+        kind: Kind = "pil",
+    ) -> list[Step]:
+        """Return the way to the first picture that ``draw``, ``fill`` or ``restore`` would make.
+
+        Args:
+            picture: What is restored or filled, resized to the training size; None to draw.
+            hole: See ``fill``.
+            labels: See ``draw``.
+
+        Returns:
+            A step for each of the sampler's, at the training size; none of a model that takes a single one.
+
+        Raises:
+            UserError: The model cannot do it, or a picture or setting cannot be used.
+        """
+        if picture is None:
+            module, drawing = self._drawing(labels, 1, kind)
+            with self._set(seed, guidance_scale):
+                states = draw_steps(module, drawing, self._shape)
+        else:
+            module = self._must("restore", "restore") if hole is None else self._must("inpaint", "fill")
+            own = read_given(picture)
+            restorer = Restorer(module, None, self.image_size, self.channels, None, module.device)
+            missing = None if hole is None else missing_of(own, hole, marked)
+            with self._set(seed, None):
+                states = restorer.states(restorer.request(0, own, missing))
+        return [Step(*(plain_answer(image, kind) for image in (state.z, state.image))) for state in states]
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.channels, self.image_size, self.image_size
+
+    def _drawing(self, labels: str | None, num_images: int, kind: Kind) -> tuple[GenerativeModule, Drawing]:
         module = self._must("generate", "draw")
-        _check(kind, num_images)
+        check_kind(kind, num_images)
         labels_L = read_labels(labels, list(self.label_names) if module.uses_labels else [])
-        drawing = Drawing(None if labels_L is None else labels_L.expand(num_images, -1), num_images, labels or "")
-        shape = (self.channels, self.image_size, self.image_size)
-        with self._seeded(seed):
-            images = [image for batch in draw_images(module, drawing, shape, BATCH_SIZE) for image in batch]
-        return [_answer(Picture(to_pixels(image, np.uint8)), image[None], None, kind) for image in images]
+        return module, Drawing(None if labels_L is None else labels_L.expand(num_images, -1), num_images, labels or "")
 
     def _restored(
         self,
@@ -168,15 +284,13 @@ class Model:
         overlap: int | None,
         kind: Kind,
     ) -> Restored:
-        _check(kind, num_samples)
-
-        def made(name: str, number: int) -> Any:
-            return self._made(module, name, own, missing, number, tile, overlap, kind)
-
-        with self._seeded(seed):
-            numbers = range(num_samples if "sample" in module.outputs else 0)
-            samples = [made("sample", i * ANOTHER_SAMPLE) for i in numbers]
-            return Restored(samples, made("mean", 0) if "mean" in module.outputs else None)
+        check_kind(kind, num_samples)
+        samples, mean = num_samples if "sample" in module.outputs else 0, "mean" in module.outputs
+        with self._set(seed):
+            return Restored(
+                self._made(module, "sample", own, missing, samples, tile, overlap, kind) if samples else [],
+                self._made(module, "mean", own, missing, 1, tile, overlap, kind)[0] if mean else None,
+            )
 
     def _made(
         self,
@@ -184,26 +298,43 @@ class Model:
         name: str,
         own: Picture,
         missing: Tensor | None,
-        number: int,
+        count: int,
         tile: str | int,
         overlap: int | None,
         kind: Kind,
-    ) -> Any:
+    ) -> list[Any]:
+        """Make one output so many times, each with draws of its own."""
         tiling = tiling_of(module, self.image_size, str(tile), None if overlap is None else str(overlap))
         restorer = Restorer(module, None, self.image_size, self.channels, name, module.device, tiling)
-        request = restorer.request(number, own, missing)
-        image = restorer.one(request)
-        keeps = missing is not None and restorer.puts_back_known
-        return _answer(own, image.cpu(), restorer.replaced(missing) if missing is not None and keeps else None, kind)
+        requests = [restorer.request(i * ANOTHER_SAMPLE, own, missing) for i in range(count)]
+        if restorer.is_whole(requests[0]):
+            parts = [requests[i : i + BATCH_SIZE] for i in range(0, count, BATCH_SIZE)]
+            images = [image for part in parts for image in restorer.restore(part)]
+        else:
+            images = [restorer.restore_in_tiles(request) for request in requests]
+        replaced = restorer.replaced(missing) if missing is not None and restorer.puts_back_known else None
+        return [answer(own, image.cpu(), replaced, kind) for image in images]
 
     @contextmanager
-    def _seeded(self, seed: int | None) -> Iterator[None]:
-        before = self.module.evaluation_seed
-        self.module.evaluation_seed = before if seed is None else seed
-        try:
-            yield
-        finally:
-            self.module.evaluation_seed = before
+    def _set(self, seed: int | None, guidance_scale: float | None = None) -> Iterator[None]:
+        """Set the module for one call, while no other one runs."""
+        module: Any = self.module
+        with self._lock:
+            before = module.evaluation_seed
+            guidance: Any = getattr(module, "guidance", None)
+            if guidance_scale is not None and guidance is None:
+                raise UserError("this model has no guidance by labels: leave out guidance_scale.")
+            try:
+                if seed is not None:
+                    module.evaluation_seed = seed
+                if guidance_scale is not None:
+                    with as_user_error():
+                        module.guidance = replace(guidance, scale=guidance_scale)
+                yield
+            finally:
+                module.evaluation_seed = before
+                if guidance_scale is not None:
+                    module.guidance = guidance
 
     def _must(self, task: Task, verb: str) -> GenerativeModule:
         if task not in self.tasks or not isinstance(self.module, GenerativeModule):
@@ -216,44 +347,3 @@ VERBS: dict[Task, str] = {
     "restore": "restore(picture)", "inpaint": "fill(picture, hole)", "generate": "draw(labels)",
     "reconstruct": "reconstruct(picture)",
 }  # fmt: skip
-
-
-def _check(kind: str, number: int = 0) -> None:
-    if kind not in get_args(Kind):
-        raise UserError(f"kind={kind} must be one of {', '.join(get_args(Kind))}.")
-    if number < 0:
-        raise UserError(f"{number} images cannot be made: ask for 0 or more.")
-
-
-def _picture(given: PictureLike) -> Picture:
-    if isinstance(given, Tensor):
-        image = given.detach().cpu()
-        if image.ndim != 3 or len(image) not in (1, 3) or not image.is_floating_point():
-            raise UserError(
-                f"a tensor of shape {tuple(image.shape)} is no picture: give (C, H, W) floats in [-1, 1], C 1 or 3."
-            )
-        return Picture(to_pixels(image, np.uint16 if len(image) == 1 else np.uint8))
-    name = str(given) if isinstance(given, str | Path) else "the picture"
-    try:
-        if isinstance(given, str | Path):
-            return read_picture(Path(given).expanduser())
-        return picture_of(given if isinstance(given, Image.Image) else Image.fromarray(given))
-    except (*DECODING_ERRORS, TypeError) as error:
-        raise UserError(f"{name} cannot be used: {reason(error)}.") from error
-
-
-def _missing(hole: PictureLike, rule: HoleRule) -> Tensor:
-    if isinstance(hole, np.ndarray | Tensor) and np.asarray(hole).dtype == bool:
-        missing = torch.from_numpy(np.asarray(hole))
-        if not missing.any() or missing.ndim != 2:
-            raise MaskError("the hole must be (H, W) bool, True where pixels are missing, and somewhere it must be.")
-        return missing
-    return torch.from_numpy(mask_of(_picture(hole), "the hole", hole_rule(rule)).missing)
-
-
-def _answer(own: Picture, image_RCHW: Tensor, missing: Tensor | None, kind: Kind) -> Any:
-    if kind == "torch":
-        known_RCHW = image_RCHW if missing is None else seen(own, image_RCHW.shape[1])
-        return (image_RCHW if missing is None else torch.where(missing, image_RCHW, known_RCHW)).flatten(0, 1)
-    result = drawn(own, image_RCHW) if missing is None else fill(own, missing.numpy(), image_RCHW)
-    return result.image if kind == "pil" else np.asarray(result.image)

@@ -13,10 +13,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from files.cache import cache_folder, cached
+from generative.export import SUFFIX, read_beside
 from generative.networks.autoencoder import Autoencoder
 from generative.networks.trained_autoencoder import TrainedAutoencoder
 
 PATCH_BATCH = 256  # codes painted at a time
+PATCHES = "patches"  # in an exported file
 
 
 class Tokenizer(TrainedAutoencoder):
@@ -92,7 +95,15 @@ class Tokenizer(TrainedAutoencoder):
 
     @cached_property
     def patches(self) -> Tensor:
-        """(K, C, P, P) patch that the decoder paints for each code, in the middle of a grid of the same code."""
+        """(K, C, P, P) patch that the decoder paints for each code, in the middle of a grid of the same code.
+
+        An exported tokenizer has them in its file, that of a run in the user's cache folder: the decoder takes long for them.
+        """
+        if Path(self.path).suffix == SUFFIX and PATCHES in (beside := read_beside(Path(self.path))):
+            return beside[PATCHES]
+        return cached(cache_folder() / PATCHES / f"{self.hash}.pt", lambda: {PATCHES: self._painted().cpu()})[PATCHES]
+
+    def _painted(self) -> Tensor:
         grid = torch.arange(self.num_codes, device=self.network.last_layer.device)[:, None].expand(
             -1, self.grid_size**2
         )

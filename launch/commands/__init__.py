@@ -14,6 +14,7 @@ COMMANDS = {
     "report": "report one run on one page: curves, metrics, images, settings",
     "study": "train all paradigms and tasks at equal budgets, on one page",
     "export": "write a run's network as a folder to hand around",
+    "demo": "try trained runs on a page of this machine",
 }
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
-from launch.command_line import run_arguments
+from generative.export import Precision
+from launch.command_line import run_arguments, whole_number
 from launch.errors import UserError, reported
 from launch.trained_parts import TRAINED
 from launch.use.export import export
 
-USAGE = """Usage: python export.py run=DIR [weights=ema|raw] [output=FOLDER]
+USAGE = """Usage: python export.py run=DIR [weights=ema|raw] [precision=float32|float16|int8] [images=N] [output=FOLDER]
 
 Writes DIR/export/, or FOLDER: model.safetensors (the network alone), config.yaml, README.md (a model card), the grid of test
 images, and a folder for each trained network that it needs, such as its tokenizer. triptych.load(FOLDER) gives the module back.
 
   weights=raw       the raw instead of the averaged weights
+  precision=float16 half the size, or int8, a quarter; the weights are rounded, and read as float32
+  images=N          also the first N of the run's single test images, for python demo.py
   tokenizer=DIR     where the tokenizer of the run lies by now; likewise space=DIR, its autoencoder"""
-DEFAULTS: dict[str, str | None] = {"weights": "ema", "output": None}
+DEFAULTS: dict[str, str | None] = {"weights": "ema", "precision": "float32", "images": "0", "output": None}
+MAX_IMAGES = 1000
 
 
 def main(arguments: list[str]) -> None:
@@ -31,7 +36,8 @@ def main(arguments: list[str]) -> None:
     if changed:
         raise UserError(f"a run is exported as it was trained: leave out {' '.join(changed)}.")
     output = Path(own["output"]).expanduser() if own["output"] else run.path / "export"
-    print(f"exported to {export(run, config, str(own['weights']), output)}")
+    precision, images = cast(Precision, own["precision"]), whole_number(own, "images", MAX_IMAGES, 0)
+    print(f"exported to {export(run, config, str(own['weights']), output, precision, images)}")
 
 
 def start() -> None:

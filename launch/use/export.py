@@ -16,16 +16,17 @@ from omegaconf import DictConfig
 
 from files.locks import locked
 from files.whole import whole_file
-from generative.export import network_bytes
+from generative.export import PRECISIONS, Precision, network_bytes, read_network
 from launch import build
 from launch.errors import UserError, as_user_error
+from launch.paths import names_place
 from launch.run_folder import RunFolder
 from launch.trained_parts import TRAINED
 from launch.use.load import CARD, CONFIG, MODEL, label_names
 from launch.use.model_card import write_card
 from lightning_modules import Part, TrainingModule
 
-GRID = "test.png"
+GRID, IMAGES = "test.png", "images"
 EARLIER = "earlier"  # the export that is being replaced
 ASIDE = ".exporting"
 # What only training or the run's own machine needs.
@@ -35,16 +36,22 @@ NOT_EXPORTED = (
 )  # fmt: skip
 
 
-def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Path:
+def export(
+    run: RunFolder, config: DictConfig, weights: str, output: Path, precision: Precision = "float32", images: int = 0
+) -> Path:
     """Write an export whole or not at all.
 
     Args:
         weights: ``ema`` or ``raw``.
         output: Folder to write; an earlier export there is replaced.
+        precision: In which the weights are written.
+        images: How many clean test images of the run go with it, to try it on.
 
     Raises:
         UserError: The folder holds something else or cannot be written, or the run cannot be exported.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision} must be one of {', '.join(PRECISIONS)}.")
     output = output.absolute()
     if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / MODEL).exists())):
         raise UserError(f"output={output} exists and is no export: choose another folder.")
@@ -58,7 +65,7 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
         folder = temporary / output.name
         for key, part in module.parts().items():
             plain["module"][key] = f"{key}/{MODEL}"
-            export_part(part, folder / key)
+            export_part(part, folder / key, precision)
         step = int(checkpoint["global_step"])
         metadata = {
             "experiment": str(config.name),
@@ -66,30 +73,39 @@ def export(run: RunFolder, config: DictConfig, weights: str, output: Path) -> Pa
             "weights": weights,
             "config_hash": str(run.record.get("config_hash")),
             "git_revision": str(run.record.get("git_revision")),
-            "parts": json.dumps({name: part["hash"] for name, part in module.parts_record().items()}),
+            "parts": json.dumps({key: read_network(folder / key / MODEL)[1]["weights_hash"] for key in module.parts()}),
             "network": json.dumps(plain["module"]["network"]),
         }
-        write_file(folder / MODEL, network_bytes(module.network, metadata))
+        with as_user_error():
+            write_file(folder / MODEL, network_bytes(module.network, metadata, precision))
         write_file(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
         grid = newest_grid(run)
         if grid:
             write_file(folder / GRID, grid.read_bytes())
+        for image in example_pictures(run.path)[:images]:
+            write_file(folder / IMAGES / image.name, image.read_bytes())
         with as_user_error():
-            card = write_card(run, plain, module, weights, step, GRID if grid else None)
+            card = write_card(run, plain, module, weights, step, GRID if grid else None, precision)
         write_file(folder / CARD, card)
         _move(folder, output, temporary / EARLIER)
     return output
 
 
 def newest_grid(run: RunFolder) -> Path | None:
-    """Find the grid of test images that is handed around with a run.
+    """Find the grid of test images that is handed around with a run: the last one."""
+    found = _own_files(run.path, "images/test/step=*.png")
+    return found[-1] if found else None
 
-    Returns:
-        The last one that is a file of the run folder itself: what a link there points to is nobody's to hand around.
-    """
-    found = sorted((run.path / "images" / "test").glob("step=*.png"))
-    own = [path for path in found if path.is_file() and path.resolve().is_relative_to(run.path.resolve())]
-    return own[-1] if own else None
+
+def example_pictures(folder: Path) -> list[Path]:
+    """Find the single clean test images that a run keeps, or that came with an export, in order."""
+    return _own_files(folder, "images/test/clean/*.png") or _own_files(folder, f"{IMAGES}/*.png")
+
+
+def _own_files(folder: Path, pattern: str) -> list[Path]:
+    """Find files that lie in a folder itself: what a link there points to is nobody's to hand around."""
+    found = sorted(folder.glob(pattern))
+    return [path for path in found if path.is_file() and path.resolve().is_relative_to(folder.resolve())]
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -143,14 +159,17 @@ def _move(folder: Path, output: Path, aside: Path) -> None:
         raise
 
 
-def export_part(part: Part, folder: Path) -> None:
+def export_part(part: Part, folder: Path, precision: Precision = "float32") -> None:
     """Write a frozen network that the exported one needs.
 
     Args:
         part: The network.
         folder: Folder to write.
+        precision: In which its weights are written.
     """
-    write_file(folder / MODEL, network_bytes(part.network, {"network": json.dumps(part.settings)}))
+    with as_user_error():
+        told = {"network": json.dumps(part.settings)}
+        write_file(folder / MODEL, network_bytes(part.network, told, precision, part.beside))
     write_file(folder / CARD, part.card)
 
 
@@ -174,4 +193,4 @@ def _without_paths(node: Any) -> Any:
         return {key: _without_paths(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_without_paths(value) for value in node]
-    return None if isinstance(node, str) and Path(node).expanduser().is_absolute() else node
+    return None if isinstance(node, str) and names_place(node) else node

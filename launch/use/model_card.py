@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from generative.export import Precision
 from generative.metrics.catalogue import spoken
 from generative.metrics.layouts import layouts
+from launch.paths import names_place, portable, without_folders
 from launch.record import images_seen
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
@@ -40,7 +42,13 @@ NO_MEASUREMENT = {"sampling", "data", "degradation", "hardware"}  # entries of a
 
 
 def write_card(
-    run: RunFolder, config: dict[str, Any], module: TrainingModule, weights: str, step: int, grid: str | None
+    run: RunFolder,
+    config: dict[str, Any],
+    module: TrainingModule,
+    weights: str,
+    step: int,
+    grid: str | None,
+    precision: Precision = "float32",
 ) -> str:
     """Write the card.
 
@@ -50,6 +58,7 @@ def write_card(
         weights: ``ema`` or ``raw``.
         step: Optimiser steps behind them.
         grid: File of the test images, or None.
+        precision: In which the weights are written.
 
     Returns:
         Markdown with a YAML head.
@@ -66,8 +75,8 @@ def write_card(
         "## Use\n\n" + _code(config, module, code),
         f"**Intended use.** {use}\n\n**Limits.** {card.limits} It was checked on the test images named below "
         "and on nothing else; nobody has examined it for bias or safety.",
-        "## Training\n\n" + _training(record, config, module, weights, step),
-        "## Results\n\n" + _results(result),
+        "## Training\n\n" + _training(record, config, module, weights, step, precision),
+        "## Results\n\n" + _results(result, precision),
         "## Licence\n\nNot chosen yet: whoever hands this folder on adds `license:` to the head of this file, with regard to "
         "the licence of the training images.",
     ]
@@ -78,9 +87,9 @@ def written(value: Any) -> str:
     """Write what comes from a record or config into a card: as the text that it is, on one line.
 
     Returns:
-        Text in which nothing is Markdown's or HTML's.
+        Text in which nothing is Markdown's or HTML's, and no place on the machine that it comes from.
     """
-    text = re.sub(r"\s+", " ", str(value)).strip()
+    text = re.sub(r"\s+", " ", without_folders(str(value))).strip()
     text = "".join(character for character in text if character.isprintable())
     return re.sub(r"([\\`\[\]|!])", r"\\\1", html.escape(text, quote=False))
 
@@ -122,14 +131,23 @@ def _code(config: dict[str, Any], module: TrainingModule, code: str) -> str:
     )
 
 
-def _training(record: dict[str, Any], config: dict[str, Any], module: TrainingModule, weights: str, step: int) -> str:
+def _training(
+    record: dict[str, Any],
+    config: dict[str, Any],
+    module: TrainingModule,
+    weights: str,
+    step: int,
+    precision: Precision,
+) -> str:
     data, hardware = record.get("data", {}), record.get("hardware", {})
     batch, accumulated = int(config["data"]["global_batch_size"]), int(config["trainer"]["accumulate_grad_batches"])
     images = ", ".join(f"{count:,} {split}" for split, count in data.get("images", {}).items())
     planned = int(config["trainer"]["max_steps"])
+    rounded = "" if precision == "float32" else f", rounded to {precision}"
     rows = {
         "experiment": record.get("name"),
-        "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {step:,} steps",
+        "command": f"python train.py {' '.join(portable(record.get('overrides') or []))}",
+        "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {step:,} steps{rounded}",
         "network": f"{type(module.network).__name__}, {sum(p.numel() for p in module.network.parameters()):,} parameters",
         "data": f"{data.get('name')}{_source(data)}, {images}, fingerprint {data.get('fingerprint')}",
         **_earlier_data(data),
@@ -175,10 +193,12 @@ def _origin(origin: dict[str, Any] | None) -> dict[str, str]:
     return {"began with": f"{origin.get('weights')} weights of {origin.get('name')}{steps}, {origin.get('hash')}"}
 
 
-def _results(result: dict[str, Any] | None) -> str:
+def _results(result: dict[str, Any] | None, precision: Precision) -> str:
     if result is None:
         return "There are no test figures for these weights."
-    return "\n\n".join([*_metric_tables(result["metrics"]), "How they were measured:", _definitions(result["record"])])
+    before = "" if precision == "float32" else f", before the weights were rounded to {precision}"
+    measured = [f"How they were measured{before}:", _definitions(result["record"])]
+    return "\n\n".join([*_metric_tables(result["metrics"]), *measured])
 
 
 def _metric_tables(metrics: dict[str, float]) -> list[str]:
@@ -207,7 +227,7 @@ def _definitions(record: dict[str, Any]) -> str:
     ]
     for name in sorted(record.keys() - NO_MEASUREMENT):
         if isinstance(part := record[name], dict):
-            settings = {key: value for key, value in part.items() if isinstance(value, str | int | float)}
+            settings = {k: v for k, v in part.items() if isinstance(v, str | int | float) and not names_place(str(v))}
             text = ", ".join(f"{key} {value}" for key, value in settings.items())
             lines.append(f"- {written(name.replace('_', ' '))}: {written(text)}")
             definitions = part.get("definitions")

@@ -17,7 +17,7 @@ from generative.degradations import Degradation
 from generative.networks import ImageNetwork
 from generative.randomness import IndexRandomness
 from generative.tiling import OnTiles, Tiling, nobody, padded
-from generative.types import Batch
+from generative.types import Batch, State
 from launch.errors import UserError
 from lightning_modules import GenerativeModule
 
@@ -252,6 +252,15 @@ class Restorer:
         """Return what is restored of a picture: it as the degradation leaves it, (R, C, H, W)."""
         numbers = torch.full((len(request.image),), request.number)
         return at_size(self._batch(request.image, numbers, None).observed()[0], request.size)
+
+    @torch.inference_mode()
+    def states(self, request: Request) -> list[State]:
+        """Restore a picture that the network takes whole, and keep the way to it; empty where there are no steps."""
+        numbers = torch.full((len(request.image),), request.number)
+        missing = None if request.missing is None else request.missing.expand(len(numbers), 1, -1, -1)
+        batch = self._batch(request.image, numbers, missing)
+        states = self.module.states(batch, self.module.evaluation_randomness(batch, "generate"))
+        return [State(state.z.cpu(), state.image.cpu()) for state in states]
 
     @contextmanager
     def _tiled(self, network: ImageNetwork, on_tiles: OnTiles) -> Iterator[None]:

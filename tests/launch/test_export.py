@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import json
 import os
 import pickle
 import re
 import shutil
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, composed, read_json, tiny, train_here
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -24,6 +27,7 @@ from torch import nn
 import triptych
 from files.whole import WriteError
 from generative.export import ExportError, load_network, network_bytes, read_network
+from generative.networks.tokenizer import Tokenizer, load_tokenizer
 from generative.types import Batch
 from launch import build
 from launch.command_line import run_config
@@ -31,7 +35,8 @@ from launch.commands import export, generate
 from launch.errors import UserError
 from launch.options import experiments
 from launch.run_folder import RunFolder, write_json
-from launch.use.export import export_config
+from launch.use.export import export as export_run
+from launch.use.export import export_config, export_part
 from launch.use.load import load_export
 from launch.use.model_card import write_card
 from lightning_modules import GenerativeModule
@@ -112,6 +117,8 @@ def test_the_public_face_loads_runs_and_exports(restorer: RunFolder, exported: P
     assert isinstance(averaged, triptych.GenerativeModule)
     assert not averaged.training
     assert averaged.trained_steps == of_export.trained_steps == 3
+    kept = triptych.load(restorer.path).examples
+    assert [path.read_bytes() for path in kept[:3]] == [path.read_bytes() for path in triptych.load(exported).examples]
     for key, value in averaged.network.state_dict().items():
         assert torch.equal(of_export.network.state_dict()[key], value), key
     assert any(not torch.equal(a, b) for a, b in zip(averaged.parameters(), raw.parameters(), strict=True))
@@ -194,7 +201,7 @@ def test_python_gives_the_bytes_of_the_command_and_the_pages_tell_how(
 
 @pytest.fixture
 def exported(restorer: RunFolder, tmp_path: Path) -> Path:
-    export.main([f"run={restorer.path}", f"output={tmp_path / 'export'}"])
+    export.main([f"run={restorer.path}", "images=3", f"output={tmp_path / 'export'}"])
     return tmp_path / "export"
 
 
@@ -240,11 +247,24 @@ def test_an_export_is_the_evaluated_network(
     monkeypatch.chdir(folder)
     assert shown(code, (32, 32)).keys() & {"images", "mean", "image"}
     assert_head(card, run)
-    for path in folder.rglob("*.*"):
-        if path.suffix in (".md", ".yaml", ".safetensors"):
-            content = path.read_bytes()
-            for place in (tmp_path.parent.parent, run.path.parent.parent, ROOT, Path.home()):
-                assert str(place).encode() not in content, path
+    assert_names_no_place(folder, tmp_path.parent.parent, run.path.parent.parent, ROOT, Path.home())
+
+
+# An absolute path in a text: what begins with a slash and is none of a web address, a closing tag or a division.
+ABSOLUTE = re.compile(rb"(?<![\w./:<~)])~?(?:/[\w.@+-]+){2,}|file:/|\b[A-Z]:\\\\\w")
+
+
+def assert_names_no_place(folder: Path, *places: Path) -> None:
+    texts = {
+        path: path.read_bytes() for path in folder.rglob("*.*") if path.suffix in (".md", ".yaml", ".json", ".html")
+    }
+    texts |= {path: json.dumps(read_network(path)[1]).encode() for path in folder.rglob("*.safetensors")}
+    assert texts
+    for path, content in texts.items():
+        assert not ABSOLUTE.findall(content), path
+        for name in (*map(str, places), socket.gethostname(), getpass.getuser()):
+            # "root" is a key of the config, too
+            assert name == "root" or not re.search(rf"(?<!\w){re.escape(name)}(?!\w)".encode(), content), (path, name)
 
 
 def assert_head(card: str, run: RunFolder) -> None:
@@ -463,6 +483,75 @@ def test_damaged_and_wrong_files_are_one_sentence(exported: Path, tmp_path: Path
         load_export(exported)
     with pytest.raises(ExportError, match=r"is no export: it has no config.yaml"):
         load_export(tmp_path)
+
+
+def test_an_export_names_no_place_of_its_machine(restorer: RunFolder, tmp_path: Path) -> None:
+    """Whatever a record names: typed paths, files of other runs, the folder of the images, addresses with a login."""
+    run = RunFolder(shutil.copytree(restorer.path, tmp_path / "run"))
+    places = ["/home/somebody/photos", "~/photos", "~somebody/a", "file:///srv/x", "pipe:cat /srv/x", r"C:\Users\me\x"]
+    record, result = run.record, read_json(run.path / "metrics.json")
+    typed = [f"data.root={place}" for place in places] + ["paths.outputs=/srv/out", "tokenizer=../runs/one", "seed=0"]
+    record["overrides"] = [*record["overrides"], *typed]
+    record["data"] |= {"source": f"images of {places[0]}", "folders": {"root": places[0]}}
+    write_json(run.record_path, record)
+    result["record"]["evaluation"] |= {f"path{i}": place for i, place in enumerate(places)}
+    result["record"]["evaluation"]["sets"] = f"{places[0]}/a.json, {places[0]}/b.json"
+    write_json(run.path / "metrics.json", result)
+    config = run_config(run)
+    for key, place in zip(("train_root", "val_root", "test_root", "one", "two"), places[1:], strict=True):
+        OmegaConf.update(config, f"data.{key}", [place], force_add=True)
+    exported = export_run(run, config, "ema", tmp_path / "export")
+    assert_names_no_place(exported, tmp_path)
+    card = (exported / "README.md").read_text()
+    for name in ("somebody", "srv", "Users"):
+        assert name not in card + (exported / "config.yaml").read_text()
+    assert "| command | python train.py experiment=meanflow_dit " in card
+    assert "data.root=PATH" in card
+    assert "tokenizer=PATH" in card
+
+
+@pytest.mark.parametrize(("precision", "share", "error"), [("float16", 0.52, 0.01), ("int8", 0.35, 0.1)])
+def test_rounded_weights_take_less_and_make_nearly_the_same(
+    precision: str, share: float, error: float, runs: dict[str, RunFolder], tmp_path: Path
+) -> None:
+    run = runs["vqgan_scenes"]
+    for kind in ("float32", precision):
+        export.main([f"run={run.path}", f"precision={kind}", f"output={tmp_path / kind}"])
+    sizes = [(tmp_path / kind / "model.safetensors").stat().st_size for kind in ("float32", precision)]
+    assert sizes[1] < share * sizes[0]
+    whole, rounded = (load_export(tmp_path / kind) for kind in ("float32", precision))
+    assert {value.dtype for value in rounded.network.parameters()} == {torch.float32}
+    a, b = (outputs_of(module, run)["reconstruction"] for module in (whole, rounded))
+    assert 0 < (a - b).abs().mean() < error
+    card = (tmp_path / precision / "README.md").read_text()
+    assert f"after 3 steps, rounded to {precision} |" in card
+    assert f"How they were measured, before the weights were rounded to {precision}:" in card
+    tokenizer = load_tokenizer(tmp_path / precision / "model.safetensors")  # also where it is a part of another export
+    assert torch.equal(tokenizer.network.last_layer, rounded.network.last_layer)
+
+
+def test_numbers_beyond_a_precision_are_refused() -> None:
+    large = nn.Linear(1, 1)
+    nn.init.constant_(large.weight, 1e6)
+    with pytest.raises(ExportError, match="weight has numbers that float16 does not hold"):
+        network_bytes(large, {}, "float16")
+    with pytest.raises(UserError, match="precision=half must be one of float32, float16, int8"):
+        export_run(None, None, "ema", Path("nowhere"), "half")
+
+
+def test_patches_that_take_long_to_paint_are_kept(
+    runs: dict[str, RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = trained(runs["maskgit_scenes"])
+    assert not module.parts()["tokenizer"].beside
+    module.pixel_std = 0.1
+    export_part(module.parts()["tokenizer"], tmp_path)
+    again, exported = load_tokenizer(module.tokenizer.path), load_tokenizer(tmp_path / "model.safetensors")
+    expected = module.tokenizer._painted()
+    monkeypatch.setattr(Tokenizer, "_painted", None)  # neither an export nor a run paints them again
+    assert torch.equal(exported.patches, expected)
+    assert torch.equal(again.patches, expected)
+    assert exported.hash == module.tokenizer.hash
 
 
 def test_tied_weights_and_views_survive(tmp_path: Path) -> None:
