@@ -88,7 +88,7 @@ def compare(arguments: Sequence[str]) -> Path:
     _check_metrics(metrics, found)
     tables, repeated = tables_of(found.measured, _listed(values["by"]))
     if study is not None:
-        arranged_by_study(tables, study)
+        arranged_by_study(tables, study, found)
     names = [study.study] if study else sorted({entry.name for entry in found.measured})
     name = values["name"] or file_name([*names, *(f"by={key}" for key in _listed(values["by"]))])
     command = " ".join([as_typed("python compare.py"), *map(shlex.quote, arguments)])

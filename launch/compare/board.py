@@ -11,7 +11,7 @@ from generative.metrics.catalogue import Metric
 from launch.compare.pictures import Cell as Picture
 from launch.compare.pictures import small_pictures
 from launch.compare.reading import Found, LeftOut, Measured
-from launch.compare.rows import Table
+from launch.compare.rows import Table, conditions_of
 from launch.compare.verdicts import Competitor, Outcome, Verdict, main_metrics, outcome_of, verdict_on
 from launch.record import duration_text
 from launch.study.record import CELL, Prediction, Study, StudyRun
@@ -95,12 +95,13 @@ def _name(run: StudyRun, several: bool) -> str:
     return " · ".join([run.paradigm, run.task, *([run.data] if several else [])])
 
 
-def arranged_by_study(tables: list[Table], study: Study) -> None:
+def arranged_by_study(tables: list[Table], study: Study, found: Found) -> None:
     """Give all rows of a paradigm its colour, and the tables their tasks and the order of these."""
     colors = {name: number for number, name in enumerate(dict.fromkeys(run.paradigm for run in study.runs))}
     tasks = list(dict.fromkeys(run.task for run in study.runs if run.role == CELL))
+    of = {str(conditions_of(e)): e.planned.task for e in found.measured if e.planned and e.folder == e.run.path}
     for table in tables:
-        table.task = next((task for task in tasks if _is_final(table, task)), "")
+        table.task = of.get(str(table.conditions), "") if table.names else ""
     tables.sort(key=lambda table: tasks.index(table.task) if table.task else len(tasks))
     for row in (row for table in tables for row in table.rows):
         if (run := row.entries[0].planned) is not None:
@@ -160,16 +161,9 @@ def _side(found: Found, prediction: Prediction, number: int) -> list[Measured]:
     return [e for e in found.measured if e.planned and side.matches(e.planned) and e.folder == e.run.path]
 
 
-def _is_final(table: Table, task: str, data: str = "") -> bool:
-    """Whether a table has the evaluation that ended the training of a cell or baseline of a task."""
-    entries = (entry for row in table.rows for entry in row.entries if entry.folder == entry.run.path)
-    return bool(table.names) and any(
-        e.planned and e.planned.task == task and data in ("", e.planned.data) for e in entries
-    )
-
-
 def _anchor(tables: Sequence[Table], column: Column) -> str:
-    return next((table.anchor for table in tables if _is_final(table, *column)), "")
+    own = (t for t in tables for row in t.rows for e in row.entries if e.planned and (t.task, e.planned.data) == column)
+    return next((table.anchor for table in own), "")
 
 
 def _cell(

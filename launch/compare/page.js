@@ -29,10 +29,10 @@ const GAIN = 4; // of differences, which are small
 const chooser = document.querySelector(".chooser");
 const rows = [...document.querySelectorAll(".pictures tr[data-output]")];
 
-// The clean image above an image of the same column; none above drawn ones.
+// The clean image of the column of one that answers to it, and so has a PSNR; drawn ones are other images.
 const cleanOf = (image) => {
   const cell = image.closest("td");
-  const clean = cell && image.closest("table").querySelector("tr[data-output=clean]");
+  const clean = cell?.querySelector(".db") && image.closest("table").querySelector("tr[data-output=clean], tr[data-output=data]");
   return clean ? clean.cells[cell.cellIndex].querySelector("img") : null;
 };
 
@@ -69,7 +69,7 @@ if (chooser && outputs.length > 1) {
     box(name, own.some((row) => !row.hidden), (shown) => own.forEach((row) => { row.hidden = !shown; }));
   }
 }
-const compared = [...document.querySelectorAll(".pictures td img")].filter((image) => cleanOf(image) && cleanOf(image) !== image);
+const compared = [...document.querySelectorAll(".pictures td img")].filter(cleanOf);
 if (chooser && compared.length) {
   box(`difference from the clean image, ${GAIN} times`, false, (shown) => {
     for (const image of compared) {
@@ -92,7 +92,7 @@ for (const image of document.querySelectorAll(".pictures td img, .whole img, .ce
     const own = image.dataset.own ?? image.src;
     const clean = cleanOf(image);
     const shown = [figure(own, [image.alt, image.nextElementSibling?.textContent].filter(Boolean).join(" · "))];
-    if (clean && clean !== image) {
+    if (clean) {
       image.dataset.difference ??= difference(image, clean) ?? ""; // of one that shows its difference it is there
       shown.push(figure(clean.dataset.own ?? clean.src, "clean"));
       if (image.dataset.difference) shown.push(figure(image.dataset.difference, `difference, ${GAIN} times`));

@@ -42,7 +42,10 @@ from launch.sampling_time import DEFINITION as TIMING
 
 HERE = Path(__file__).parent
 OVER_SEEDS = "Means over the training seeds; bands are one standard deviation."
-MEASURED_SPEED = "Training steps alone, at the images per second that were measured; a study's at those of its plan."
+MEASURED_SPEED = (
+    "Training steps alone, at the images per second that were measured; a study's at those of its plan. What was trained for "
+    "another task is a horizontal line, measured on test images."
+)
 RANKS = "A right sampler is at 1 everywhere; high ends are of one that is too sure, a high middle of one that is too unsure."
 MANY = 6  # last values of a run, rows in a sentence
 PICTURE_SIZE = 96  # px: small images are enlarged to about this side, by whole pixels
@@ -112,7 +115,7 @@ def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> d
     grid, cases, metrics = main_grid(table, chosen), case_grids(table), charted(table, chosen)
     drawn = metrics if len(rows) > 1 else []  # a single row is in the table
     by_calls, by_seconds = (cost_charts([grid, *cases], drawn, cost) for cost in COSTS)
-    by_images, by_minutes = (training_charts(fresh, metrics, cost) for cost in TRAINING_COSTS)
+    by_images, by_minutes = (training_charts(table, metrics, cost, shown) for cost in TRAINING_COSTS)
     hardware = sorted({hardware_text(entry.record.get("hardware", {})) for row in rows for entry in row.entries})
     return {
         "title": table.title,

@@ -49,6 +49,11 @@ class Row(results.Row[Measured]):
         calls = self.entries[0].record.get("sampling", {}).get("num_network_calls")
         return list(calls) if calls else [output for output in self.outputs if output not in self.floors]
 
+    def is_of_another_task(self, task: str) -> bool:
+        """Say whether a study trained it for something else than the task that it is shown in."""
+        planned = self.entries[0].planned
+        return bool(task and planned and planned.task != task)
+
     @property
     def floors(self) -> dict[str, str]:
         """Outputs that need no training, such as the input itself, in words."""

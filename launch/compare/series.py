@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from generative.metrics.catalogue import Metric, ordered, split_name, value_name
 from launch.compare.reading import Measured, logged_curve
@@ -83,9 +83,16 @@ def _line_colors(lines: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]
     return {line: line[0] if has_own else number for number, line in enumerate(distinct)}
 
 
-def training_charts(table: Table, metrics: Sequence[Metric], cost: str) -> list[Chart]:
-    """Draw the validation metrics of a table's runs over one of ``TRAINING_COSTS``, as means over the seeds."""
-    trainings = trainings_of(table.rows)
+def training_charts(table: Table, metrics: Sequence[Metric], cost: str, shown: Collection[int]) -> list[Chart]:
+    """Draw the validation metrics of a table's runs over one of ``TRAINING_COSTS``, as means over the seeds.
+
+    What was trained for another task of a study has test values here alone: they are horizontal lines.
+
+    Args:
+        shown: Numbers of trainings that are drawn elsewhere.
+    """
+    others = [row for row in table.rows if row.is_of_another_task(table.task)]
+    trainings = trainings_of([row for row in table.rows if row.training not in shown and row not in others])
     charts = []
     dashes: dict[str, int] = {}
     for metric in metrics:
@@ -97,7 +104,13 @@ def training_charts(table: Table, metrics: Sequence[Metric], cost: str) -> list[
                 if points := _mean_curve([_curve(entry, name, cost) for entry in runs_of(row)]):
                     dash = dashes.setdefault(output, len(dashes))
                     lines.append(Line(f"{label} · {output}", points, row.color, dash, has_marks=False))
-        charts.append(Chart(metric.name, cost, lines))
+        references = {
+            f"{row.label} {output}": value
+            for row in others
+            for output in row.own_outputs
+            if (value := row.mean(value_name(metric.key, output))) is not None
+        }
+        charts.append(Chart(metric.name, cost, lines, references))
     return charts
 
 

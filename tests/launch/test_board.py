@@ -87,6 +87,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if task == "inpaint" and paradigm == "meanflow":
             level = 0.02
         filled(root / place, task, level, seed, {"hardware": {"host": "their-machine"}}, paradigm != "meanflow")
+    # The generator fills holes without training for it, at 17 dB.
+    content = json.loads((root / "runs" / "ddpm_inpaint_0" / "metrics.json").read_text())
+    free = root / "runs" / "ddpm_generate_0" / "evaluations" / "free"
+    free.mkdir(parents=True)
+    (free / "metrics.json").write_text(json.dumps(content | {"metrics": {"psnr_hole/sample": 17.0}}))
     runs.append(StudyRun("regression", "restore", "baseline", "scenes", 0, "runs/regression", 60.0))
     filled(root / "runs" / "regression", "restore", 0.015, 0, {})
     restored, filled_in = (
@@ -118,6 +123,13 @@ def test_a_winner_is_named_only_beyond_chance_and_says_why(study: Path) -> None:
     assert study.name == "scenes.html"
     # In the table the baseline competes, too; its one seed is compared with each of theirs.
     assert 'class="n best"' in text.partition("regression · restore</b></th>")[2][:40]
+
+
+def test_what_needs_no_training_is_a_line_over_the_minutes_of_those_that_do(study: Path) -> None:
+    text = study.read_text()
+    (chart,) = [part for part in text.split("<svg") if "PSNR in hole, dB against minutes of training" in part]
+    assert "ddpm · generate sample</text>" in chart
+    assert "runs/" not in text.partition("<details><summary>Run folders")[0]
 
 
 def test_predictions_came_true_failed_or_cannot_be_told(study: Path) -> None:

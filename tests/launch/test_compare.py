@@ -323,19 +323,17 @@ def test_the_time_of_sampling_is_that_of_whole_batches_shared_by_network_calls()
 
 @pytest.fixture(scope="module")
 def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three paradigms on the same scenes, one of them with two seeds and a second number of steps."""
+    """Three modules on the same scenes, one of them with two seeds and a second number of steps."""
     from launch.commands.evaluate import evaluate
     from launch.compare.evaluations import read_job
 
     root = tmp_path_factory.mktemp("outputs")
     common = [f"paths.outputs={root}", "callbacks.image_grid.first_step=-1"]
-    train_here(root / "vqgan_scenes" / "run", "experiment=vqgan_scenes", *common)
     restoring = ["data=scenes", "degradation=holes", "callbacks.calibration=null", *common]
     for seed in (0, 1):
         train_here(root / "meanflow_dit" / str(seed), "experiment=meanflow_dit", f"seed={seed}", *restoring)
         evaluate(read_job([f"run={root}/meanflow_dit/{seed}", "sampler.num_steps=3"], ""))
-    no_classifier = ["classifier=null", "callbacks.steps_grid=null", "callbacks.restoration_distances=null"]
-    train_here(root / "maskgit_scenes" / "run", "experiment=maskgit_scenes", *common, *no_classifier)
+    train_here(root / "regression_dit" / "run", "experiment=regression_dit", *restoring)
     no_classifier = ["classifier=null", "callbacks.steps_grid=null"]
     train_here(root / "ddpm_scenes" / "run", "experiment=ddpm_scenes", *common, *no_classifier)
     return root
@@ -347,7 +345,7 @@ def real_page(real_runs: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_three_paradigms_on_one_page(real_runs: Path, real_page: Path) -> None:
+def test_three_modules_on_one_page(real_runs: Path, real_page: Path) -> None:
     page = Page(real_page)
     contents = [read_json(real_runs / "meanflow_dit" / str(seed) / "metrics.json") for seed in (0, 1)]
     values = [content["metrics"]["psnr/sample"] for content in contents]
@@ -355,8 +353,12 @@ def test_three_paradigms_on_one_page(real_runs: Path, real_page: Path) -> None:
     assert f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}" in " ".join(shown)
     assert shown[-1] == "2"
     assert statistics.fmean(values) in page.values
-    maskgit = read_json(real_runs / "maskgit_scenes" / "run" / "metrics.json")
-    assert maskgit["metrics"]["psnr_hole/mean"] in page.values
+    regression = read_json(real_runs / "regression_dit" / "run" / "metrics.json")["metrics"]
+    assert regression["psnr_hole/mean"] in page.values
+    # What needs no training stands in the same table.
+    floor = page.row("mean colour of the known pixels")
+    assert f"{regression['psnr_hole/mean_colour']:.2f}" in floor
+    assert page.row("nearest training image")
     # Without a classifier the DDPM measured nothing: it is in no table, but its images are shown.
     assert "label classifier" in page.row("ddpm_scenes", "no metrics")[-1]
     seconds = contents[0]["record"]["sampling"]["seconds_per_image"]
@@ -374,7 +376,7 @@ def test_images_of_the_same_inputs_stand_under_each_other(real_runs: Path, real_
     names = [row[0].split(",")[0] for row in table[1:]]
     assert names[0] == "test images"
     for label in ("degraded", "meanflow_dit sampler.num_steps=1sample", "meanflow_dit sampler.num_steps=3sample",
-                  "meanflow_ditmean", "maskgit_scenessample", "maskgit_scenesmean", "ddpm_scenessample"):  # fmt: skip
+                  "meanflow_ditmean", "regression_ditmean", "ddpm_scenessample"):  # fmt: skip
         # The mean takes one call whatever the number of steps: its two rows are one only where all pixels agree.
         assert label in names, names
     clean = {path.read_bytes() for path in real_runs.glob("*/*/images/test/clean/000000.png")}
@@ -399,7 +401,16 @@ def test_a_browser_shows_the_page(real_page: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     with Image.open(shot) as image:
         colors = image.convert("RGB").getcolors(maxcolors=2**24)
-    # The paradigms' colours of the light theme are there, and photographs' worth of others.
+    # The modules' colours of the light theme are there, and photographs' worth of others.
     present = {color for _, color in colors or []}
     assert {(0x23, 0x64, 0xAA), (0xC4, 0x53, 0x1A), (0x22, 0x80, 0x5D)} <= present
     assert len(present) > 500
+    # A click on an image that answers to a clean one shows both and their difference.
+    click = "<script>addEventListener('load', () => [...document.querySelectorAll('.pictures td img')].find(cleanOf).click())"
+    clicked = tmp_path / "clicked.html"
+    clicked.write_text(real_page.read_text().replace("</body>", f"{click}</script></body>"))
+    command = [*command[:-1], "--dump-dom", f"--user-data-dir={tmp_path}/profile", clicked.as_uri()]
+    shown = subprocess.run(command, check=True, capture_output=True, timeout=120, text=True).stdout
+    dialog = shown.partition("<dialog open")[2].partition("</dialog>")[0]
+    assert dialog.count("<figure>") == 3
+    assert "difference, 4 times" in dialog
