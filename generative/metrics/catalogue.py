@@ -93,6 +93,8 @@ class Metric:
         output: Where it is one, the output that it is the score of; empty where a case stands in its place.
         nominal: Where neither side is better, the value that is right; None where none is.
         sides: What a value below the nominal one says, and one above it.
+        perfect_costs: Of an error, by how much at most the least one grows for images whose law is that of the clean ones; 0
+            where that is not known.
         against: Key of the metric that is lost where this one is gained by guidance: both are drawn against each other.
 
     Raises:
@@ -122,6 +124,7 @@ class Metric:
     nominal: float | None = None
     sides: tuple[str, str] = ("too low", "too high")
     against: str = ""
+    perfect_costs: float = 0.0
 
     def __post_init__(self) -> None:
         if self.better not in ("higher", "lower", None):

@@ -13,6 +13,7 @@ from generative.metrics import bootstrap
 from generative.metrics.catalogue import metric_of, split_name
 from launch import results
 from launch.compare.pictures import sheets_of
+from launch.compare.plane import NOTE, plane_charts
 from launch.compare.reading import Found, LeftOut, Measured
 from launch.compare.rows import Row, Table
 from launch.compare.series import (
@@ -137,6 +138,7 @@ def _section(table: Table, earlier: Sequence[Table], chosen: Sequence[str]) -> d
             ),
             ("Quality against seconds", _measured_on(hardware), Panels.of(by_seconds)),
             ("What guidance gains and gives up", "A mark is a setting.", Panels.of(trade_charts(table, metrics))),
+            ("Error against likeness", NOTE, Panels.of(plane_charts(table))),
             ("Ranks of the truth among samples", RANKS, Panels.of(rank_charts(table))),
             ("Validation over training images", OVER_SEEDS, Panels.of(by_images)),
             ("Validation over the time of training", MEASURED_SPEED, Panels.of(by_minutes)),

@@ -22,6 +22,7 @@ from PIL import Image
 from generative.metrics.by_image import ImageValues
 from launch.by_image_csv import write_by_image
 from launch.commands.compare import compare
+from launch.compare.plane import plane_charts
 from launch.compare.reading import read_runs, run_folders
 from launch.compare.rows import tables_of
 from launch.compare.trainings import training_cost
@@ -51,6 +52,28 @@ def test_rows_are_means_over_training_seeds(tmp_path: Path) -> None:
     assert page.row("degraded input")[1] == "9.00"
     # One evaluation's own spread is no spread over seeds.
     assert page.row("meanflow_dit", "0.500")[1].split() == ["0.500", "±", "0.000"]
+
+
+def test_error_stands_against_likeness_with_the_bound_of_a_perfect_restorer(tmp_path: Path) -> None:
+    calls = {"sampling": {"num_network_calls": {"sample": 4, "mean": 1}}}
+    measured = {"pmrf": ((20.5, 3.0), (23.0, 9.0)), "meanflow_dit": ((19.0, 4.0), (22.0, 8.0))}
+    for name, ((sample, near), (mean, far)) in measured.items():
+        folder = fake_run(tmp_path / "runs" / name, name, record=calls)
+        content = read_json(folder / "metrics.json")
+        distance = "fd_label_classifier_paired"
+        content["metrics"] |= {"psnr_pooled/sample": sample, "psnr_pooled/mean": mean}
+        content["metrics"] |= {f"{distance}/sample": near, f"{distance}/mean": far}
+        (folder / "metrics.json").write_text(json.dumps(content))
+    found = read_runs(run_folders(str(tmp_path / "runs")))
+    tables, _ = tables_of(found.measured, [])
+    (chart,) = plane_charts(tables[0])
+    assert {line.label: [(p.x, p.y) for p in line.points] for line in chart.lines} == {
+        "pmrf": [(3.0, 20.5), (9.0, 23.0)], "meanflow_dit": [(4.0, 19.0), (8.0, 22.0)],
+    }  # fmt: skip
+    assert chart.references == {"3.01 dB below the best": pytest.approx(23 - 3.0103, abs=1e-4)}
+    assert chart.x_label.startswith("FD to clean")
+    page_of(tmp_path, f"runs={tmp_path}/runs/**")
+    assert "Error against likeness" in (tmp_path / "pages" / "page.html").read_text()
 
 
 def test_a_metric_that_nobody_listed_is_shown_plainly(tmp_path: Path) -> None:
