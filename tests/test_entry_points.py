@@ -250,7 +250,8 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     for name, pixels in (("a.png", noise), ("sub/b.png", noise[:33, :32])):
         Image.fromarray(pixels).save(folder / name)
     sigma = ["degradation=noise_sigma", "degradation.steps.noise.sigma=15"]
-    evaluate.main([f"run={run.path}", f"pictures={folder}", "name=set", "border=2", *sigma])
+    measured = [*sigma, "callbacks=[restore,fusion]"]
+    evaluate.main([f"run={run.path}", f"pictures={folder}", "name=set", "border=2", *measured])
     target = run.path / "evaluations" / "set"
     with (target / "pictures.csv").open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
@@ -262,8 +263,12 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     assert float(rows["a.png"]["psnr/degraded"]) == pytest.approx(
         20 * np.log10(255 / 15), abs=0.5
     )  # but for the clipping
-    record = read_json(target / "pictures.json")["record"]
-    assert (record["border"], record["pictures"], record["settings"]["overrides"]) == (2, 2, sigma)
+    content = read_json(target / "pictures.json")
+    record = content["record"]
+    assert (record["border"], record["pictures"], record["settings"]["overrides"]) == (2, 2, measured)
+    assert float(rows["a.png"]["vif/mean"]) == pytest.approx(content["metrics"]["vif/mean"], abs=1e-3)
+    assert not rows["sub/b.png"]["vif/mean"]  # too small
+    assert "entropy/clean" in record["definitions"] or "entropy" in record["definitions"]
     generate.main(
         [f"run={run.path}", f"input={folder}", f"output={tmp_path / 'out'}", "result=mean", "degrade=true", *sigma]
     )

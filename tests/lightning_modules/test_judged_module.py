@@ -1,4 +1,7 @@
-"""Restorers whose estimates are judged in training: what is trained and kept, exact resume, and what is refused."""
+"""Restorers whose estimates are judged in training: what is trained and kept, and what is refused.
+
+That they resume exactly and are exported without their judges: tests/lightning_modules/test_regression_first.py.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from unittest.mock import PropertyMock, patch
 
 import pytest
 import torch
-from helpers import TINY_DIT, train_here
-from round_trips import IN_THE_MIDDLE, alone, assert_round_trips, checkpoint
+from helpers import TINY_DIT
 from torchvision.models.vgg import cfgs, make_layers
 
 from generative.judges import perceptual
@@ -33,19 +35,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batch() -> Batch:
     image, degraded = torch.rand(2, 4, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return Batch(image, torch.arange(4), degraded=degraded, validity=torch.zeros_like(image))
-
-
-def test_it_trains_with_a_discriminator_and_resumes_exactly(tmp_path: Path) -> None:
-    run = train_here(
-        tmp_path / "run", FLOW, "discriminator=patch", "discriminator.channels=8", f"paths.outputs={tmp_path}",
-        "module.image_terms.adversarial_start=1", *alone("meanflow_dit"), *IN_THE_MIDDLE,
-    )  # fmt: skip
-    _, of_export = assert_round_trips(run, tmp_path / "out")
-    assert of_export.discriminator is None  # training alone needs it
-    state, average = checkpoint(run)["state_dict"], checkpoint(run)["callbacks"]["EMA"]["average"]
-    assert any(key.startswith("discriminator.") for key in state)
-    assert not any("discriminator" in key for key in average)
-    assert "train/discriminator" in (run.path / "metrics.csv").read_text()
 
 
 def test_the_perceptual_term_is_the_distance_of_the_estimate(weights: Path) -> None:

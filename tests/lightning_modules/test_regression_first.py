@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import read_json, train_here
-from round_trips import IN_THE_MIDDLE, alone, assert_round_trips, assert_same_samples
+from round_trips import IN_THE_MIDDLE, alone, assert_round_trips, assert_same_samples, checkpoint
 
 import triptych
 from generative.networks.trained_regression import TrainedRegression
@@ -48,13 +48,21 @@ def batch(size: int = 32) -> triptych.Batch:
     return triptych.Batch(image, torch.arange(2), degraded=degraded, validity=torch.zeros_like(image))
 
 
-def test_pmrf_trains_resumes_evaluates_exports_and_makes_images(regression: RunFolder, tmp_path: Path) -> None:
+def test_pmrf_with_a_discriminator_trains_resumes_evaluates_exports_and_makes_images(
+    regression: RunFolder, tmp_path: Path
+) -> None:
     outputs = regression.path.parent.parent
-    run = train_here(
-        outputs / "pmrf" / "run", "experiment=pmrf", f"paths.outputs={outputs}", *NOISE, *alone("pmrf"), *IN_THE_MIDDLE
-    )
+    judged = ["discriminator=patch", "discriminator.channels=8", "module.image_terms.adversarial_start=1"]
+    overrides = [f"paths.outputs={outputs}", *NOISE, *judged, *alone("pmrf"), *IN_THE_MIDDLE]
+    run = train_here(outputs / "pmrf" / "run", "experiment=pmrf", *overrides)
     assert run.record["parts"]["regression"]["path"] == str(regression.checkpoint)
-    assert_same_samples(*assert_round_trips(run, tmp_path))
+    of_run, of_export = assert_round_trips(run, tmp_path)
+    assert_same_samples(of_run, of_export)
+    assert of_export.discriminator is None  # training alone needs it
+    state, average = checkpoint(run)["state_dict"], checkpoint(run)["callbacks"]["EMA"]["average"]
+    assert any(key.startswith("discriminator.") for key in state)
+    assert not any("discriminator" in key for key in average)
+    assert "train/discriminator" in (run.path / "metrics.csv").read_text()
     # Its mean is the regression's own answer, the baseline of squared error; another degradation keeps the regression.
     evaluate.main([f"run={run.path}", "name=other", "degradation=block_mask"])
     evaluate.main([f"run={regression.path}", "name=other", "degradation=block_mask"])
