@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from callbacks.image_grid import PeriodicGrid, evaluating
 from datamodules.splits import Split
+from files.animations import FRAME_MS, MAX_FRAMES, AnimationKind, shown, write_animation
 from files.grids import render_grid
 from generative.checks import checked
 from generative.ranges import Count
@@ -28,6 +29,8 @@ class StepsGrid(PeriodicGrid):
     Args:
         num_images: Images to show, two rows each.
         num_columns: Steps to show, first and last included.
+        animation: ``gif`` or ``webp``: every step as a frame, in a file beside the grid; None: there is none.
+        frame_ms: Milliseconds that a frame stays.
     """
 
     config_key = "steps_grid"
@@ -40,9 +43,12 @@ class StepsGrid(PeriodicGrid):
         first_step: int = 20,
         split: Split = "val",
         key: str = "steps",
+        animation: AnimationKind | None = None,
+        frame_ms: Count = FRAME_MS,
     ) -> None:
         super().__init__(num_images, every_n_steps, first_step, split, key, f"{key}_test")
         self.num_columns = num_columns
+        self.animation, self.frame_ms = animation, frame_ms
 
     def grid(
         self, trainer: Trainer, module: LightningModule, batch: Batch, split: Split, step: int
@@ -52,10 +58,20 @@ class StepsGrid(PeriodicGrid):
             states = list(paradigm.states(batch, paradigm.evaluation_randomness(batch)))
         if len(states) < 2:
             return None
-        shown = sorted({round(i) for i in np.linspace(0, len(states) - 1, self.num_columns)})
+        title = f"sampler's steps · {split} images · training step {step:,}"
+        if self.animation and trainer.is_global_zero:
+            names = [f"{split} {index}" for index in batch.index.tolist()]
+            frames = [
+                render_grid(
+                    {"state": states[i].z, "estimate": states[i].image}, f"{i + 1} of {len(states)} · {title}", names
+                )
+                for i in shown(len(states), MAX_FRAMES)
+            ]
+            folder = Path(trainer.default_root_dir) / "images" / (self.test_key if trainer.testing else self.key)
+            write_animation(frames, folder / f"step={step:08d}.{self.animation}", self.frame_ms)
+        columns = shown(len(states), self.num_columns)
         rows: dict[str, Tensor] = {}
         for row, index in enumerate(batch.index.tolist()):
-            rows[f"{split} {index}"] = torch.stack([states[i].z[row] for i in shown])
-            rows[f"estimate {index}"] = torch.stack([states[i].image[row] for i in shown])
-        captions = [f"{i + 1} of {len(states)}" for i in shown]
-        return render_grid(rows, f"sampler's steps · {split} images · training step {step:,}", captions)
+            rows[f"{split} {index}"] = torch.stack([states[i].z[row] for i in columns])
+            rows[f"estimate {index}"] = torch.stack([states[i].image[row] for i in columns])
+        return render_grid(rows, title, [f"{i + 1} of {len(states)}" for i in columns])

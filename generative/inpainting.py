@@ -157,10 +157,13 @@ def gray_patches(image_BCHW: Tensor, unknown_BN: Tensor, grid_size: int) -> Tens
     Returns:
         (B, C, H, W) images, 0 in the patches of unknown tokens.
     """
-    height, width = image_BCHW.shape[-2:]
-    unknown_B1GG = unknown_BN.view(-1, 1, grid_size, grid_size)
-    unknown_B1HW = unknown_B1GG.repeat_interleave(height // grid_size, 2).repeat_interleave(width // grid_size, 3)
-    return image_BCHW.masked_fill(unknown_B1HW, 0.0)
+    return image_BCHW.masked_fill(patches_of(unknown_BN, grid_size, *image_BCHW.shape[-2:]), 0.0)
+
+
+def patches_of(token_BN: Tensor, grid_size: int, height: int, width: int) -> Tensor:
+    """Return the (B, 1, H, W) bool map of the pixels of (B, N) marked tokens."""
+    token_B1GG = token_BN.view(-1, 1, grid_size, grid_size)
+    return token_B1GG.repeat_interleave(height // grid_size, 2).repeat_interleave(width // grid_size, 3)
 
 
 def _hole(validity_B1HW: Tensor) -> Tensor:

@@ -143,7 +143,9 @@ class State(NamedTuple):
     Attributes:
         z: (B, C, H, W) state; after the last step the sampled image.
         image: (B, C, H, W) estimate of the image that the step went by.
+        unknown: (B, 1, H, W) bool, true in pixels of which nothing was decided before the step; None without such a map.
     """
 
     z: Tensor
     image: Tensor
+    unknown: Tensor | None = None

@@ -184,6 +184,20 @@ def whole_number(own: Mapping[str, str | None], key: str, maximum: int, minimum:
     return int(text)
 
 
+def is_true(own: dict[str, str | None], key: str) -> bool:
+    """Read a switch from the command line.
+
+    Returns:
+        Whether it is on.
+
+    Raises:
+        UserError: It is neither ``true`` nor ``false``.
+    """
+    if own[key] not in ("true", "false"):
+        raise UserError(f"{key}={own[key]} takes true or false.")
+    return own[key] == "true"
+
+
 def own_arguments(
     arguments: list[str], defaults: dict[str, str | None], usage: str
 ) -> tuple[str, dict[str, str | None], list[str]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from generative.checks import checked
 from generative.guidance import ClassifierFreeGuidance
-from generative.inpainting import composite, gray_patches, token_mask
+from generative.inpainting import composite, gray_patches, patches_of, token_mask
 from generative.metrics.means import NamedMeans
 from generative.networks.token_transformer import TokenTransformer
 from generative.networks.tokenizer import PATCHES, Tokenizer, load_tokenizer
@@ -262,7 +262,10 @@ class MaskGIT(ConditionalModule):
             self.network, tokens, unknown, self.condition(batch), randomness, self._evidence(batch), self._guidance
         ):
             picture = self.tokenizer.decode(state.predicted)
-            yield State(gray_patches(picture, state.unknown, self.tokenizer.grid_size), picture)
+            grid = self.tokenizer.grid_size
+            before = patches_of(unknown, grid, *picture.shape[-2:])
+            yield State(gray_patches(picture, state.unknown, grid), picture, before)
+            unknown = state.unknown
 
     def reconstruction(self, batch: Batch) -> Tensor:
         return self.tokenizer.decode(self.tokenizer.encode(batch.image))

@@ -19,7 +19,7 @@ from processes import Run
 from user_metric import MeanError
 
 import callbacks
-from launch.command_line import whole_number
+from launch.command_line import is_true, whole_number
 from launch.commands import evaluate, generate
 from launch.commands import train as training
 from launch.compose import help_text
@@ -312,7 +312,7 @@ def test_generation_says_what_it_cannot_do_and_writes_nothing(run: RunFolder, tm
         (["overlap=32"], "overlap=32 must be a whole number of pixels below the tile's side, 32"),
         (["hole=black"], "hole=black is about masks"),
         (["num_images=3"], "num_images=3 is for what draws, and this call restores"),
-        (["steps=true"], "steps=true is for what draws"),
+        (["steps=true"], "steps=true: this run restores in one step"),
         ([f"init={run.path}"], "init= says what a new run begins with"),
         (["hole=grey", f"masks={tmp_path / 'in'}"], "hole=grey must be one of auto, white, black, alpha"),
     ):
@@ -330,7 +330,7 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("read", "value", "message"),
     [
-        (lambda own: generate.is_true(own, "overwrite"), {"overwrite": "yes"}, "overwrite=yes takes true or false"),
+        (lambda own: is_true(own, "overwrite"), {"overwrite": "yes"}, "overwrite=yes takes true or false"),
         (generate.read_folders, {"masks": ""}, "masks= is empty"),
         (generate.read_folders, {"input": "~nobody_of_this_name/m"}, "there is no such home folder"),
         (lambda own: whole_number(own, "batch_size", 10), {"batch_size": "11"}, "batch_size=11 .* at most 10"),

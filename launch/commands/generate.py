@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from files.animations import FRAME_MS
 from files.masks import HoleRule, hole_rule
 from generative.degradations import Degradation
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
+from generative.types import State
 from launch import build
-from launch.command_line import MAX_BATCH, overridden_run, own_arguments, tell_choices, whole_number
+from launch.command_line import MAX_BATCH, is_true, overridden_run, own_arguments, tell_choices, whole_number
 from launch.errors import EXIT_RUN_FAILED, UserError, as_user_error, reported
 from launch.trained_parts import trained_classifier
 from launch.use.drawing import (
@@ -21,7 +24,9 @@ from launch.use.drawing import (
     draw_steps,
     drawing_of_sets,
     earlier_drawings,
+    read_animation,
     read_labels,
+    way_drawing,
     write_drawings,
     write_steps,
 )
@@ -29,7 +34,8 @@ from launch.use.folders import plan
 from launch.use.load import MODEL, Trained
 from launch.use.messages import say
 from launch.use.restorer import Restorer, tiling_of
-from launch.use.restoring import restore_folder
+from launch.use.restoring import restore_folder, ways_of
+from launch.use.steps import FOLDER, read_variants, write_ways
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
 
@@ -55,40 +61,32 @@ Restoring
                       and is kept bit for bit: results are PNG files
   hole=black          what marks the missing pixels in them: white, black, or alpha (what is transparent); by default (auto)
                       white, or the transparent parts where there are some
+  steps=true          also OUTPUT/steps/: the way to the first picture, steps.png, an animation (animation=webp, frame_ms=120),
+                      and of tokens what is unknown after each step in masks/; vary=sampler.schedule=linear,cosine,square has
+                      one such way for each value of a setting in the figure, with how much is unknown over the steps
   degrade=true        degrade the images first, as the run's evaluation does: to try the restorer on clean images; a
                       run that fills holes and nothing else needs the one or the other
 
 Drawing
   num_images=16       how many; each to a file of its own, the first 1000 also to grid.png
   label_sets=FILE     one image of each label set of a JSON file, such as i-CLEVR's test.json, to 00.png, 01.png, ...; with the
-                      label accuracy in the grid's title where the run has a label classifier (classifier=FILE)
-  steps=true          also the way to the first image, steps.png and steps.gif
+                      label accuracy in the title of grid.png where the run has a label classifier (classifier=FILE); and
+                      grid_plain.png, the images alone, eight in a row
+  steps=true          also the way to the first image, steps.png and steps.gif; with label_sets= that of the typed labels=
+  animation=webp      steps.webp instead of steps.gif; frame_ms=120, milliseconds a frame
   evaluation_seed=1   another seed, other images
 
 The exit code is 3 where a picture of the input folder was left out; its name is printed."""
 DEFAULTS: dict[str, str | None] = {
     "input": None, "output": None, "masks": None, "hole": "auto", "result": None, "degrade": "false", "tile": "auto",
-    "overlap": None, "labels": None, "label_sets": None, "num_images": None, "steps": "false", "batch_size": "64",
+    "overlap": None, "labels": None, "label_sets": None, "vary": None, "num_images": None, "steps": "false", "animation": "gif",
+    "frame_ms": str(FRAME_MS), "batch_size": "64",
     "weights": "ema", "overwrite": "false",
 }  # fmt: skip
-RESTORING = ("masks", "hole", "result", "degrade", "tile", "overlap")  # keys that mean nothing to what draws
-DRAWING = ("label_sets", "num_images", "steps")
+RESTORING = ("masks", "hole", "result", "degrade", "tile", "overlap", "vary")  # keys that mean nothing to what draws
+DRAWING = ("label_sets", "num_images")
 FOLDERS = ("input", "output", "masks")
 MAX_IMAGES = 1_000_000  # more are a slip of the keyboard
-
-
-def is_true(own: dict[str, str | None], key: str) -> bool:
-    """Read a switch from the command line.
-
-    Returns:
-        Whether it is on.
-
-    Raises:
-        UserError: It is neither ``true`` nor ``false``.
-    """
-    if own[key] not in ("true", "false"):
-        raise UserError(f"{key}={own[key]} takes true or false.")
-    return own[key] == "true"
 
 
 def read_folders(own: dict[str, str | None]) -> dict[str, Path | None]:
@@ -148,13 +146,14 @@ def draw(trained: Trained, own: dict[str, str | None]) -> bool:
     stale = earlier_drawings(target, {drawing.name(index) for index in range(drawing.num_images)}, overwrite)
     shape = (config.data.channels, config.data.image_size, config.data.image_size)
     judge = None if own["label_sets"] is None else read_judge(config)
-    states = draw_steps(module, drawing, shape) if keeps_steps else []
+    way, (animation, frame_ms) = way_drawing(own, drawing, names), read_animation(own)
+    states = draw_steps(module, way, shape) if keeps_steps else []
     if keeps_steps and len(states) < 2:
         raise UserError("steps=true: this run draws in one step: set sampler.num_steps, or leave it out.")
     images = draw_images(module, drawing, shape, batch_size)
     write_drawings(images, drawing, target, stale, overwrite, judge and judge.to(module.device))
     if states:
-        write_steps(states, drawing.first_title, target)
+        write_steps(states, way.first_title, target, animation, frame_ms)
     return True
 
 
@@ -184,8 +183,8 @@ def read_drawing(own: dict[str, str | None], names: list[str], title: str) -> Dr
         UserError: A label, file or number cannot be used.
     """
     if (sets := own["label_sets"]) is not None:
-        if own["labels"] is not None or own["num_images"] is not None:
-            raise UserError("label_sets= draws one image of each set: leave out labels= and num_images=.")
+        if own["num_images"] is not None:
+            raise UserError("label_sets= draws one image of each set: leave out num_images=.")
         return drawing_of_sets(Path(sets).expanduser(), names)
     number = whole_number(own | {"num_images": own["num_images"] or "16"}, "num_images", MAX_IMAGES)
     labels = read_labels(own["labels"], names)
@@ -235,8 +234,11 @@ def read_hole(own: dict[str, str | None]) -> HoleRule:
     return hole
 
 
-def restore(trained: Trained, own: dict[str, str | None]) -> bool:
+def restore(trained: Trained, own: dict[str, str | None], opened: Callable[[list[str]], Trained]) -> bool:
     """Restore a folder of images.
+
+    Args:
+        opened: Opens the same with further overrides.
 
     Returns:
         Whether a result was written of every picture.
@@ -258,18 +260,24 @@ def restore(trained: Trained, own: dict[str, str | None]) -> bool:
     something_known = masks is not None or degradation is not None
     hole = read_hole(own)
     job = plan(source, target, masks, something_known, is_true(own, "overwrite"), hole)
-    module = load_module(trained, str(own["weights"]))
-    restorer = Restorer(
-        module,
-        degradation,
-        config.data.image_size,
-        config.data.channels,
-        own["result"],
-        module.device,
-        tiling_of(module, config.data.image_size, str(own["tile"]), own["overlap"], batch_size),
-        batch_size,
-    )
-    return restore_folder(restorer, job)
+
+    def restorer_of(trained: Trained) -> Restorer:
+        module = load_module(trained, str(own["weights"]))
+        size, channels = config.data.image_size, config.data.channels
+        tiling = tiling_of(module, size, str(own["tile"]), own["overlap"], batch_size)
+        return Restorer(module, degradation, size, channels, own["result"], module.device, tiling, batch_size)
+
+    (animation, frame_ms), (key, values) = read_animation(own), read_variants(own["vary"])
+    restorer = restorer_of(trained)
+    ways: dict[str, list[State]] = {}
+    if is_true(own, "steps"):
+        restorers = {value: restorer_of(opened([f"{key}={value}"])) if key else restorer for value in values}
+        ways = ways_of(restorers, job)
+    is_whole = restore_folder(restorer, job)
+    if ways:
+        title = " · ".join(filter(None, [f"{job.files[0]}", key]))
+        write_ways(ways, title, job.target / FOLDER, animation, frame_ms)
+    return is_whole
 
 
 def main(arguments: list[str]) -> int:
@@ -282,10 +290,15 @@ def main(arguments: list[str]) -> int:
         UserError: A folder, file or setting cannot be used.
     """
     folder, own, overrides = own_arguments(arguments, DEFAULTS, USAGE)
-    if (Path(folder).expanduser() / MODEL).exists():
-        trained = Trained.of_export(Path(folder).expanduser(), overrides)
-    else:
-        trained = Trained.of_run(*overridden_run(folder, overrides))
+    is_export = (Path(folder).expanduser() / MODEL).exists()
+
+    def opened(more: list[str]) -> Trained:
+        if is_export:
+            return Trained.of_export(Path(folder).expanduser(), [*overrides, *more])
+        return Trained.of_run(*overridden_run(folder, [*overrides, *more]))
+
+    trained = opened([])
+    if not is_export:
         tell_choices(trained.config, ("module",))
     if own["output"] is None:
         raise UserError("say where the results go with output=FOLDER.")
@@ -298,7 +311,8 @@ def main(arguments: list[str]) -> int:
         if own[key] != DEFAULTS[key]:
             does, other = ("draws", "restores") if draws else ("restores", "draws")
             raise UserError(f"{key}={own[key]} is for what {other}, and this call {does}: leave it out.")
-    return 0 if (draw if draws else restore)(trained, own) else EXIT_RUN_FAILED
+    is_whole = draw(trained, own) if draws else restore(trained, own, opened)
+    return 0 if is_whole else EXIT_RUN_FAILED
 
 
 def start() -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,24 +14,28 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from datamodules.labels import parse_labels, read_label_sets
-from files.grids import CELL_SIZE, picture_grid, render_grid, write_png
+from files.animations import FRAME_MS, AnimationKind, shown, write_animation
+from files.grids import CELL_SIZE, NUM_COLUMNS, picture_grid, render_grid, write_png
 from files.images import named, software_of
-from files.pixels import to_pixels, write_image
-from files.whole import whole_file
+from files.pixels import to_bytes, to_pixels, write_image
 from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.types import Batch, State
+from launch.command_line import is_true, whole_number
 from launch.errors import UserError, as_user_error
 from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restorer import within_memory
 from lightning_modules import GenerativeModule
 
 GRID, GRID_IMAGES = "grid.png", 1000
-STEPS_PNG, STEPS_GIF, NUM_STEPS = "steps.png", "steps.gif", 10
-GIF_MS, GIF_LAST_MS = 120, 1500  # a frame, and the last one
-OWN = {GRID, STEPS_PNG, STEPS_GIF}
+PLAIN_GRID = "grid_plain.png"  # of label sets: nothing but the images, as torchvision lays them out
+STEPS_PNG, NUM_STEPS = "steps.png", 10
+ANIMATIONS: tuple[str, ...] = get_args(AnimationKind)
+MAX_FRAME_MS = 60_000
+OWN = {GRID, PLAIN_GRID, STEPS_PNG, *(f"steps.{kind}" for kind in ANIMATIONS)}
 NUMBERED = re.compile(r"\d{2,}\.png")
 
 
@@ -68,6 +73,7 @@ class Drawing:
         title: What is drawn, in words.
         digits: Digits of the numbers in the files' names.
         label_names: Names of the L labels.
+        is_of_sets: Whether each image has labels of its own, from a file.
     """
 
     labels: Tensor | None
@@ -75,6 +81,7 @@ class Drawing:
     title: str
     digits: int = 4
     label_names: Sequence[str] = ()
+    is_of_sets: bool = False
 
     def batch(self, rows: range, shape: tuple[int, int, int], device: torch.device) -> Batch:
         """Return the batch of some images: each depends on its number and the module's evaluation seed alone."""
@@ -103,7 +110,30 @@ def drawing_of_sets(path: Path, label_names: list[str]) -> Drawing:
         raise UserError("this run was trained without labels: leave out label_sets=.")
     with as_user_error():
         labels = read_label_sets(path, label_names, "check label_sets=")
-    return Drawing(labels, len(labels), path.name, max(2, len(str(len(labels) - 1))), label_names)
+    return Drawing(labels, len(labels), path.name, max(2, len(str(len(labels) - 1))), label_names, True)
+
+
+def way_drawing(own: dict[str, str | None], drawing: Drawing, names: list[str]) -> Drawing:
+    """Return the drawing whose way is shown: its first image, or that of the labels typed beside a file of label sets."""
+    if own["label_sets"] is None or own["labels"] is None:
+        return drawing
+    if not is_true(own, "steps"):
+        raise UserError("labels= beside label_sets= says whose steps are drawn: add steps=true, or leave it out.")
+    return Drawing(read_labels(own["labels"], names)[None], 1, " ".join(own["labels"].split()))  # type: ignore[index]
+
+
+def read_animation(own: dict[str, str | None]) -> tuple[str, int]:
+    """Read the kind of file of an animation, and how many milliseconds a frame stays.
+
+    Raises:
+        UserError: A value says nothing, or there is nothing to animate.
+    """
+    for key, default in (("animation", "gif"), ("frame_ms", str(FRAME_MS)), ("vary", None)):
+        if not is_true(own, "steps") and own[key] != default:
+            raise UserError(f"{key}={own[key]} is about the way to the image: add steps=true, or leave it out.")
+    if own["animation"] not in ANIMATIONS:
+        raise UserError(f"animation={own['animation']} is unknown: choose {' or '.join(ANIMATIONS)}.")
+    return str(own["animation"]), whole_number(own, "frame_ms", MAX_FRAME_MS, 10)
 
 
 def draw_images(
@@ -139,24 +169,28 @@ def draw_steps(module: GenerativeModule, drawing: Drawing, shape: tuple[int, int
     return [State(state.z.cpu(), state.image.cpu()) for state in states]
 
 
-def write_steps(states: Sequence[State], title: str, target: Path) -> None:
-    """Write ``steps.png``, what the sampler held and what it made of that, and ``steps.gif``, its estimates one after another.
+def write_steps(states: Sequence[State], title: str, target: Path, animation: str, frame_ms: int) -> None:
+    """Write ``steps.png``, what the sampler held and what it made of that, and its estimates one after another.
 
     Args:
         states: States of one image.
+        animation: One of ``ANIMATIONS``, which is the suffix of the second file, too.
+        frame_ms: Milliseconds that a frame stays.
     """
-    shown = sorted({round(i) for i in np.linspace(0, len(states) - 1, NUM_STEPS)})
+    columns = shown(len(states), NUM_STEPS)
     rows = {
-        "state": torch.cat([states[i].z for i in shown]),
-        "estimate": torch.cat([states[i].image for i in shown]),
+        "state": torch.cat([states[i].z for i in columns]),
+        "estimate": torch.cat([states[i].image for i in columns]),
     }
-    write_png(render_grid(rows, title, [f"{i + 1} of {len(states)}" for i in shown]), target / STEPS_PNG)
-    frames = [Image.fromarray(to_pixels(state.image[0], np.uint8)) for state in states]
+    write_png(render_grid(rows, title, [f"{i + 1} of {len(states)}" for i in columns]), target / STEPS_PNG)
+    write_animation(enlarged([state.image[0] for state in states]), target / f"steps.{animation}", frame_ms)
+
+
+def enlarged(images: Sequence[Tensor]) -> list[Image.Image]:
+    """Make frames of (C, H, W) images in [-1, 1], small ones enlarged by whole pixels."""
+    frames = [Image.fromarray(to_pixels(image, np.uint8)).convert("RGB") for image in images]
     scale = max(1, round(CELL_SIZE / frames[0].height))
-    frames = [frame.resize((frame.width * scale, frame.height * scale), Image.Resampling.NEAREST) for frame in frames]
-    durations = [GIF_MS] * (len(frames) - 1) + [GIF_LAST_MS]
-    with whole_file(target / STEPS_GIF) as file:
-        frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return [frame.resize((frame.width * scale, frame.height * scale), Image.Resampling.NEAREST) for frame in frames]
 
 
 def earlier_drawings(target: Path, new: Collection[str], overwrite: bool) -> list[Path]:
@@ -208,7 +242,7 @@ def write_drawings(
         overwrite: Whether others may be replaced.
         judge: Label classifier of whose verdict the grid's title tells.
     """
-    shown: list[Tensor] = []
+    shown_images: list[Tensor] = []
     recognised: list[Tensor] = []
     written: list[Path] = []
     with told_when_stopped(written, drawing.num_images, target):
@@ -221,13 +255,16 @@ def write_drawings(
             for image in batch:
                 write_image(image, target / drawing.name(len(written)), overwrite, SOFTWARE)
                 written.append(target / drawing.name(len(written)))
-            shown += [batch[: GRID_IMAGES - sum(map(len, shown))]]
+            shown_images += [batch[: GRID_IMAGES - sum(map(len, shown_images))]]
     title = drawing.title
     if recognised and drawing.labels is not None:
         accuracy = label_scores(torch.cat(recognised), drawing.labels).pooled
         title = f"{title} · label accuracy {accuracy:.3f}"
         say(f"label accuracy {accuracy:.3f} of {drawing.num_images} images")
-    write_png(picture_grid(torch.cat(shown), title), target / GRID)
+    write_png(picture_grid(torch.cat(shown_images), title), target / GRID)
+    if drawing.is_of_sets:
+        plain = make_grid(to_bytes(torch.cat(shown_images)).cpu(), nrow=NUM_COLUMNS)
+        write_png(Image.fromarray(plain.permute(1, 2, 0).numpy()), target / PLAIN_GRID)
     few = f" (of the first {GRID_IMAGES})" if drawing.num_images > GRID_IMAGES else ""
     say(f"{drawing.num_images} images and {GRID}{few} written to {target}")
 

@@ -248,19 +248,22 @@ class Restorer:
         return self.restore([request])[0] if self.is_whole(request) else self.restore_in_tiles(request)
 
     @torch.inference_mode()
+    def states(self, request: Request) -> list[State]:
+        """Go the way to a restored picture that the network takes whole.
+
+        Returns:
+            The sampler's states, on the CPU; none of what restores in one step.
+        """
+        holes = None if request.missing is None else request.missing.expand(len(request.image), 1, -1, -1)
+        batch = self._batch(request.image, torch.full((len(request.image),), request.number), holes)
+        states = self.module.states(batch, self.module.evaluation_randomness(batch, "generate"))
+        return [State(s.z.cpu(), s.image.cpu(), None if s.unknown is None else s.unknown.cpu()) for s in states]
+
+    @torch.inference_mode()
     def degraded(self, request: Request) -> Tensor:
         """Return what is restored of a picture: it as the degradation leaves it, (R, C, H, W)."""
         numbers = torch.full((len(request.image),), request.number)
         return at_size(self._batch(request.image, numbers, None).observed()[0], request.size)
-
-    @torch.inference_mode()
-    def states(self, request: Request) -> list[State]:
-        """Restore a picture that the network takes whole, and keep the way to it; empty where there are no steps."""
-        numbers = torch.full((len(request.image),), request.number)
-        missing = None if request.missing is None else request.missing.expand(len(numbers), 1, -1, -1)
-        batch = self._batch(request.image, numbers, missing)
-        states = self.module.states(batch, self.module.evaluation_randomness(batch, "generate"))
-        return [State(state.z.cpu(), state.image.cpu()) for state in states]
 
     @contextmanager
     def _tiled(self, network: ImageNetwork, on_tiles: OnTiles) -> Iterator[None]:

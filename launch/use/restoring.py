@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from files.images import DECODING_ERRORS, NOTES, Picture, named, printable, read_picture, reason, write_picture
 from files.pixels import drawn, fill
-from launch.errors import UserError
+from generative.types import State
+from launch.errors import UserError, as_user_error
 from launch.use.folders import Job, check_masks, open_mask, say_all
 from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restorer import Request, Restorer, within_memory
@@ -96,6 +97,28 @@ def restore_folder(restorer: Restorer, job: Job) -> bool:
     if not progress.written:
         raise UserError("none of the input files could be read as an image.")
     return not progress.left_out and not job.unread
+
+
+def ways_of(restorers: Mapping[str, Restorer], job: Job) -> dict[str, list[State]]:
+    """Go the way to the first picture of a folder with several restorers.
+
+    Raises:
+        UserError: It cannot be shown: the picture goes through the network in tiles, or it is restored in one step.
+    """
+    file, ways = job.files[0], {}
+    with as_user_error():
+        picture = read_picture(job.source / file)
+    for name, restorer in restorers.items():
+        request = restorer.request(0, picture, _hole(job, file))
+        if not restorer.is_whole(request):
+            raise UserError(
+                f"steps=true shows what the network sees at once, and {printable(file)} takes tiles: add tile=none."
+            )
+        with within_memory(1):
+            ways[name] = restorer.states(request)
+    if max(map(len, ways.values())) < 2:
+        raise UserError("steps=true: this run restores in one step: set sampler.num_steps, or leave it out.")
+    return ways
 
 
 @contextmanager

@@ -24,7 +24,9 @@ from launch.use.drawing import earlier_drawings
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return train_here(tmp_path_factory.mktemp("ddpm") / "run", "experiment=ddpm_scenes")
+    return train_here(
+        tmp_path_factory.mktemp("ddpm") / "run", "experiment=ddpm_scenes", "callbacks.steps_grid.animation=webp"
+    )
 
 
 def test_drawings_are_written_and_the_same_in_any_batch(run: RunFolder, tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_label_sets_of_a_file_are_drawn_one_image_each_and_judged(
     judge = train_here(tmp_path / "judge", "experiment=label_classifier")
     common = [f"run={run.path}", f"label_sets={sets}", f"output={tmp_path / 'out'}"]
     generate.main([*common, f"classifier={judge.path}", "steps=true"])
-    names = [*(f"{i:02d}.png" for i in range(12)), "grid.png", "steps.gif", "steps.png"]
+    names = [*(f"{i:02d}.png" for i in range(12)), "grid.png", "grid_plain.png", "steps.gif", "steps.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     printed = capfd.readouterr().err
     images = torch.stack([to_tensor(Image.open(tmp_path / "out" / f"{i:02d}.png")) for i in range(12)]) / 127.5 - 1
@@ -62,13 +64,22 @@ def test_label_sets_of_a_file_are_drawn_one_image_each_and_judged(
         film.seek(film.n_frames - 1)
         last = np.asarray(film.convert("RGB").resize((32, 32), Image.Resampling.NEAREST)).astype(int)
     assert abs(last - np.asarray(Image.open(tmp_path / "out" / "00.png"))).max() < 40  # of 256 colours
+    with Image.open(tmp_path / "out" / "grid_plain.png") as plain:
+        assert plain.size == (8 * 34 + 2, 2 * 34 + 2)
+        first = np.asarray(plain)[2:34, 2:34]
+    assert (first == np.asarray(Image.open(tmp_path / "out" / "00.png"))).all()
+    way = ["labels=blue sphere", "steps=true", "animation=webp", "frame_ms=50", "overwrite=true", "classifier=null"]
+    generate.main([*common, *way])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names[:-2], "steps.png", "steps.webp"]
+    with Image.open(tmp_path / "out" / "steps.webp") as film:
+        film.load()
+        assert film.info["duration"] == 50
     typed = [*common[::2], "labels=red cube", "num_images=1", "overwrite=true"]
     generate.main(typed)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.png", "grid.png"]
     sets.write_text(json.dumps([["red cone"]]))
     for more, message in (
         ([], "red cone"),
-        (["labels=red cube"], "leave out labels="),
         (["num_images=2"], "num_images="),
     ):
         with pytest.raises(UserError, match=message):
@@ -112,6 +123,18 @@ def test_an_unknown_label_lists_all(run: RunFolder, tmp_path: Path) -> None:
         (["labels=red cube", "output=x", "input=y"], "leave it out"),
         (["labels=red cube", "output=x", "tile=none"], "tile=none is for what restores, and this call draws"),
         (["labels=red cube", "output=x", "masks=y"], "masks=y is for what restores"),
+        (
+            ["labels=red cube", "output=x", "animation=gif", "steps=true", "frame_ms=1"],
+            "frame_ms=1 must be a whole number",
+        ),
+        (
+            ["labels=red cube", "output=x", "animation=mp4", "steps=true"],
+            "animation=mp4 is unknown: choose gif or webp",
+        ),
+        (
+            ["labels=red cube", "output=x", "animation=webp"],
+            "animation=webp is about the way to the image: add steps=true",
+        ),
         (["labels=red cube", "output=x", "num_images=1000000000"], "num_images=1000000000 must be .* at most 1000000"),
     ],
 )
@@ -139,7 +162,10 @@ def test_a_run_with_a_former_grid_of_steps_goes_on_with_the_one_of_now(run: RunF
         )
     (old.path / "images" / "steps").rename(old.path / "images" / "denoising")
     resume_here(old, "trainer.max_steps=4")
-    assert [path.name for path in (old.path / "images" / "steps").iterdir()] == ["step=00000004.png"]
+    assert sorted(path.name for path in (old.path / "images" / "steps").iterdir()) == [
+        "step=00000004.png",
+        "step=00000004.webp",
+    ]
 
 
 def test_a_run_that_makes_no_images_says_so(run: RunFolder, tmp_path: Path) -> None:
