@@ -32,7 +32,7 @@ from generative.degradations import GaussianNoise
 from generative.metrics import RestorationMetrics
 from generative.randomness import IndexRandomness
 from generative.types import Batch
-from launch.record import git_revision, hardware
+from launch.record import git_revision, hardware, hardware_text
 from launch.use.restorer import Request, Restorer, tiling_of
 
 # Mean PSNR on Set12 in dB, at sigma 15, 25 and 50.
@@ -127,7 +127,7 @@ def main() -> None:
         for name, answer in ({name: by_method(each, sigma / 255) for name, each in methods().items()} | runs).items():
             rows.setdefault(name, []).extend(cells := measured(answer, clean, noisy))
             print(f"sigma {sigma:g}, {name}: {' '.join(cells)}", file=sys.stderr)
-    machine = f"{hardware(torch.device('cpu'))}, {options.threads} thread(s)"
+    machine = f"{hardware_text(hardware(torch.device('cpu')))}, {options.threads} thread(s)"
     print(f"{len(files)} pictures of {options.pictures.name}; {machine}; commit {git_revision()}\n")
     heads = [f"PSNR, sigma {sigma:g} | SSIM | s" for sigma in options.sigmas]
     print("| | " + " | ".join(heads) + " |\n|---|" + "---:|" * (3 * len(heads)))
