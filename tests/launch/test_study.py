@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from helpers import read_json
+from processes import Run, end_all
 
 from launch.command_line import taken
 from launch.commands.study import usage
@@ -33,6 +41,12 @@ STUDY = Study(
 )
 SMALL = ["study=digits", "budget=coffee", "~study.paradigms.ddpm", "~study.tasks.generate", "~study.tasks.inpaint"]
 SMALL += ["study.predictions=null", "side_by_side=1", "budget.seeds=[3,4]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    yield
+    end_all()
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -226,3 +240,70 @@ def test_the_folder_of_other_settings_is_refused(settings: Callable[..., StudySe
     (settings().folder / NAME).unlink()
     with pytest.raises(UserError, match="holds something else than a study"):
         StudyRunner(settings())
+
+
+TINY = ["trainer.accelerator=cpu", "network.dim=16", "network.depth=1", "network.num_heads=2"]
+KEPT = [
+    "data.num_train=64", "data.num_val=4", "data.num_test=6", "data.eval_batch_size=6", "data.global_batch_size=8",
+    "callbacks.calibration.num_images=4", "callbacks.calibration.num_samples=2", "callbacks.checkpoint.every_n_steps=10",
+    "callbacks.steps_grid.num_images=1", "callbacks.image_grid.num_images=2",
+]  # fmt: skip
+
+
+def quoted(values: list[str]) -> str:
+    return "[" + ",".join(f"'{value}'" for value in values) + "]"
+
+
+def real_study(output: Path) -> list[str]:
+    """The command of a study of two small runs and a further evaluation, on data that are drawn in no time."""
+    meanflow = ["experiment=meanflow_scenes", *TINY]
+    rows = {"paradigms.meanflow": meanflow, "baselines.regression": [*meanflow, "optimizer=adamw"]}
+    return [
+        "study.py", "study=truth", "budget=coffee", "name=tiny", f"output={output}", "~study.data.mixture",
+        *(f"~study.{key}" for key in ("tasks.generate", "tasks.inpaint", "paradigms.ddpm", "paradigms.maskgit")),
+        *(f"study.{row}.overrides={quoted(overrides)}" for row, overrides in rows.items()),
+        "study.paradigms.meanflow.evaluations.restore=['sampler.num_steps=2']", "study.predictions=null",
+        "budget.seconds=2", "budget.validations=2", f"budget.settings={quoted(KEPT)}",
+    ]  # fmt: skip
+
+
+def kill_all_of_it(run: Run) -> None:
+    """End a study with SIGKILL, and with it what it has started, which leads groups of its own."""
+    run.kill()
+    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+        with suppress(ProcessLookupError):
+            if os.getsid(pid) == run.process.pid:
+                os.kill(pid, signal.SIGKILL)
+
+
+def numbers(folder: Path) -> tuple[dict[str, dict], list[dict[str, str]]]:
+    """All metrics of a study, and its table without what was timed."""
+    metrics = {str(path.relative_to(folder)): read_json(path)["metrics"] for path in folder.rglob("metrics.json")}
+    with (folder / "tiny.csv").open() as file:
+        rows = [{key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(file)]
+    return metrics, rows
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_twice_it_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    Run(tmp_path / "whole.log", *real_study(tmp_path / "whole"), forks=True).finished()
+    whole, killed = tmp_path / "whole" / "tiny", tmp_path / "killed" / "tiny"
+    study = read_study(whole)
+    assert study.study == "truth"
+    assert {each.run for each in study.runs} == {"meanflow_restore", "regression_restore"}
+    assert (whole / "tiny.html").exists()
+    study.write(killed)  # with its steps: another measurement of the speed would be another study
+    draw, command = random.Random(0), real_study(tmp_path / "killed")
+    for number, end in enumerate((kill_all_of_it, Run.kill)):  # the second leaves its runs to save and end
+        run = Run(tmp_path / "killed.log", *command, forks=True)
+        waited = killed / ("meanflow_restore/checkpoints/last.ckpt", "meanflow_restore/metrics.json")[number]
+        run.until(waited.exists)
+        time.sleep(draw.uniform(0, 0.5))
+        end(run)
+    output = Run(tmp_path / "killed.log", *command, forks=True).finished()
+    assert "meanflow_restore: finished before, not run again" in output
+    assert "images/s" not in output  # nothing was timed again
+    assert len(read_json(killed / "meanflow_restore" / "run.json")["resumed_at_steps"]) > 0
+    assert numbers(killed) == numbers(whole)
+    assert len(numbers(whole)[0]) == 3  # two runs, a further evaluation
