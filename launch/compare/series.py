@@ -37,7 +37,7 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
     place, unit = COSTS[cost]
     for metric in metrics:
         lines: dict[tuple[int, str], tuple[str, str, list[Point]]] = {}
-        references: dict[str, float] = {}
+        references: dict[bool, dict[str, float]] = {True: {}, False: {}}  # what bounds rows, and what needs no training
         for grid in grids:
             columns = [n for n, column in enumerate(grid.columns) if column.metric == metric]
             for number, entry in itertools.product(columns, grid.entries):
@@ -45,7 +45,7 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
                 if value.value is None or (entry.row is not None and grid.columns[number].sign != metric.sign):
                     continue  # what bounds the others is no point
                 if entry.row is None or entry.is_bound:
-                    references[entry.name] = value.value
+                    references[entry.row is not None][entry.name] = value.value
                     continue
                 fixed = {k: v for k, v in entry.choices.items() if k.rpartition(".")[2] not in STEP_KEYS}
                 name, output = label_of(entry.name, fixed), entry.output or grid.columns[number].case
@@ -63,8 +63,16 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
             )
             for (color, label), (output, name, points) in lines.items()
         ]
-        charts.append(Chart(metric.name, cost, drawn, _near(references, drawn), is_logarithmic=True))
+        charts.append(
+            Chart(metric.name, cost, drawn, _near(_best_of(references.values(), metric), drawn), is_logarithmic=True)
+        )
     return charts
+
+
+def _best_of(several: Iterable[dict[str, float]], metric: Metric) -> dict[str, float]:
+    """Take the best of each kind, so that few lines are drawn."""
+    best = [max(kind.items(), key=lambda item: metric.sign * item[1]) for kind in several if kind]
+    return dict(best)
 
 
 def _near(references: dict[str, float], lines: Sequence[Line]) -> dict[str, float]:
