@@ -66,6 +66,7 @@ def planned_runs(settings: StudySettings) -> list[Planned]:
         for key, value in map(parse, own):
             OmegaConf.update(config, key, value)
             missing.pop(key, None)
+        _check_labels(config, entry)
         check_values(config)
         has_grids = OmegaConf.select(config, "callbacks.image_grid") is not None
         planned.append(Planned(entry, merged(own, overrides), tuple(map(shlex.split, evaluations)), has_grids))
@@ -115,6 +116,13 @@ def _has(config: DictConfig, key: str) -> bool:
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     return OmegaConf.is_dict(node) and leaf in node
+
+
+def _check_labels(config: DictConfig, entry: StudyRun) -> None:
+    if config.data.num_classes == 0 and (entry.role == JUDGE or config.module.get("labels")):
+        key = "study.judge" if entry.role == JUDGE else "module.labels"
+        remedy = "set study.judge=null" if entry.role == JUDGE else "leave it out"
+        raise UserError(f"{key} of {entry.run}: the images of data={config.data.name} have no labels; {remedy}.")
 
 
 def _check_predictions(settings: StudySettings, runs: list[StudyRun]) -> None:

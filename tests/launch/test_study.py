@@ -129,6 +129,22 @@ def settings(tmp_path: Path, plan: list[Planned], monkeypatch: pytest.MonkeyPatc
     return lambda *overrides: read_settings([*SMALL, f"output={tmp_path}", "name=small", *overrides])
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "study.judge=['experiment=label_classifier']",
+            "study.judge of judge: the images of data=gauss have no labels",
+        ),
+        ("study.tasks.restore=['task=restore','module.labels=true']", "module.labels of ddpm_restore: the images of"),
+    ],
+)
+def test_labels_of_data_without_them_are_refused(override: str, said: str) -> None:
+    only = ["~study.data.mixture", "~study.tasks.generate", "~study.paradigms.maskgit", "study.predictions=null"]
+    with pytest.raises(UserError, match=said):
+        planned_runs(read_settings(["study=truth", "budget=coffee", *only, override]))
+
+
 class Fake(Children):
     """Processes that do nothing but leave behind what real ones would.
 
