@@ -54,7 +54,7 @@ class Mask:
         if self.coverage == 1:
             return "covers the whole image, of which nothing counts as known"
         if self.coverage > MOSTLY:
-            return f"covers {self.coverage:.1%} of the image: are its black and white swapped?"
+            return f"covers {self.coverage:.1%} of the image: are its black and white swapped? Then set hole=black"
         if self.soft > _SOFT:
             return f"has {self.soft:.0%} of its pixels between black and white: is it a mask?"
         return None
