@@ -16,7 +16,7 @@ from typing import Any
 from callbacks.checkpoint import ask_to_stop
 
 CONSOLE_VARIABLE = "TRIPTYCH_CONSOLE"  # the console command was typed; inherited by the processes that it starts
-_SCRIPT = re.compile(r"\bpython (train|evaluate|generate|compare|report|export)\.py\b")
+_SCRIPT = re.compile(r"\bpython (train|evaluate|generate|compare|report|study|export|demo)\.py\b")
 
 
 def note_console_command() -> None:

@@ -154,7 +154,7 @@ def test_the_file_has_a_column_for_what_varies(tmp_path: Path, capsys: pytest.Ca
     ]
     assert list(rows[0]) == columns
     assert rows[2] | {"psnr_seed_std": "", "zeta_seed_std": ""} == dict.fromkeys(columns, "") | {
-        "run": "a", "folder": "/a", "steps": "4", "overrides": "fixed=f", "output": "sample", "num_seeds": "2",
+        "run": "a", "folder": "a", "steps": "4", "overrides": "fixed=f", "output": "sample", "num_seeds": "2",
         "psnr": "21.0",
     }  # fmt: skip
     print_table(results(), SEEDS, path)

@@ -129,7 +129,7 @@ def test_every_override_of_a_resume_is_used_recorded_and_kept(
     # evaluate, generate and export; compare; the next resume
     _, config, _, _ = run_arguments([f"run={run.path}"], {}, "")
     assert (config.sampler.num_steps, config.optimizer.lr) == (4, 1e-4)
-    (measured,) = read_runs(str(run.path)).measured
+    (measured,) = read_runs([run.path]).measured
     assert measured.trained["optimizer.lr"] == "0.0001"
     assert "optimizer.lr=0.001" in measured.trained[BEFORE]
     assert "until step 3" in measured.trained[BEFORE]
@@ -205,7 +205,7 @@ def test_what_stopped_a_run_is_in_its_record(error: BaseException, reason: str, 
         resume_here(run, "trainer.max_steps=6")
     assert not run.record["finished"]
     assert run.record["stopped"] == {"step": 3, "reason": reason}
-    assert reason in read_runs(str(run.path)).left_out[0].reason
+    assert reason in read_runs([run.path]).left_out[0].reason
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_no_script_runs_what_a_run_folder_says(
 def test_comparing_leaves_such_a_run_out(run: RunFolder, plain: dict[str, Any]) -> None:
     (run.path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(set_in(plain, "optimizer.lr", "${oc.env:HOME}")))
     (run.path / "metrics.json").write_text(json.dumps({"metrics": {"psnr/mean": 1.0}, "record": {}}))
-    found = read_runs(str(run.path))
+    found = read_runs([run.path])
     assert not found.measured
     assert os.environ["HOME"] not in str(found.left_out)
     assert any("is refused: optimizer.lr" in each.reason for each in found.left_out)

@@ -74,7 +74,7 @@ def test_four_jobs_interrupted_and_started_again(tmp_path: Path) -> None:
         rows = [row for row in csv.DictReader(file) if row["output"] == "mean"]
     assert [row["seed"] for row in rows] == list("1234")
     for row in rows:
-        assert float(row["psnr"]) == read_json(Path(row["folder"]) / "metrics.json")["metrics"]["psnr/mean"]
+        assert float(row["psnr"]) == read_json(folder / row["folder"] / "metrics.json")["metrics"]["psnr/mean"]
     assert len({row["psnr"] for row in rows}) == 4
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import cv2
 import pytest
 import torch
 from helpers import read_json, tiny, train_here
@@ -13,7 +12,6 @@ from lightning import Callback, Trainer
 from processes import Run
 from torch import Tensor
 
-from benchmarks.inpainting import mean_colour, opencv
 from callbacks import Evaluation, TokenAccuracy
 from datamodules.base import ImageDataModule
 from datamodules.encoded_cache import EncodedCache
@@ -272,19 +270,3 @@ def test_labels_are_hidden_in_training_and_guide_in_a_part_of_the_decoding(outpu
 def test_wrong_parts_are_refused_in_one_sentence(outputs: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_module(compose_config(["experiment=maskgit_scenes", f"paths.outputs={outputs}", *override.split()]))
-
-
-def test_baselines_keep_known_pixels(outputs: Path) -> None:
-    _, data = built(outputs)
-    batch = data.batch("test", range(8))
-    known = (batch.validity > 0).expand_as(batch.image)
-    flat = mean_colour(batch.degraded, batch.validity)
-    diffused = opencv(batch.degraded, batch.validity, cv2.INPAINT_NS)
-    for filled in (flat, diffused):
-        assert torch.equal(filled[known], batch.image[known])
-    for image, filled, is_known in zip(batch.image, flat, known, strict=True):
-        for channel in range(3):
-            colour = image[channel][is_known[channel]].mean()
-            torch.testing.assert_close(filled[channel][~is_known[channel]], colour.expand((~is_known[channel]).sum()))
-    squared = [(filled - batch.image)[~known].square().mean() for filled in (diffused, flat)]
-    assert squared[0] < squared[1]  # a hole continues its border
