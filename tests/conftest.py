@@ -14,7 +14,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=4, help="how often the test of kills ends a run with SIGKILL")
 
 
-LONG = ("test_sweep.py", "test_ranks.py", "test_faults.py", "test_resume.py")
+LONG = (
+    "test_sweep.py", "test_ranks.py", "test_faults.py", "test_resume.py", "test_experiments.py", "test_study.py",
+    "test_tasks.py", "test_values.py", "test_latents.py", "test_extending.py", "test_docs.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
