@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 
-from callbacks.measuring import MeasuringCallback, first_rows
+from callbacks.measuring import MeasuringCallback, SetupError, first_rows
 from datamodules.base import datamodule_of
 from generative.checks import checked
 from generative.likelihood import CALLS_PER_STEP, bits_per_dimension, of_levels, with_level_noise
@@ -38,6 +38,18 @@ class Likelihood(MeasuringCallback):
         self.num_calls = max(CALLS_PER_STEP, num_calls)
         self._metrics = LikelihoodMetrics()
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the module knows a likelihood.
+
+        Raises:
+            SetupError: It does not.
+        """
+        if not getattr(pl_module, "knows_likelihood", False):
+            raise SetupError(
+                f"callbacks.likelihood: {type(pl_module).__name__} knows no likelihood of images as it is set here, as only "
+                "diffusion and flows from noise in pixels do, without guidance by a degraded image: leave it out."
+            )
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._metrics.reset(pl_module.device)
 
@@ -52,7 +64,7 @@ class Likelihood(MeasuringCallback):
     ) -> None:
         module: Any = pl_module
         rows = first_rows(outputs["batch"], self.num_images)
-        if len(rows) == 0 or not hasattr(module, "bits_per_dimension"):
+        if len(rows) == 0:
             return
         with torch.inference_mode(False), trainer.precision_plugin.forward_context():
             subset = outputs["batch"].select(rows).map(torch.clone)  # gradients pass through them

@@ -176,12 +176,14 @@ class DDPM(SpaceModule):
         noise, denoiser = randomness.normal(*self.space.shape(batch)), self._path_denoiser(batch, randomness)
         return self.decoded_states(self.sampler.states(denoiser, noise, self.condition(batch), randomness))
 
+    @property
+    def knows_likelihood(self) -> bool:
+        return not self.latent_space and self.posterior_guidance is None
+
     def bits_per_dimension(
         self, batch: Batch, continuous_BCHW: Tensor, randomness: Randomness, num_calls: int
     ) -> dict[str, Tensor]:
         """The variational bound; see ``GenerativeModule.bits_per_dimension``."""
-        if self.latent_space or self.posterior_guidance is not None:
-            return {}
         nats_B = diffusion_nats(self.denoiser, batch.image, self.condition(batch), randomness, max(1, num_calls - 1))
         return {BOUND: bits_per_dimension(nats_B, batch.image)}
 

@@ -74,6 +74,11 @@ class GenerativeModule(TrainingModule):
         network = getattr(self, "network", None)
         return [network] if isinstance(network, ImageNetwork) and self.network_sees_pixels else []
 
+    @property
+    def knows_likelihood(self) -> bool:
+        """Whether ``bits_per_dimension`` has an answer."""
+        return False
+
     def bits_per_dimension(
         self, batch: Batch, continuous_BCHW: Tensor, randomness: Randomness, num_calls: int
     ) -> dict[str, Tensor]:
@@ -85,9 +90,12 @@ class GenerativeModule(TrainingModule):
             num_calls: Network calls an image.
 
         Returns:
-            (B,) bits per dimension by the metric's key; none where the module does not know them.
+            (B,) bits per dimension by the metric's key.
+
+        Raises:
+            NotImplementedError: The module does not know them.
         """
-        return {}
+        raise NotImplementedError(f"{type(self).__name__} knows no likelihood of images.")
 
     def wants(self, name: str) -> bool:
         """Whether ``sample`` is asked for an output: one that costs network calls is left out where it is not."""

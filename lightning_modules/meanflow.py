@@ -186,12 +186,14 @@ class MeanFlow(JudgedModule, SpaceModule):
         source = self._source(batch, randomness)
         return self.decoded_states(self.sampler.states(self._path_map(batch), source, self._guided_condition(batch)))
 
+    @property
+    def knows_likelihood(self) -> bool:
+        return not self.latent_space and self.source == "noise"
+
     def bits_per_dimension(
         self, batch: Batch, continuous_BCHW: Tensor, randomness: Randomness, num_calls: int
     ) -> dict[str, Tensor]:
         """Of the flow along v from noise; see ``GenerativeModule.bits_per_dimension``."""
-        if self.latent_space or self.source != "noise":
-            return {}
         steps = num_calls // CALLS_PER_STEP
         nats_B = flow_nats(self.flow_map, continuous_BCHW, self.condition(batch), randomness, steps)
         return {NLL: bits_per_dimension(of_levels(nats_B, continuous_BCHW), continuous_BCHW)}

@@ -8,6 +8,8 @@ import pytest
 import torch
 from helpers import read_json, train_here
 
+from callbacks.likelihood import Likelihood
+from callbacks.measuring import SetupError
 from datamodules.embedded.known import KnownLawDataModule
 from generative.truth import DiscOnField, GaussianField
 from generative.truth.posterior import posteriors
@@ -65,6 +67,12 @@ def test_a_trained_run_is_evaluated_with_the_exact_network(tmp_path: Path) -> No
     assert exact["psnr/mean"] > trained["psnr/mean"] + 3
     assert exact["nll/sample"] == pytest.approx(exact["nll/exact"], rel=0.01)
     assert trained["nll/sample"] > trained["nll/exact"] == exact["nll/exact"]
+
+
+@pytest.mark.parametrize("choices", [["experiment=regression_dit"], ["experiment=meanflow_bridge"]])
+def test_a_likelihood_that_is_not_known_is_refused(choices: list[str]) -> None:
+    with pytest.raises(SetupError, match="knows no likelihood of images as it is set here.*leave it out"):
+        Likelihood().setup(None, build.build_module(compose_config(choices)), "fit")
 
 
 @pytest.mark.parametrize("experiment", ["ddpm_scenes", "regression_dit"])
