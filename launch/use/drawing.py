@@ -27,7 +27,7 @@ from generative.types import Batch, State
 from launch.command_line import is_true, whole_number
 from launch.errors import UserError, as_user_error
 from launch.use.messages import SOFTWARE, say, told_when_stopped
-from launch.use.restorer import within_memory
+from launch.use.restorer import finite, within_memory
 from lightning_modules import GenerativeModule
 
 GRID, GRID_IMAGES = "grid.png", 1000
@@ -153,7 +153,7 @@ def draw_images(
     for begin in track(range(0, num_images, batch_size), description="drawing", console=Console(stderr=True)):
         with within_memory(batch_size), torch.inference_mode():
             batch = drawing.batch(range(begin, min(begin + batch_size, num_images)), shape, module.device)
-            drawn = module.images_of(batch, module.evaluation_randomness(batch, "generate"))["sample"].cpu()
+            drawn = finite(module.images_of(batch, module.evaluation_randomness(batch, "generate"))["sample"]).cpu()
         yield drawn
 
 

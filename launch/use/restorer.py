@@ -116,6 +116,20 @@ def within_memory(batch_size: int) -> Iterator[None]:
         raise
 
 
+def finite(images: Tensor) -> Tensor:
+    """Return images as they are.
+
+    Raises:
+        UserError: Some values are no numbers, which a file would hold as black.
+    """
+    if not images.isfinite().all():
+        raise UserError(
+            "what the model made holds values that are no numbers: its sampling diverges with these settings "
+            "(guidance, sampler.num_steps), or its weights are not finite."
+        )
+    return images
+
+
 @dataclass(frozen=True)
 class Request:
     """A picture that is to be restored.
@@ -294,7 +308,7 @@ class Restorer:
 
     def _make(self, batch: Batch) -> Tensor:
         randomness = self.module.evaluation_randomness(batch, "generate")
-        return self.module.images_of(batch, randomness, {self.result})[self.result]
+        return finite(self.module.images_of(batch, randomness, {self.result})[self.result])
 
     def _count(self, done: int, tiles: int) -> None:
         if self.on_tiles is not None:

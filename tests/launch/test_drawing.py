@@ -44,6 +44,16 @@ def test_drawings_are_written_and_the_same_in_any_batch(run: RunFolder, tmp_path
     assert abs(a - c).max() > 1
 
 
+def test_a_diverged_drawing_is_told_and_not_written(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = {"sample": torch.full((1, 3, 32, 32), torch.nan)}
+    monkeypatch.setattr("lightning_modules.DDPM.images_of", lambda *_: broken)
+    with pytest.raises(UserError, match="values that are no numbers"):
+        generate.main([f"run={run.path}", "labels=red cube", "num_images=1", f"output={tmp_path / 'a'}"])
+    assert not list(tmp_path.glob("a/*.png"))
+
+
 def test_label_sets_of_a_file_are_drawn_one_image_each_and_judged(
     run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
