@@ -1,6 +1,7 @@
 # make train: everything from a bare Python >= 3.11 to a grid of restored digits; make test: the test suite;
-# make demo: a page with small trained models, to try them; make check: style and types; make docs: the site, into site/; make constraints: the installed versions, for others;
-# make kills: kill -9 at 20 random moments; make exhaustive: every number of every experiment with five values, and what takes minutes.
+# make demo: a page with small trained models, to try them; make check: style and types; make docs: the site, into site/;
+# make constraints: the installed versions, for others; make kills: kill -9 at 20 random moments;
+# make exhaustive: every number of every experiment with five values, and what takes minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 

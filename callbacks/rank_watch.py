@@ -110,4 +110,5 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    # In one write: another rank or thread may print at once.
+    print(f"{text}\n", end="", file=sys.stderr, flush=True)  # noqa: T201

@@ -36,6 +36,11 @@ def as_typed(text: str) -> str:
     return _SCRIPT.sub(r"triptych \1", text) if CONSOLE_VARIABLE in os.environ else text
 
 
+def say_line(text: str) -> None:
+    """Print a line in one write, which nothing that another thread or process prints comes in between."""
+    print(f"{text}\n", end="", flush=True)  # noqa: T201
+
+
 class Output:
     """Passes a stream's text on until the stream takes no more; then asks for a stop and drops what follows.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from launch.errors import JobFailedError, UserError
+from launch.output import say_line
 from launch.record_files import read_json
 from launch.run_folder import RunFolder, identity
 from launch.study.plan import Planned, check_parameters, planned_runs, timed
@@ -99,7 +100,7 @@ class StudyRunner:
             results = pool.map(lambda item: None if self._children.stopped_by else do(item), items)
             failures = [failure for failure in results if failure]
         if (number := self._children.stopped_by) is not None:
-            _say(f"stopped by {signal.Signals(number).name}; the same command continues")
+            say_line(f"stopped by {signal.Signals(number).name}; the same command continues")
             sys.exit(128 + number)
         return failures
 
@@ -131,7 +132,7 @@ class StudyRunner:
             self.settings, planned.entry, content["seconds_per_step"], content["batch_size"], content["parameters"]
         )
         self._keep(entry)
-        _say(f"{entry.run}: {entry.images_per_second:.1f} images/s on one thread, {entry.steps:,} steps")
+        say_line(f"{entry.run}: {entry.images_per_second:.1f} images/s on one thread, {entry.steps:,} steps")
         return None
 
     def _keep(self, entry: StudyRun) -> None:
@@ -144,10 +145,10 @@ class StudyRunner:
         job = self._job(planned)
         name = planned.entry.run
         if job.finished:
-            _say(f"{name}: finished before, not run again")
+            say_line(f"{name}: finished before, not run again")
             return None
         self._wait_for(job.run)
-        _say(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'}")
+        say_line(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'}")
         code = run_attempt(job, train_command(job), ONE_THREAD, self._children, None)
         return self._ended(name, code, job.run.path / "train.log")
 
@@ -170,14 +171,10 @@ class StudyRunner:
     def _ended(self, name: str, code: int, log: Path) -> str | None:
         if self._children.stopped_by:
             return None
-        _say(f"{name}: {f'ended with exit code {code}' if code else 'finished'}")
+        say_line(f"{name}: {f'ended with exit code {code}' if code else 'finished'}")
         return f"{name} ended with exit code {code}: {_last_line(log)} ({log})" if code else None
 
 
 def _last_line(log: Path) -> str:
     lines: Iterable[str] = reversed(log.read_text(errors="replace").splitlines()) if log.exists() else []
     return next((line.strip() for line in lines if line.strip()), "")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the log of the study

@@ -21,6 +21,7 @@ from launch.compose import quoted
 from launch.errors import JobFailedError, UserError
 from launch.metrics_csv import last_values
 from launch.names import swept_and_fixed
+from launch.output import say_line
 from launch.record import now
 from launch.record_files import DamagedRecordError, passed_over, read_json
 from launch.run_folder import RunFolder, identity, is_main_process, readable_record, write_json
@@ -135,15 +136,15 @@ def run_job(config: DictConfig) -> float | None:
     swept, fixed = swept_and_fixed(overrides)
     name = f"#{job.number} {' '.join(swept or fixed)}"
     if job.finished:
-        _say(f"{name}: finished before, not run again ({job.run.path})")
+        say_line(f"{name}: finished before, not run again ({job.run.path})")
         return optimized_value(job, config.optimized_metric)
-    _say(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'} in {job.run.path}")
+    say_line(f"{name}: {'resumed' if job.run.checkpoint.exists() else 'started'} in {job.run.path}")
     devices = config.trainer.devices
     threads = job_threads(job.run, ranks=devices if isinstance(devices, int) and devices > 0 else 1)
     with one_free_gpu(config.trainer) as visible:
         code, stopped_by = _run(job, train_command(job), {**visible, **threads})
     if stopped_by is not None:
-        _say(f"{name}: stopped by {signal.Signals(stopped_by).name}")
+        say_line(f"{name}: stopped by {signal.Signals(stopped_by).name}")
         sys.exit(128 + stopped_by)
     if code != 0:
         raise JobFailedError(f"{name} ended with exit code {code}: {job.reason} ({job.run.path / LOG_NAME})")
@@ -153,10 +154,6 @@ def run_job(config: DictConfig) -> float | None:
 def train_command(job: SweepJob) -> list[str]:
     """Return the command that begins a job in its folder, or continues it."""
     return [*program("train"), *job.overrides, "resume=auto", f"hydra.run.dir={quoted(job.run.path)}"]
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the log of the sweep
 
 
 def _job(folder: Path, number: int, overrides: list[str]) -> SweepJob:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from callbacks.checkpoint import stop_signals
+from launch.output import say_line
 from launch.sweep.parent import PARENT_VARIABLE
 
 POLL_SECONDS = 0.2
@@ -83,12 +84,17 @@ class Children:
             return
         with log_path.open(errors="replace") as text:
             text.seek(begin)
+            line = ""
             while True:
                 ended = process.poll() is not None
-                for line in text:
-                    sys.stdout.write(f"{label} {line}" if line.strip() else line)
-                sys.stdout.flush()
+                for part in text:  # the last one may be a line that is still being written
+                    line += part
+                    if line.endswith("\n"):
+                        say_line(f"{label} {line.rstrip()}" if line.strip() else "")
+                        line = ""
                 if ended:
+                    if line:
+                        say_line(f"{label} {line}")
                     return
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_SECONDS)

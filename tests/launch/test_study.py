@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -225,6 +226,20 @@ def test_what_is_done_is_not_done_again(settings: Callable[..., StudySettings]) 
     study = run(settings(), fake).study
     assert [*done, *fake.commands] == ALL
     assert all(each.steps == steps[each.run] for each in study.runs if steps[each.run])
+
+
+def test_lines_of_runs_side_by_side_do_not_mix(
+    settings: Callable[..., StudySettings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys.stdout, "write", written.append)
+    run(settings("side_by_side=2"), Fake())
+    assert len(lines := [text for text in written if text]) > len(CELLS)
+    assert all(text.count("\n") == 1 and text.endswith("\n") for text in lines)
+    monkeypatch.undo()
+    slowly = ["sh", "-c", "printf one; sleep 0.5; echo ' line'; printf another"]
+    Children().run(slowly, settings().folder / "log", {}, "#1")
+    assert capsys.readouterr().out == "#1 one line\n#1 another\n"
 
 
 def test_a_run_that_fails_does_not_stop_the_others(settings: Callable[..., StudySettings]) -> None:
