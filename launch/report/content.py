@@ -19,6 +19,7 @@ from launch.page.charts import Chart
 from launch.paths import without_folders
 from launch.record import count, duration_text, hardware_text, history_of, images_seen, revision_text, training_seconds
 from launch.record_files import read_metrics
+from launch.report.checkpoints import KeptTable, kept_checkpoints
 from launch.report.curves import Curves, chart_of, curves_of, other_charts, training_charts, validation_charts
 from launch.report.slides import Slides, slides_of
 from launch.run_folder import RunFolder
@@ -61,6 +62,7 @@ class Report:
         validation: Charts of the leading metrics.
         minor: Charts of everything else that was logged.
         slides: The grids.
+        checkpoints: Headings, and a row for each file that was kept beside the last one: the best and milestones.
         starts: Of a resumed run an entry for each start: step, time, what changed, revision, machine.
         settings: By key.
         machine: Processor, versions, revision.
@@ -76,6 +78,7 @@ class Report:
     validation: list[Chart] = field(default_factory=list)
     minor: list[Chart] = field(default_factory=list)
     slides: list[Slides] = field(default_factory=list)
+    checkpoints: KeptTable = field(default_factory=lambda: ([], []))
     starts: list[list[str]] = field(default_factory=list)
     settings: Pairs = field(default_factory=list)
     machine: Pairs = field(default_factory=list)
@@ -111,6 +114,8 @@ def read_report(run: RunFolder) -> Report:
     report.validation = validation_charts(curves, resumed_at, is_minor=False)
     report.minor = [*validation_charts(curves, resumed_at, is_minor=True), *other_charts(curves)]
     report.slides = tried(lambda: slides_of(run.path / "images"), [])
+    none: KeptTable = ([], [])
+    report.checkpoints = tried(lambda: kept_checkpoints(run.path / "checkpoints", curves), none)
     for path in [run.path / "metrics.json", *sorted(run.path.glob("evaluations/*/metrics.json"))]:
         if path.exists():
             content = tried(lambda path=path: read_metrics(path), None)  # type: ignore[misc]

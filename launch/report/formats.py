@@ -63,6 +63,7 @@ def _tables(report: Report) -> Tables:  # as title, headings and rows
         ("Machine", ["", ""], report.machine),
     ):
         yield title, headings, [list(pair) for pair in pairs]
+    yield "Checkpoints", *report.checkpoints
     yield "Starts", START_HEADINGS, report.starts
 
 

@@ -74,6 +74,14 @@ def test_a_checkpoint_that_was_kept_is_used_where_it_is_named(resumed: RunFolder
     best = read_json(folder / "best.json")["best"]
     names = {"best.ckpt", "last.ckpt", "previous.ckpt", "step_00000002.ckpt", "step_00000004.ckpt"}
     assert {path.name for path in folder.glob("*.ckpt")} == names | {each["file"] for each in best}
+    # The report lists them with what they were judged by; a milestone has what a validation at its step measured.
+    rows = {row[0]: row[1:] for table in Page(resumed.path / "report.html").tables for row in table}
+    assert rows["file"] == ["kept as", "step", "PSNR, dB mean ↑"]
+    places = ["best of 2, also best.ckpt", "place 2 of 2"]
+    for place, each in zip(places, best, strict=True):
+        assert rows[each["file"]] == [place, str(each["step"]), f"{each['value']:.2f}"]
+    value = next(each["value"] for each in best if each["step"] == 4)
+    assert rows["step_00000004.ckpt"] == ["milestone", "4", f"{value:.2f}"]
     job = read_job([f"run={folder / 'step_00000002.ckpt'}", "data.num_test=2"], "")
     record = evaluate(job)["record"]
     assert (record["step"], record["checkpoint"], job.name) == (
@@ -141,6 +149,10 @@ def test_what_a_folder_does_not_hold_is_left_out(tmp_path: Path) -> None:
     (old / "run.json").write_text("{")
     report([f"run={old}"])
     assert "run.json is damaged" in path.read_text()
+    (old / "checkpoints").mkdir(exist_ok=True)
+    (old / "checkpoints" / "best.json").write_text('{"metric": "val/psnr/mean", "best": [{"file": "best_1.ckpt"}]}')
+    report([f"run={old}"])
+    assert "best.json is damaged (an entry of best is not whole)" in path.read_text()
     assert Page(path).row("sample", "20.00")
     with pytest.raises(UserError, match="is no run folder"):
         report([f"run={tmp_path / 'old'}"])
