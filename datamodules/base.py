@@ -20,6 +20,7 @@ from datamodules.loader import EvaluationLoader, Loader, RawBatch
 from datamodules.sampler import EvaluationSampler, IndexBatch, StepBatchSampler
 from datamodules.source import ImageSource
 from datamodules.splits import Split, Splits, digest_of
+from datamodules.views import Views
 from files.cache import cache_folder
 from files.pixels import from_levels
 from generative.degradations import Degradation
@@ -36,7 +37,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """Images for training, validation and test; a data set adds ``load_splits``.
 
     The loaders yield uint8 batches; ``on_after_batch_transfer`` makes them a ``Batch`` on the device: images in
-    [-1, 1], mirrored in training where asked for, and what the degradation leaves of them.
+    [-1, 1], mirrored and turned in training where asked for, and what the degradation leaves of them.
 
     Attributes:
         prior: The law that the images are drawn from, where it is known.
@@ -56,10 +57,11 @@ class ImageDataModule(LightningDataModule, ABC):
         num_val: At most so many validation images, or None for all.
         num_test: At most so many test images, or None for all.
         horizontal_flip: Whether each training image is mirrored with probability one half.
-        mirror_keeps_labels: Whether a mirrored image still has its labels; a digit has not.
+        quarter_turns: Whether each training image is turned by 0, 90, 180 or 270 degrees, all alike likely.
+        mirror_keeps_labels: Whether a mirrored or turned image still has its labels; a digit has not.
         degradation: Makes degraded image and validity map on the device, or None for clean images only.
         resident: Whether a training set of up to ``RESIDENT_BYTES`` lies on the training device.
-        seed: The run's seed: order, crops, flips and degradations of the training images.
+        seed: The run's seed: order, crops, flips, turns and degradations of the training images.
         evaluation_seed: Seed of the degradations in validation and test; the same for all runs that are compared.
         damaged: ``stop`` or ``skip``: what becomes of image files that cannot be decoded; None for a data set that
             reads no files of its user.
@@ -85,6 +87,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_val: Count | None = None,
         num_test: Count | None = None,
         horizontal_flip: bool = False,
+        quarter_turns: bool = False,
         mirror_keeps_labels: bool = True,
         degradation: Degradation | None = None,
         resident: bool = True,
@@ -108,6 +111,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.limits = {"train": num_train, "val": num_val, "test": num_test}
         self.horizontal_flip = horizontal_flip
+        self.quarter_turns = quarter_turns
+        self.views = Views(horizontal_flip, quarter_turns)
         self.mirror_keeps_labels = mirror_keeps_labels
         if degradation is not None:
             degradation.check_images(image_size, channels)
@@ -160,22 +165,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def splits(self) -> Splits:
         """The splits in memory: loaded on first use, without leaks, limited and checked."""
         splits = self.load_splits().without_leaks().limited(**self.limits)
-        for split in ("train", "val", "test"):
-            self._check(split, getattr(splits, split))
+        splits.check(self.name, self.image_size, self.channels, self.num_classes)
         return splits
-
-    def _check(self, split: Split, store: ImageSource) -> None:
-        if len(store) == 0:
-            raise ValueError(f"the {split} split of data={self.name} is empty: check data.root and data.num_{split}")
-        if store.channels != self.channels:
-            raise ValueError(f"data.channels={self.channels}, but the images of data={self.name} have {store.channels}")
-        if store.shortest_side < self.image_size:
-            raise ValueError(
-                f"data.image_size={self.image_size} is larger than an image of data={self.name} "
-                f"({store.shortest_side} pixels): set data.image_size={store.shortest_side} or less"
-            )
-        if store.num_classes != self.num_classes:
-            raise ValueError(f"data.num_classes={self.num_classes}, but data={self.name} has {store.num_classes}")
 
     def prepare_data(self) -> None:
         """Fill the caches in one process before the others read them."""
@@ -202,7 +193,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def use_encoder(self, encoder: Encoder, cache_dir: str | None = None) -> EncodedCache:
         """Give training batches from now on what an autoencoder makes of their images, computed once and cached.
 
-        Mirrored images too; larger ones are from now on seen in their centred crop alone, which is what is encoded.
+        Mirrored and turned images too; larger ones are from now on seen in their centred crop alone, which is what is encoded.
 
         Args:
             cache_dir: Cache folder, or None for the user's.
@@ -211,7 +202,7 @@ class ImageDataModule(LightningDataModule, ABC):
             What is encoded of all training images.
         """
         self._encoded = encoded_by_ranks(
-            self.trainer, self.splits.train, self.image_size, self.horizontal_flip, encoder, cache_dir
+            self.trainer, self.splits.train, self.image_size, self.views, encoder, cache_dir
         )
         return self._encoded
 
@@ -300,12 +291,11 @@ class ImageDataModule(LightningDataModule, ABC):
         assert raw.image.dtype == torch.uint8  # the border: 0..255 becomes exactly [-1, 1]
         image = from_levels(raw.image)
         batch = Batch(image=image, index=raw.index, step=raw.step, labels=raw.labels)
-        flipped = None
-        if raw.training and self.horizontal_flip:
-            flipped = self._randomness(raw, "flip").uniform() < 0.5
-            batch.image = image = torch.where(flipped[:, None, None, None], image.flip(-1), image)
-        if raw.training and self._encoded is not None:
-            batch.encoded = self._encoded.lookup(raw.index, flipped)
+        if raw.training:
+            view = self.views.drawn(lambda purpose: self._randomness(raw, purpose), image)
+            batch.image = image = self.views.seen(image, view)
+            if self._encoded is not None:
+                batch.encoded = self._encoded.lookup(raw.index, view)
         if self.degradation is not None:
             degraded = self.degradation(image, self._randomness(raw, "degradation"), training=raw.training)
             batch.degraded, batch.validity, batch.kind = degraded
@@ -330,6 +320,7 @@ class ImageDataModule(LightningDataModule, ABC):
             "channels": self.channels,
             "num_classes": self.num_classes,
             "horizontal_flip": self.horizontal_flip,
+            "quarter_turns": self.quarter_turns,
             "evaluation_seed": self.evaluation_seed,
         }
         if self.label_names:

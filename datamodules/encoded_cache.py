@@ -1,6 +1,6 @@
-"""What a frozen autoencoder makes of the training images, computed once, mirrored images too: tokens or latents.
+"""What a frozen autoencoder makes of the training images, computed once, of all their views: tokens or latents.
 
-Shape legend: I images, F 1 or 2 (as they are, mirrored), B batch; ``...`` is N tokens or D G G latents of an image.
+Shape legend: I images, V views (as they are, mirrored, turned), B batch; ``...`` is N tokens or D G G latents of an image.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.source import ImageSource
+from datamodules.views import Views
 from files.cache import Tensors, cache_folder, cached
 from files.pixels import from_levels
 
@@ -57,23 +58,22 @@ class EncodedCache:
     """Tokens or latents by image.
 
     Attributes:
-        values: (I, F, ...) float32 latents; or int16, the bits of unsigned numbers of tokens.
+        values: (I, V, ...) float32 latents; or int16, the bits of unsigned numbers of tokens.
     """
 
     values: Tensor
 
-    def lookup(self, index_B: Tensor, flipped_B: Tensor | None = None) -> Tensor:
+    def lookup(self, index_B: Tensor, view_B: Tensor | None = None) -> Tensor:
         """Return what is kept of some images.
 
         Args:
             index_B: (B,) int64 indices.
-            flipped_B: (B,) bool, which of them are mirrored; None where none is.
+            view_B: (B,) int64 numbers of their views; None for the images as they are.
 
         Returns:
             (B, ...) int64 tokens or float32 latents.
         """
-        view = 0 if flipped_B is None else flipped_B.long()
-        found = self.values[index_B, view]
+        found = self.values[index_B, 0 if view_B is None else view_B]
         return found if found.is_floating_point() else found.long() & (MAX_CODES - 1)
 
     def to(self, device: torch.device | str) -> EncodedCache:
@@ -91,7 +91,7 @@ class EncodedCache:
 def encoded(
     store: ImageSource,
     image_size: int,
-    mirrored: bool,
+    views: Views,
     encoder: Encoder,
     device: torch.device | str,
     cache_dir: str | Path | None = None,
@@ -102,7 +102,7 @@ def encoded(
 
     Args:
         image_size: Side of the images in pixels.
-        mirrored: Whether to encode the mirrored images too.
+        views: Those in which to encode each image.
         device: Where it runs.
         cache_dir: Cache folder, or None for the user's.
 
@@ -118,10 +118,9 @@ def encoded(
         rank_zero_warn(
             f"training images larger than data.image_size={image_size} are encoded in their centred crop alone"
         )
-    views = 2 if mirrored else 1
     dtype = torch.float32 if encoder.num_codes is None else torch.int16
     images = hashlib.blake2b(store.content_hashes().numpy().data, digest_size=8).hexdigest()
-    name = f"{images}-{len(store)}-{image_size}-{encoder.hash}-{views}.pt"
+    name = f"{images}-{len(store)}-{image_size}-{encoder.hash}-{views.number}.pt"
 
     def build() -> Tensors:
         encoder.to(device)
@@ -129,7 +128,7 @@ def encoded(
         batches = torch.arange(len(store)).split(BATCH_SIZE)
         for indices in track(batches, description="encoding", console=Console(stderr=True), transient=True):
             image = from_levels(store.gather(indices, image_size)).to(device)
-            made = torch.stack([encoder.encode(view) for view in (image, image.flip(-1))[:views]], dim=1)
+            made = torch.stack([encoder.encode(views.view(image, number)) for number in range(views.number)], dim=1)
             parts.append(made.to(dtype).cpu())
             if len(parts) == 1:
                 _check_memory(encoder.name, len(store), parts[0][0].nbytes)
@@ -142,7 +141,7 @@ def encoded_by_ranks(
     trainer: Trainer | None,
     store: ImageSource,
     image_size: int,
-    mirrored: bool,
+    views: Views,
     encoder: Encoder,
     cache_dir: str | Path | None = None,
 ) -> EncodedCache:
@@ -157,10 +156,10 @@ def encoded_by_ranks(
     device = trainer.strategy.root_device if trainer else torch.device("cpu")
     values = None
     if trainer is None or trainer.local_rank == 0:  # one process of a machine fills the cache, the others read it
-        values = encoded(store, image_size, mirrored, encoder, device, cache_dir)
+        values = encoded(store, image_size, views, encoder, device, cache_dir)
     if trainer is not None:
         trainer.strategy.barrier()
-    return (values or encoded(store, image_size, mirrored, encoder, device, cache_dir)).to(device)
+    return (values or encoded(store, image_size, views, encoder, device, cache_dir)).to(device)
 
 
 def _check_memory(what: str, num_images: int, bytes_per_image: int) -> None:

@@ -75,6 +75,28 @@ class Splits:
         """
         return replace(self, train=_first(self.train, train), val=_first(self.val, val), test=_first(self.test, test))
 
+    def check(self, name: str, image_size: int, channels: int, num_classes: int) -> None:
+        """Check that each split has images, and such as the settings of the data say.
+
+        Args:
+            name: Name of the data, for messages.
+
+        Raises:
+            ValueError: One has none, or others.
+        """
+        for split, store in (("train", self.train), ("val", self.val), ("test", self.test)):
+            if len(store) == 0:
+                raise ValueError(f"the {split} split of data={name} is empty: check data.root and data.num_{split}")
+            if store.channels != channels:
+                raise ValueError(f"data.channels={channels}, but the images of data={name} have {store.channels}")
+            if store.shortest_side < image_size:
+                raise ValueError(
+                    f"data.image_size={image_size} is larger than an image of data={name} ({store.shortest_side} pixels): "
+                    f"set data.image_size={store.shortest_side} or less"
+                )
+            if store.num_classes != num_classes:
+                raise ValueError(f"data.num_classes={num_classes}, but data={name} has {store.num_classes}")
+
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprint of each split; see ``ImageSource.fingerprint``."""

@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test", "label_sets")
 ONLY_USE = frozenset(
     {
         *("_target_", "name", "seed", "evaluation_seed", "global_batch_size", "eval_batch_size"),
-        *("horizontal_flip", "mirror_keeps_labels"),
+        *("horizontal_flip", "quarter_turns", "mirror_keeps_labels"),
         *("resident", "cache_dir", "cache_gigabytes", "mixed_shards", "num_threads", "prefetch"),
         *("damaged", "allow_missing"),  # whether files may be missing, not which ones are meant
     }

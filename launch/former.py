@@ -28,6 +28,9 @@ FORMER_ARGUMENTS = {  # of a class, by its former or present name
     ("lightning_modules.MaskGIT", "conditional"): "labels",
     ("lightning_modules.MeanFlowRestorer", "conditional"): "sees_degraded",
 }
+LATER_ARGUMENTS = {  # beside an argument, one that came later, and the value that does as was done without it
+    ("datamodules.", "horizontal_flip"): ("quarter_turns", False),
+}
 FORMER_OPTIONS = {  # options of groups
     "callbacks=default": "callbacks=restore",
     "callbacks=diffusion": "callbacks=generate",
@@ -59,7 +62,12 @@ def renewed(node: Any, below: object = "") -> Any:
             or name
             for name in node
         }
-        return {now[name]: renewed(value, name) for name, value in node.items()}
+        later = {
+            key: value
+            for (owner, name), (key, value) in LATER_ARGUMENTS.items()
+            if name in node and target.startswith(owner)
+        }
+        return later | {now[name]: renewed(value, name) for name, value in node.items()}
     if isinstance(node, list):
         return [renewed(value) for value in node]
     return FORMER.get(node, node) if isinstance(node, str) else node

@@ -36,7 +36,8 @@ class ImageData(Protocol):
         num_classes: Length of the labels; 0 without labels.
         name: Name of the data set.
         horizontal_flip: Whether training images are mirrored at random.
-        mirror_keeps_labels: Whether a mirrored image still has its labels.
+        quarter_turns: Whether training images are turned by multiples of 90 degrees at random.
+        mirror_keeps_labels: Whether a mirrored or turned image still has its labels.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ImageData(Protocol):
     channels: int
     num_classes: int
     horizontal_flip: bool
+    quarter_turns: bool
     mirror_keeps_labels: bool
 
     @property

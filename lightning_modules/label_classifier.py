@@ -50,12 +50,13 @@ class LabelClassifierModule(TrainingModule):
         return LossOutput(F.binary_cross_entropy_with_logits(logits, labels_of(batch).to(logits)))
 
     def check_data(self, data: ImageData) -> None:
-        """Mirrored images must still have their labels."""
-        if data.horizontal_flip and not data.mirror_keeps_labels:
-            raise ValueError(
-                f"data.horizontal_flip=true would teach wrong labels: images of data={data.name} lose theirs when they are "
-                "mirrored; set data.horizontal_flip=false."
-            )
+        """Mirrored and turned images must still have their labels."""
+        for key, done in (("horizontal_flip", "mirrored"), ("quarter_turns", "turned")):
+            if getattr(data, key) and not data.mirror_keeps_labels:
+                raise ValueError(
+                    f"data.{key}=true would teach wrong labels: images of data={data.name} lose theirs when they are {done}; "
+                    f"set data.{key}=false."
+                )
 
     @classmethod
     def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:

@@ -183,7 +183,7 @@ def _data(record: Mapping[str, Any]) -> Pairs:
     if not isinstance(data, dict):
         return []
     shown = ("name", "source", "drawn", "image_size", "channels", "num_classes", "images", "horizontal_flip",
-             "removed_from_train", "damaged_images", "resize", "fingerprint")  # fmt: skip
+             "quarter_turns", "removed_from_train", "damaged_images", "resize", "fingerprint")  # fmt: skip
     return [(key.replace("_", " "), _words(data[key])) for key in shown if data.get(key) is not None]
 
 

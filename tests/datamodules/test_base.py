@@ -65,7 +65,7 @@ def test_border_maps_bytes_to_the_closed_interval():
 
 
 def test_resumed_training_batches_equal_the_uninterrupted_ones():
-    settings = {"degradation": AddNoise(), "horizontal_flip": True, "global_batch_size": 8}
+    settings = {"degradation": AddNoise(), "horizontal_flip": True, "quarter_turns": True, "global_batch_size": 8}
     whole = training_batches(RandomImages(**settings), 7)
     resumed = RandomImages(**settings)
     resumed.start_step = 4
@@ -96,6 +96,19 @@ def test_flip_mirrors_about_half_of_the_images():
     mirrored = (a.flip(-1) == b).flatten(1).all(1)
     assert torch.equal(torch.where(mirrored[:, None, None, None], a.flip(-1), a), b)
     assert 60 < mirrored.sum() < 140
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_quarter_turns_show_every_view_alike_often_beside_the_same_flips(mirrored: bool):
+    plain = training_batches(RandomImages(global_batch_size=40, horizontal_flip=mirrored), 10)
+    turned = training_batches(RandomImages(global_batch_size=40, horizontal_flip=mirrored, quarter_turns=True), 10)
+    a, b = (torch.cat([batch.image for batch in batches]) for batches in (plain, turned))
+    views = torch.stack([torch.rot90(a, turns, (2, 3)) for turns in range(4)])
+    same = (
+        (views == b).flatten(2).all(2)
+    )  # turning is on top of the draws of flips and crops, which stay what they were
+    assert torch.equal(same.sum(0), torch.ones(400, dtype=torch.int64))
+    assert same.sum(1).min() > 70
 
 
 def test_images_in_an_evaluation_split_leave_training():

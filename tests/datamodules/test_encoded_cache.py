@@ -8,6 +8,7 @@ from test_webdataset import folder, numbers, shard_data  # noqa: F401 - a fixtur
 
 from datamodules import encoded_cache
 from datamodules.encoded_cache import EncodedCacheError, encoded
+from datamodules.views import Views
 
 
 class FirstPixel:
@@ -25,12 +26,12 @@ class FirstPixel:
 def test_tokens_of_shards_are_those_of_their_images(folder, tmp_path, monkeypatch):  # noqa: F811
     store = shard_data(folder).splits.train
     with pytest.warns(UserWarning, match="centred crop alone"):
-        cache = encoded(store, 8, True, FirstPixel(), "cpu", tmp_path)
+        cache = encoded(store, 8, Views(mirrored=True), FirstPixel(), "cpu", tmp_path)
     index = torch.tensor([3, 30, 17])
     assert cache.lookup(index)[:, 1].tolist() == numbers(store.gather(index, 8)) == index.tolist()
     monkeypatch.setattr(FirstPixel, "encode", lambda self, image: pytest.fail("encoded again"))
     with pytest.warns(UserWarning, match="centred crop alone"):
-        assert torch.equal(encoded(store, 8, True, FirstPixel(), "cpu", tmp_path).values, cache.values)
+        assert torch.equal(encoded(store, 8, Views(mirrored=True), FirstPixel(), "cpu", tmp_path).values, cache.values)
 
 
 def test_larger_training_images_are_seen_in_the_crop_that_is_encoded(folder, tmp_path):  # noqa: F811
@@ -50,4 +51,4 @@ def test_more_tokens_than_memory_are_refused_after_the_first_batch(folder, tmp_p
         pytest.warns(UserWarning, match="centred crop alone"),
         pytest.raises(EncodedCacheError, match=r"tokens of 40 training images take .* set data\.num_train=12 or less"),
     ):
-        encoded(store, 8, False, FirstPixel(), "cpu", tmp_path)
+        encoded(store, 8, Views(), FirstPixel(), "cpu", tmp_path)

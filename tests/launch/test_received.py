@@ -25,7 +25,7 @@ from launch.compare.evaluations import read_job
 from launch.compare.reading import read_runs
 from launch.compose import compose_config
 from launch.errors import UserError
-from launch.former import FORMER, FORMER_KEYS, FORMER_OPTIONS, renewed_override
+from launch.former import FORMER, FORMER_KEYS, FORMER_OPTIONS, renewed, renewed_override
 from launch.names import NAME_LENGTH, checked_name, file_name
 from launch.options import experiments, groups
 from launch.received import (
@@ -426,3 +426,10 @@ def test_a_metric_is_a_number(value: Any, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(json.dumps({"metrics": {"psnr/mean": value}, "record": {}}))
     with pytest.raises(DamagedRecordError, match=r"metrics\.json is damaged \(psnr/mean is .*evaluate the run again"):
         read_metrics(tmp_path / "metrics.json")
+
+
+def test_what_came_later_beside_an_argument_does_in_old_configs_as_was_done_without_it() -> None:
+    old = {"_target_": "datamodules.image_folder.ImageFolderDataModule", "horizontal_flip": True}
+    assert renewed({"data": old})["data"] == {**old, "quarter_turns": False}
+    assert renewed(old | {"quarter_turns": True})["quarter_turns"]
+    assert "quarter_turns" not in renewed(old | {"_target_": "mine.Photographs"})

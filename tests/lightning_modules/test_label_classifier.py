@@ -138,8 +138,10 @@ def test_the_data_say_whether_a_mirrored_image_keeps_its_labels(
 ) -> None:
     config = composed(tmp_path, ["experiment=label_classifier", f"data={data}"])
     assert config.data.horizontal_flip == flips
-    mirrored = SimpleNamespace(name=data, horizontal_flip=True, mirror_keeps_labels=config.data.mirror_keeps_labels)
-    with (
-        nullcontext() if flips else pytest.raises(ValueError, match=rf"data={data} .* set data\.horizontal_flip=false")
-    ):
-        make_module().check_data(mirrored)
+    module, keys = make_module(), ("horizontal_flip", "quarter_turns")
+    for key in keys:
+        moved = SimpleNamespace(
+            name=data, mirror_keeps_labels=config.data.mirror_keeps_labels, **{k: k == key for k in keys}
+        )
+        with nullcontext() if flips else pytest.raises(ValueError, match=rf"data={data} .* set data\.{key}=false"):
+            module.check_data(moved)

@@ -112,16 +112,16 @@ def first_training_batch(data: ImageDataModule) -> Batch:
 
 
 def test_training_takes_its_tokens_from_the_cache(outputs: Path, tmp_path: Path) -> None:
-    module, data = built(outputs, "data.horizontal_flip=true")
+    module, data = built(outputs, "data.horizontal_flip=true", "data.quarter_turns=true")
     tokenizer = module.tokenizer
     data.use_encoder(tokenizer, str(tmp_path))
     module.measure_patches(data)
     batch = first_training_batch(data)
-    assert torch.equal(batch.encoded, tokenizer.encode(batch.image))  # of mirrored images too
+    assert torch.equal(batch.encoded, tokenizer.encode(batch.image))  # of mirrored and turned images too
     mirrored = (batch.image != data.batch("train", batch.index).image).flatten(1).any(1)
     assert mirrored.any()
     assert not mirrored.all()
-    assert data._encoded.values.shape == (64, 2, 64)
+    assert data._encoded.values.shape == (64, 8, 64)
     assert data._encoded.values.element_size() == 2
     module.tokenizer.network.encoder = None  # were it asked, this would fail
     assert module.loss(batch, module.evaluation_randomness(batch)).loss.isfinite()
