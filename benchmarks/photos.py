@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -71,10 +72,10 @@ def methods() -> dict[str, Method]:
         "non-local means (scikit-image)": nlm_skimage,
         "non-local means (OpenCV)": nlm_opencv,
     }
-    try:
-        import bm3d
-    except ImportError:
+    if find_spec("bm3d") is None:
         return found
+    import bm3d
+
     return found | {"BM3D (package bm3d)": lambda noisy, std: bm3d.bm3d(noisy, sigma_psd=std)}
 
 
