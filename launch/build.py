@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class, get_object, instantiate
+from hydra.utils import get_object, instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
@@ -21,6 +21,7 @@ from generative.randomness import generator_for
 from generative.weights import averaged_weights, differing_names
 from launch.checking import check_kinds
 from launch.errors import UserError, as_user_error
+from launch.named import named
 from launch.precision import settle_precision
 from launch.run_folder import RunFolder
 from lightning_modules import FullyShardedStrategy, GenerativeModule, TrainingModule
@@ -90,8 +91,7 @@ def module_class(config: DictConfig) -> type[TrainingModule]:
     Raises:
         UserError: There is none, or it does not say what it does.
     """
-    with as_user_error():
-        kind: Any = get_class(config.module._target_)
+    kind: Any = named(config.module._target_, "module._target_")
     if fault := fault_of_kind(kind):
         raise UserError(f"module._target_={config.module._target_}: {fault}.")
     return kind

@@ -12,13 +12,13 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from generative.checks import Check, checks_of, hints_of
 from generative.ranges import BelowOne, Count, NonNegative, Positive
 from launch.errors import UserError
+from launch.named import named
 from launch.options import groups, preferred, targets
 from launch.received import PARTIAL, TARGET, own
 
@@ -73,7 +73,7 @@ def check_kinds(node: Any, config: DictConfig) -> None:
     owner = node.get(TARGET) if OmegaConf.is_dict(node) else None
     if owner is None or owner not in own().arguments:
         return
-    hints = hints_of(get_object(owner))
+    hints = hints_of(named(owner))
     for name in map(str, node):
         if kinds := _kinds(hints.get(name)):
             _check_part(owner, node._get_node(name), kinds, config)
@@ -82,7 +82,7 @@ def check_kinds(node: Any, config: DictConfig) -> None:
 @functools.cache
 def argument_checks(target: str) -> dict[str, Check]:
     """Return what checks the arguments of a class or function by its full name; see ``checks_of``."""
-    return checks_of(hints_of(get_object(target)) | NARROWER.get(target, {}))
+    return checks_of(hints_of(named(target)) | NARROWER.get(target, {}))
 
 
 def _check_node(node: DictConfig, config: DictConfig) -> None:
@@ -145,7 +145,7 @@ def _kinds(hint: Any) -> dict[type, bool]:
 
 
 def _is_kind(target: str, partial: bool, kinds: Mapping[type, bool]) -> bool:
-    made = get_object(target)
+    made = named(target)
     if not inspect.isclass(made):
         return True  # a function says nothing of what it returns
     return any(issubclass(made, kind) and later == partial for kind, later in kinds.items())

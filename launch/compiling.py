@@ -18,12 +18,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from hydra.utils import get_class, get_object
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from launch.build import module_class
 from launch.errors import UserError
+from launch.named import named
 from launch.run_folder import is_main_process
 from lightning_modules import FullyShardedStrategy
 from lightning_modules.compiled import try_compiler
@@ -43,7 +43,7 @@ def decided(config: DictConfig, steps_made: int = 0) -> tuple[bool, str]:
     Returns:
         Whether to compile, and why.
     """
-    kind: Any = get_object(config.network._target_)
+    kind: Any = named(config.network._target_)
     if not getattr(kind, "gains_from_compiling", False):
         return False, f"{kind.__name__} trains no faster compiled"
     accelerator = str(config.trainer.get("accelerator", AUTO))
@@ -101,6 +101,6 @@ def _obstacle(config: DictConfig) -> str | None:
     if reason := module_class(config).not_compilable:
         return f"{config.module._target_} cannot be compiled, as {reason}"
     strategy = config.trainer.get("strategy")
-    if OmegaConf.is_dict(strategy) and issubclass(get_class(strategy._target_), FullyShardedStrategy):
+    if OmegaConf.is_dict(strategy) and issubclass(named(strategy._target_), FullyShardedStrategy):
         return "trainer=fsdp gathers weights within the forward pass"
     return None

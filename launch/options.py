@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_class, get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from generative.checks import hints_of
 from launch.errors import UserError
+from launch.named import check_named, named
 from launch.received import CONF_DIR, PARTIAL, TARGET, own
 from launch.trained_parts import TRAINED
 
@@ -157,10 +157,11 @@ def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
         overrides: What it was composed from.
 
     Raises:
-        UserError: The command line chooses such a group, sets such a key, or a task that the module cannot do; or a file sets
-            a key of a part that no run has.
+        UserError: The command line chooses such a group, sets such a key, or a task that the module cannot do; a file sets
+            a key of a part that no run has; or what is named cannot be imported.
     """
     overrides = list(overrides)
+    check_named(config)
     _leave_out_missing(config, overrides)
     _leave_out_of_others(config, overrides)
     _check_task(config)
@@ -187,7 +188,7 @@ def _leave_out_of_others(config: DictConfig, overrides: Iterable[str]) -> None:
         part = config[group]
         if not OmegaConf.is_dict(part) or part.get(TARGET) not in own().arguments:
             continue
-        made = get_object(part[TARGET])
+        made = named(part[TARGET])
         if any(each.kind is each.VAR_KEYWORD for each in inspect.signature(made).parameters.values()):
             continue
         takes = hints_of(made)
@@ -243,8 +244,6 @@ def _leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
 
 def _module_class(config: DictConfig) -> Any:
     """Return the module's class where it is one of ours; of others we know nothing, and what is none is told later."""
-    try:
-        kind = get_class(str(config.module.get(TARGET)))
-    except Exception:  # whatever its import raises
-        return None
+    target = config.module.get(TARGET)
+    kind = named(target, f"module.{TARGET}") if target else None
     return kind if hasattr(kind, "unread") else None

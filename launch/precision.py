@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from launch.named import named
 from launch.run_folder import is_main_process
 
 AUTO = "auto"
@@ -41,7 +41,7 @@ def decided(config: DictConfig) -> tuple[str, str]:
         return "32-true", "bfloat16 is tried on no such device"
     if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return "32-true", "the processor does not compute in bfloat16"
-    kind: Any = get_object(config.network._target_)
+    kind: Any = named(config.network._target_)
     if not getattr(kind, "convolutional", False):
         return "32-true", "on a processor a network without convolutions gains nothing from bfloat16"
     return "bf16-mixed", "the processor computes in bfloat16, and the network in convolutions"

@@ -72,7 +72,7 @@ def own() -> Own:
     expressions: set[str] = set()
     for path in sorted(CONF_DIR.rglob("*.yaml")):
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        for _, node in _nodes(content):
+        for _, node in nodes(content):
             if isinstance(node, dict) and isinstance(target := node.get(TARGET), str):
                 arguments.setdefault(target, set()).update(map(str, node))
             elif isinstance(node, str) and "${" in node:
@@ -129,7 +129,7 @@ def checked_export(content: Any, where: str | Path) -> dict[str, Any]:
     """
     if not isinstance(content, dict) or not isinstance(content.get("module"), dict):
         raise UserError(f"{where} is damaged: it has no module; export the run again.")
-    for key, node in _nodes(content):
+    for key, node in nodes(content):
         if isinstance(node, str) and "${" in node:
             name = ".".join(map(str, key))
             raise UserError(f"{where} is refused: {name}={node} is no value; an export holds none but values.")
@@ -180,7 +180,7 @@ class _Typed:
                 continue
             value = _plain(override.value())
             keys.append(key)
-            targets |= {node[TARGET] for _, node in _nodes(value) if isinstance(node, dict) and TARGET in node}
+            targets |= {node[TARGET] for _, node in nodes(value) if isinstance(node, dict) and TARGET in node}
             targets |= {value} if key[-1] == TARGET else set()
         return cls(overrides, tuple(keys), frozenset(target for target in targets if isinstance(target, str)))
 
@@ -229,7 +229,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
-def _nodes(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def nodes(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Walk over everything in nested containers, with its key; not by recursion, which a deep file would exhaust."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
     while waiting:
@@ -244,7 +244,7 @@ def _nodes(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
 def _check(
     content: Any, at: tuple[str, ...], where: str, allowed: _Typed, former: Collection[str] = frozenset()
 ) -> None:
-    for number, (below, node) in enumerate(_nodes(content)):
+    for number, (below, node) in enumerate(nodes(content)):
         if number > MAX_NODES:
             raise UserError(f"{where} is refused: it has more than {MAX_NODES:,} values.")
         key = (*at, *below)
@@ -312,7 +312,7 @@ def _is_pair(text: str) -> bool:
         value = OmegaConf.to_container(OmegaConf.create({"value": text}), resolve=True)
     except OmegaConfBaseException:
         return False
-    names = [part for key, _ in _nodes(value) for part in key]
+    names = [part for key, _ in nodes(value) for part in key]
     return not any(isinstance(name, str) and name.startswith("_") for name in names)
 
 

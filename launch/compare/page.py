@@ -166,10 +166,18 @@ def _why(table: Table, first: Table) -> str:
         seeds = {entry.evaluation_seed[1] for row in table.rows for entry in row.entries}
         varied = len(seeds) > 1 and len({tuple(row.evaluation_seeds) for row in table.rows}) > 1
         return text + (" Rows are of different evaluation seeds, whose degradations differ." if varied else "")
-    names = {"data": "data", "size": "image size", "fingerprint": "images", "degradation": "degradation",
+    names = {"data": "data", "size": "image size", "fingerprint": _other_images(table, first), "degradation": "degradation",
              "images": "number of images", "weights": "weights"}  # fmt: skip
     different = [name for key, name in names.items() if conditions[key] != first.conditions[key]]
     return f"{text} Not comparable with the first table: {', '.join(different)} differ{'s' if len(different) == 1 else ''}."
+
+
+def _other_images(table: Table, first: Table) -> str:
+    """Name the splits whose images are others."""
+    one, other = (each.rows[0].entries[0].record.get("data", {}).get("fingerprints", {}) for each in (table, first))
+    words = {"train": "training", "val": "validation", "test": "test"}
+    found = [word for split, word in words.items() if one.get(split) != other.get(split)]
+    return f"{' and '.join(found)} images".strip()
 
 
 def _summary(found: Found, rows: Sequence[Row]) -> str:

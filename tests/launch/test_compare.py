@@ -129,6 +129,10 @@ def test_rows_differ_in_settings_and_the_best_beyond_chance_is_marked(tmp_path: 
         ({"weights": "raw"}, "weights differs"),
         ({"degradation": {"steps": {"noise": {"std": 0.5}}}}, "degradation differs"),
         ({"data": {"name": "digits", "image_size": 16, "fingerprint": "f2"}}, "images differs"),
+        (
+            {"data": {"name": "digits", "image_size": 16, "fingerprint": "f2", "fingerprints": {"train": "t2"}}},
+            "training images differs",
+        ),
     ],
 )
 def test_what_cannot_be_compared_stands_in_tables_of_its_own(
