@@ -142,6 +142,10 @@ class RunFolder:
             return OmegaConf.create(checked_config(read_yaml(self.config_path), self.config_path))
         return OmegaConf.create(checked_config(self._in_checkpoint("config"), self.checkpoint))
 
+    def kind_of_weights(self, asked: str | None = None) -> str:
+        """Return what was asked for, or else the run's own kind: ``ema`` where it averages its weights, ``raw`` where not."""
+        return asked or ("ema" if OmegaConf.select(self.config(), "callbacks.ema") else "raw")
+
     def overrides(self) -> list[str]:
         """Return the overrides that the config in force was composed from, checked."""
         if self.overrides_path.exists():

@@ -20,6 +20,7 @@ from generative.schedules.masking import MaskSchedule
 from launch.build import tasks_of
 from launch.checking import check_values
 from launch.commands import generate
+from launch.compare.evaluations import read_job
 from launch.compose import compose_config
 from launch.errors import UserError
 from launch.options import experiments, groups
@@ -27,7 +28,10 @@ from launch.received import CONF_DIR
 from launch.run_folder import RunFolder
 from launch.trained_parts import trained_tokenizer
 
-JUDGED = {"label_classifier": "ddpm_scenes", "label_classifier_iclevr": "ddpm_iclevr"}  # a judge, and what it judges
+JUDGED = {
+    "label_classifier": "ddpm_scenes",
+    "label_classifier_iclevr": "ddpm_iclevr_lab",
+}  # a judge, and what it judges
 # What needs a run before it: test_cats_run_from_tokenizer_to_inpainting, tests/lightning_modules and tests/launch.
 IN_TURN = [f"{kind}_{data}" for kind in ("vqgan", "autoencoder", "maskgit") for data in ("scenes", "cats")]
 IN_TURN += ["pmrf", "meanflow_regression", "maskgit_cats_lab"]
@@ -157,13 +161,25 @@ def test_classifier_judges_a_diffusion_run(
     assert 0 <= assert_run_folder(classifier)["label_accuracy/heldout"] <= 1
     run = train_here(tmp_path / name / "run", f"experiment={name}", *settings)  # classifier=auto finds it
     metrics = assert_pictures_and_metrics(run)
-    for name in ("label_accuracy", "label_accuracy_std", "label_accuracy_per_image"):
-        assert {f"{name}/test", f"{name}/new_test"} <= metrics.keys()
+    for metric in ("label_accuracy", "label_accuracy_std", "label_accuracy_per_image"):
+        assert {f"{metric}/test", f"{metric}/new_test"} <= metrics.keys()
     assert "label_accuracy/real" in metrics
     assert "fd_label_classifier/sample" in metrics
-    assert not any(name.startswith("fid") for name in metrics)
+    assert not any(metric.startswith("fid") for metric in metrics)
     with (run.path / "metrics.csv").open() as file:
         assert any(row.get("val/label_accuracy/test") for row in csv.DictReader(file))
+    if name == "ddpm_iclevr_lab":
+        assert_drawn_hand_in(run, Path(data_of[name][0].partition("=")[2]) / "test.json", tmp_path / "images")
+
+
+def assert_drawn_hand_in(run: RunFolder, label_sets: Path, output: Path) -> None:
+    """Draw label sets as docs/labs.md says, with the raw weights of a run that has no others, and find the files."""
+    typed = ["labels=red sphere, cyan cylinder, cyan cube", "steps=true"]
+    assert generate.main([f"run={run.path}", f"label_sets={label_sets}", f"output={output}", *typed]) == 0
+    names = {"00.png", "01.png", "grid.png", "grid_plain.png", "steps.png", "steps.gif"}
+    assert {path.name for path in output.iterdir()} == names
+    assert read_job([f"run={run.path}"], "").identity() == {"name": "default", "overrides": [], "weights": "raw"}
+    assert read_job([f"run={run.path}", "weights=ema"], "").name == "weights=ema"
 
 
 @pytest.mark.parametrize("name", experiments())

@@ -21,7 +21,7 @@ images, and a folder for each trained network that it needs, such as its tokeniz
   precision=float16 half the size, or int8, a quarter; the weights are rounded, and read as float32
   images=N          also the first N of the run's single test images, for python demo.py
   tokenizer=DIR     where the tokenizer of the run lies by now; likewise space=DIR, its autoencoder"""
-DEFAULTS: dict[str, str | None] = {"weights": "ema", "precision": "float32", "images": "0", "output": None}
+DEFAULTS: dict[str, str | None] = {"weights": None, "precision": "float32", "images": "0", "output": None}
 MAX_IMAGES = 1000
 
 
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"a run is exported as it was trained: leave out {' '.join(changed)}.")
     output = Path(own["output"]).expanduser() if own["output"] else run.path / "export"
     precision, images = cast(Precision, own["precision"]), whole_number(own, "images", MAX_IMAGES, 0)
-    print(f"exported to {export(run, config, str(own['weights']), output, precision, images)}")
+    print(f"exported to {export(run, config, run.kind_of_weights(own['weights']), output, precision, images)}")
 
 
 def start() -> None:

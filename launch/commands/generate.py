@@ -43,8 +43,8 @@ USAGE = """Usage: python generate.py run=DIR input=PICTURES output=FOLDER [overr
        python generate.py run=DIR labels="red cube, blue sphere" num_images=16 output=FOLDER [overrides]
 
 Restores every picture of a folder, a file or a pattern ('photos/*.jpg') under its own name and at its own size, or draws
-images of the labels; with the run's EMA weights. run= may also be what python export.py wrote. A run that was trained
-without labels draws without labels=. docs/images.md says how files and masks are read.
+images of the labels; with the run's averaged weights where it has some. run= may also be what python export.py wrote. A
+run that was trained without labels draws without labels=. docs/images.md says how files and masks are read.
 
   output=FOLDER       where the image files go, or the file of a single one; overwrite=true replaces what is there
   batch_size=64       images at a time
@@ -81,7 +81,7 @@ DEFAULTS: dict[str, str | None] = {
     "input": None, "output": None, "masks": None, "hole": "auto", "result": None, "degrade": "false", "tile": "auto",
     "overlap": None, "labels": None, "label_sets": None, "vary": None, "num_images": None, "steps": "false", "animation": "gif",
     "frame_ms": str(FRAME_MS), "batch_size": "64",
-    "weights": "ema", "overwrite": "false",
+    "weights": None, "overwrite": "false",
 }  # fmt: skip
 RESTORING = ("masks", "hole", "result", "degrade", "tile", "overlap", "vary")  # keys that mean nothing to what draws
 DRAWING = ("label_sets", "num_images")
@@ -109,11 +109,11 @@ def read_folders(own: dict[str, str | None]) -> dict[str, Path | None]:
     return folders
 
 
-def load_module(trained: Trained, weights: str) -> GenerativeModule:
+def load_module(trained: Trained, weights: str | None) -> GenerativeModule:
     """Build a module that makes images with its trained weights, on a GPU if there is one.
 
     Args:
-        weights: ``ema`` or ``raw``.
+        weights: ``ema`` or ``raw``; None: the averaged ones where it has some.
 
     Returns:
         The module in evaluation mode.
@@ -134,7 +134,7 @@ def draw(trained: Trained, own: dict[str, str | None]) -> bool:
     """
     if own["input"] is not None:
         raise UserError("this run draws images from noise and has no use for input=: leave it out.")
-    config, module = trained.config, load_module(trained, str(own["weights"]))
+    config, module = trained.config, load_module(trained, own["weights"])
     names = trained.label_names if module.uses_labels else []
     batch_size = whole_number(own, "batch_size", MAX_BATCH)
     drawing = read_drawing(own, names, " ".join((own["labels"] or config.name).split()))
@@ -262,7 +262,7 @@ def restore(trained: Trained, own: dict[str, str | None], opened: Callable[[list
     job = plan(source, target, masks, something_known, is_true(own, "overwrite"), hole)
 
     def restorer_of(trained: Trained) -> Restorer:
-        module = load_module(trained, str(own["weights"]))
+        module = load_module(trained, own["weights"])
         size, channels = config.data.image_size, config.data.channels
         tiling = tiling_of(module, size, str(own["tile"]), own["overlap"], batch_size)
         return Restorer(module, degradation, size, channels, own["result"], module.device, tiling, batch_size)

@@ -18,7 +18,7 @@ from launch.names import checked_name, file_name
 from launch.record_files import DamagedRecordError, read_metrics
 from launch.run_folder import RunFolder
 
-DEFAULTS: dict[str, str | None] = {"name": None, "weights": "ema", DATA_CHANGED: STOP}
+DEFAULTS: dict[str, str | None] = {"name": None, "weights": None, DATA_CHANGED: STOP}
 SETTINGS = ("overrides", "weights", "checkpoint")  # what makes an evaluation another one
 _last_datamodule: dict[tuple[str, ...], ImageDataModule] = {}
 
@@ -93,9 +93,9 @@ class Job:
 def read_job(arguments: list[str], usage: str) -> Job:
     """Read the command line of one evaluation."""
     run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
-    weights = str(own["weights"])
+    weights = run.kind_of_weights(own["weights"])
     data_changed = check_answer(own[DATA_CHANGED])
-    changes = overrides if weights == "ema" else [*overrides, f"weights={weights}"]
+    changes = overrides if weights == run.kind_of_weights() else [*overrides, f"weights={weights}"]
     if data_changed != STOP:
         changes = [*changes, f"{DATA_CHANGED}={data_changed}"]
     if run.chosen:

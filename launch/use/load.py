@@ -120,11 +120,8 @@ def load_run(run: RunFolder, config: DictConfig, weights: str | None = None) -> 
     Raises:
         UserError: The run has no such weights, or they do not fit the config.
     """
-    checkpoint = run.load_checkpoint()
-    if weights is None:
-        weights = "ema" if checkpoint.get("callbacks", {}).get("EMA", {}).get("average") else "raw"
     module = build.build_module(config)
-    build.load_weights(module, run, checkpoint, weights)
+    build.load_weights(module, run, run.load_checkpoint(), run.kind_of_weights(weights))
     return module.eval()
 
 

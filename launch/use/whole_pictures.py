@@ -37,7 +37,7 @@ from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
 
 DEFAULTS: dict[str, str | None] = {
-    "pictures": None, "name": None, "weights": "ema", "tile": "auto", "overlap": None, "border": "0", "batch_size": "64",
+    "pictures": None, "name": None, "weights": None, "tile": "auto", "overlap": None, "border": "0", "batch_size": "64",
 }  # fmt: skip
 DEGRADED = "degraded"
 MAX_BORDER = 10_000  # px
@@ -62,7 +62,8 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
         )
     if not listing.images:
         raise UserError(f"pictures={source} holds no image file.")
-    chosen = [f"{key}={own[key]}" for key in ("weights", "tile", "overlap", "border") if own[key] != DEFAULTS[key]]
+    own["weights"], usual = run.kind_of_weights(own["weights"]), DEFAULTS | {"weights": run.kind_of_weights()}
+    chosen = [f"{key}={own[key]}" for key in ("weights", "tile", "overlap", "border") if own[key] != usual[key]]
     given = own["name"]
     name = file_name([f"pictures={source.name}", *overrides, *chosen]) if given is None else checked_name("name", given)
     target = run.path / "evaluations" / name
