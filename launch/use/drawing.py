@@ -26,6 +26,7 @@ from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.types import Batch, State
 from launch.command_line import is_true, whole_number
 from launch.errors import UserError, as_user_error
+from launch.record import count
 from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restorer import finite, within_memory
 from lightning_modules import GenerativeModule
@@ -260,13 +261,13 @@ def write_drawings(
     if recognised and drawing.labels is not None:
         accuracy = label_scores(torch.cat(recognised), drawing.labels).pooled
         title = f"{title} · label accuracy {accuracy:.3f}"
-        say(f"label accuracy {accuracy:.3f} of {drawing.num_images} images")
+        say(f"label accuracy {accuracy:.3f} of {count(drawing.num_images, 'image')}")
     write_png(picture_grid(torch.cat(shown_images), title), target / GRID)
     if drawing.is_of_sets:
         plain = make_grid(to_bytes(torch.cat(shown_images)).cpu(), nrow=NUM_COLUMNS)
         write_png(Image.fromarray(plain.permute(1, 2, 0).numpy()), target / PLAIN_GRID)
     few = f" (of the first {GRID_IMAGES})" if drawing.num_images > GRID_IMAGES else ""
-    say(f"{drawing.num_images} images and {GRID}{few} written to {target}")
+    say(f"{count(drawing.num_images, 'image')} and {GRID}{few} written to {target}")
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from files.images import DECODING_ERRORS, NOTES, Picture, named, printable, read
 from files.pixels import drawn, fill
 from generative.types import State
 from launch.errors import UserError, as_user_error
+from launch.record import count
 from launch.use.folders import Job, check_masks, open_mask, say_all
 from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restorer import Request, Restorer, within_memory
@@ -161,14 +162,16 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
     for note, files in progress.notes.items():
         if files:
             say(f"{len(files)} images {note} ({named(files)})")
-    other = {own: count for own, count in progress.sizes.items() if own != (size, size)}
+    other = {own: times for own, times in progress.sizes.items() if own != (size, size)}
     if other:
         (width, height), _ = max(other.items(), key=lambda item: item[1])
         tile = restorer.tiling.size if restorer.tiling else size
         how = f"in tiles of {tile}x{tile} at most; tile=none resizes them to the training size, {size}x{size}"
         if restorer.tiling is None:
             how = f"at the training size {size}x{size} and resized to their own"
-        say(f"{sum(other.values())} images were restored {how} (most have {width}x{height})")
+        number = sum(other.values())
+        verb = "was" if number == 1 else "were"
+        say(f"{count(number, 'image')} {verb} restored {how} (most have {width}x{height})")
     if progress.coloured:
         say(f"{progress.coloured} images have colours and the network sees grey: each channel was restored by itself")
     if progress.reduced:
@@ -179,4 +182,4 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
     say_all([f"{printable(file)} is left out: {why}" for file, why in progress.left_out.items()])
     if job.unread:
         say(f"{len(job.unread)} pictures are of formats that are not read ({named(job.unread)})")
-    say(f"{len(progress.written)} images written to {job.target}")
+    say(f"{count(len(progress.written), 'image')} written to {job.target}")
