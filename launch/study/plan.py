@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from lightning import LightningModule
 from omegaconf import DictConfig, OmegaConf
 
+from launch import build
 from launch.checking import check_values
 from launch.compose import compose_config, merged, parse, quoted
 from launch.errors import UserError, near_matches
-from launch.study.record import BASELINE, CELL, JUDGE, TOKENIZER, Side, Study, StudyRun
+from launch.study.record import BASELINE, CELL, JUDGE, TOKENIZER, Side, StudyRun
 from launch.study.settings import Overrides, Row, StudySettings
 
 LARGEST_DIFFERENCE = 0.05  # of the networks' parameters
@@ -54,11 +56,13 @@ def planned_runs(settings: StudySettings) -> list[Planned]:
         UserError: A setting is wrong, or a prediction names no run.
     """
     drafts = [draft for data in settings.data for draft in _of_data(settings, data)]
+    on_tokenizer = {name for (_, name), row in settings.rows.items() if row.needs_tokenizer}
     missing = dict.fromkeys(parse(setting)[0] for setting in settings.budget.settings)
     planned: list[Planned] = []
     for entry, overrides, evaluations in sorted(drafts, key=lambda each: each[0].role in (CELL, BASELINE)):
-        like = next((each for each in planned if replace(each.entry, seed=entry.seed, run=entry.run) == entry), None)
-        if like:  # but for its seed
+        like = next((each for each in planned if _but_for_seed(each.entry) == _but_for_seed(entry)), None)
+        if like:
+            entry = replace(entry, parameters=like.entry.parameters)
             planned.append(replace(like, entry=entry, overrides=merged(like.overrides, overrides)))
             continue
         config = compose_config(overrides)
@@ -69,11 +73,23 @@ def planned_runs(settings: StudySettings) -> list[Planned]:
         _check_labels(config, entry)
         check_values(config)
         has_grids = OmegaConf.select(config, "callbacks.image_grid") is not None
+        if entry.role in (CELL, BASELINE) and entry.paradigm not in on_tokenizer:  # that network is its tokenizer's to size
+            entry = replace(entry, parameters=num_parameters(build.build_module(config)))
         planned.append(Planned(entry, merged(own, overrides), tuple(map(shlex.split, evaluations)), has_grids))
     for key in missing:
         print(f"budget.settings: no run of this study has the key {key}", flush=True)  # noqa: T201
     _check_predictions(settings, [each.entry for each in planned])
+    check_parameters([each.entry for each in planned])
     return planned
+
+
+def _but_for_seed(entry: StudyRun) -> StudyRun:
+    return replace(entry, seed=0, run="", parameters=None)
+
+
+def num_parameters(module: LightningModule) -> int:
+    """Count the parameters of what a module trains to draw or restore."""
+    return sum(parameter.numel() for parameter in module.network.parameters())
 
 
 def _of_data(settings: StudySettings, data: str) -> Iterable[tuple[StudyRun, Overrides, Overrides]]:
@@ -167,16 +183,16 @@ def timed(
     return replace(entry, steps=steps, images_per_second=rate, parameters=parameters)
 
 
-def check_parameters(study: Study) -> None:
+def check_parameters(runs: Sequence[StudyRun]) -> None:
     """Check that the networks of all cells and baselines of a data set have about equally many parameters.
 
     Raises:
         UserError: Two differ by more than ``LARGEST_DIFFERENCE``.
     """
-    for data in dict.fromkeys(run.data for run in study.runs):
+    for data in dict.fromkeys(run.data for run in runs):
         sizes = {
             run.run: run.parameters
-            for run in study.runs
+            for run in runs
             if run.data == data and run.role in (CELL, BASELINE) and run.parameters is not None
         }
         if sizes and max(sizes.values()) > min(sizes.values()) * (1 + LARGEST_DIFFERENCE):

@@ -81,7 +81,7 @@ class StudyRunner:
             failures: list[str] = []
             for stage in (before, cells):
                 self._time([each for each in stage if self._entry(each).steps is None])
-                check_parameters(self.study)
+                check_parameters(self.study.runs)
                 failures = self._side_by_side(self._train, stage)
                 if stage is before and failures:
                     raise JobFailedError("; ".join(failures))

@@ -22,6 +22,7 @@ from launch.evaluation import takes_part_in_test
 from launch.paths import make_absolute
 from launch.received import note_typed
 from launch.run_folder import write_json
+from launch.study.plan import num_parameters
 from launch.sweep.parent import end_with_parent
 
 STEPS = 50
@@ -76,8 +77,11 @@ def time_steps(overrides: list[str], folder: Path) -> dict[str, float]:
     datamodule = build.build_datamodule(config)
     build.check_data(module, datamodule)
     trainer.fit(module, datamodule=datamodule)
-    parameters = sum(parameter.numel() for parameter in module.network.parameters())
-    return {"seconds_per_step": watch.seconds_per_step, "batch_size": watch.batch_size, "parameters": parameters}
+    return {
+        "seconds_per_step": watch.seconds_per_step,
+        "batch_size": watch.batch_size,
+        "parameters": num_parameters(module),
+    }
 
 
 def main() -> None:
