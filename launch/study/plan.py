@@ -73,7 +73,9 @@ def planned_runs(settings: StudySettings) -> list[Planned]:
         _check_labels(config, entry)
         check_values(config)
         has_grids = OmegaConf.select(config, "callbacks.image_grid") is not None
-        if entry.role in (CELL, BASELINE) and entry.paradigm not in on_tokenizer:  # that network is its tokenizer's to size
+        if (
+            entry.role in (CELL, BASELINE) and entry.paradigm not in on_tokenizer
+        ):  # that network is its tokenizer's to size
             entry = replace(entry, parameters=num_parameters(build.build_module(config)))
         planned.append(Planned(entry, merged(own, overrides), tuple(map(shlex.split, evaluations)), has_grids))
     for key in missing:

@@ -11,18 +11,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import read_json
+from hydra.utils import instantiate
 from processes import Run, end_all
 
+from generative.networks.tokenizer import Tokenizer
+from launch.build import build_module
 from launch.command_line import taken
 from launch.commands.study import usage
+from launch.compose import compose_config
 from launch.errors import JobFailedError, UserError
 from launch.run_folder import RunFolder
 from launch.study import runner as running
-from launch.study.plan import Planned, planned_runs
+from launch.study.plan import Planned, check_parameters, planned_runs
 from launch.study.record import NAME, Prediction, Side, Study, StudyRun, read_study
 from launch.study.runner import StudyRunner
 from launch.study.settings import StudySettings, read_settings
@@ -123,6 +128,33 @@ def plan() -> list[Planned]:
     return planned_runs(read_settings([*SMALL, "name=plan"]))
 
 
+@pytest.mark.parametrize("study", ["scenes", "digits", "truth"])
+def test_networks_of_a_study_are_of_one_size(study: str) -> None:
+    settings = read_settings([f"study={study}", "budget=coffee", "~study.tasks.generate", "~study.tasks.inpaint"])
+    data = next(iter(settings.data))
+    one = replace(settings, data={data: settings.data[data]}, predictions=())
+    planned = planned_runs(one)  # refuses what it counts
+    tokenizer = Tokenizer(
+        build_module(compose_config([*settings.tokenizer, *settings.data[data]])).network, "untrained"
+    )
+    entries = []
+    for each in planned:
+        if each.entry.paradigm == "maskgit":
+            config = compose_config([*each.overrides, "tokenizer=of_this_size"])
+            network = instantiate(config.network)(**tokenizer.transformer_settings())
+            entries.append(replace(each.entry, parameters=sum(weight.numel() for weight in network.parameters())))
+        else:
+            entries.append(each.entry)
+    assert all(entry.parameters for entry in entries if entry.role in ("cell", "baseline"))
+    check_parameters(entries)
+
+
+def test_a_network_of_another_size_is_refused_before_anything_starts() -> None:
+    wide = "study.paradigms.meanflow.overrides=['experiment=meanflow_scenes','network.dim=192']"
+    with pytest.raises(UserError, match=r"meanflow_restore_3 has \d,\d+,\d+ parameters and .* within 5%"):
+        planned_runs(read_settings([*SMALL, wide]))
+
+
 @pytest.fixture
 def settings(tmp_path: Path, plan: list[Planned], monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudySettings]:
     """Settings of the small study, whose plan is made once."""
@@ -168,7 +200,7 @@ class Fake(Children):
             self.stopped_by = 15
             return 143
         if kind == "timing":
-            size = 2_000_000 if folder.name == self.odd else 1_000_000
+            size = 2_000_000 if folder.name == self.odd else 1_600_000
             timing = {"seconds_per_step": self.seconds, "batch_size": 32, "parameters": size}
             (folder / "timing.json").write_text(json.dumps(timing))
         if kind == "train.py":
