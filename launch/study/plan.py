@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from lightning import LightningModule
 from omegaconf import DictConfig, OmegaConf
 
 from launch import build
@@ -16,6 +15,7 @@ from launch.compose import compose_config, merged, parse, quoted
 from launch.errors import UserError, near_matches
 from launch.study.record import BASELINE, CELL, JUDGE, TOKENIZER, Side, StudyRun
 from launch.study.settings import Overrides, Row, StudySettings
+from lightning_modules import TrainingModule
 
 LARGEST_DIFFERENCE = 0.05  # of the networks' parameters
 DOES = {JUDGE: "judge", TOKENIZER: "reconstruct"}
@@ -89,7 +89,7 @@ def _but_for_seed(entry: StudyRun) -> StudyRun:
     return replace(entry, seed=0, run="", parameters=None)
 
 
-def num_parameters(module: LightningModule) -> int:
+def num_parameters(module: TrainingModule) -> int:
     """Count the parameters of what a module trains to draw or restore."""
     return sum(parameter.numel() for parameter in module.network.parameters())
 
