@@ -58,6 +58,20 @@ class ImageData(Protocol):
         """Return some images as evaluation sees them."""
 
 
+def check_labels_kept(data: ImageData) -> None:
+    """Check that the views of the training images that a module learns labels of still have them.
+
+    Raises:
+        ValueError: Mirrored or turned images lose theirs.
+    """
+    for key, done in (("horizontal_flip", "mirrored"), ("quarter_turns", "turned")):
+        if getattr(data, key) and not data.mirror_keeps_labels:
+            raise ValueError(
+                f"data.{key}=true would teach wrong labels: images of data={data.name} lose theirs when they are {done}; "
+                f"set data.{key}=false."
+            )
+
+
 class TrainingModule(Described, LightningModule, ABC):
     """A network in training; what makes images is a ``GenerativeModule``.
 

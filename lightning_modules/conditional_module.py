@@ -15,7 +15,7 @@ from generative.networks import ImageNetwork
 from generative.randomness import Randomness
 from generative.truth import GaussianField
 from generative.types import Batch, Condition, restoration_condition
-from lightning_modules.base import ImageData
+from lightning_modules.base import ImageData, check_labels_kept
 from lightning_modules.contract import Task
 from lightning_modules.generative_module import GenerativeModule
 
@@ -129,9 +129,11 @@ class ConditionalModule(GenerativeModule):
             )
 
     def check_data(self, data: ImageData) -> None:
-        """Refuse labels that the data do not have, and holes around which nothing is known."""
+        """Refuse labels that the data do not have, or lose, and holes around which nothing is known."""
         if self.labels and not data.num_classes:
             raise ValueError("module.labels=true needs labels, and the data have none: set module.labels=false.")
+        if self.labels:
+            check_labels_kept(data)
         if self.task != "inpaint":
             return
         # More than one image: a mixture of degradations may begin with one that leaves known pixels.

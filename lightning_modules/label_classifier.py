@@ -17,7 +17,7 @@ from generative.judges.label_classifier import LabelClassifier
 from generative.randomness import Randomness
 from generative.ranges import WholeNumber
 from generative.types import Batch, LossOutput
-from lightning_modules.base import ImageData, TrainingModule
+from lightning_modules.base import ImageData, TrainingModule, check_labels_kept
 from lightning_modules.contract import Card, Task
 
 
@@ -51,12 +51,7 @@ class LabelClassifierModule(TrainingModule):
 
     def check_data(self, data: ImageData) -> None:
         """Mirrored and turned images must still have their labels."""
-        for key, done in (("horizontal_flip", "mirrored"), ("quarter_turns", "turned")):
-            if getattr(data, key) and not data.mirror_keeps_labels:
-                raise ValueError(
-                    f"data.{key}=true would teach wrong labels: images of data={data.name} lose theirs when they are {done}; "
-                    f"set data.{key}=false."
-                )
+        check_labels_kept(data)
 
     @classmethod
     def serves_as(cls, arguments: Mapping[str, Any]) -> frozenset[str]:

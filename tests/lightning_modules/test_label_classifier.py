@@ -19,7 +19,8 @@ from generative.judges.label_classifier import LabelClassifier, load_label_class
 from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.randomness import IndexRandomness, StepRandomness, generator_for
 from generative.types import Batch
-from launch.build import build_callbacks, build_module
+from launch.build import build_callbacks, build_datamodule, build_module, check_data
+from launch.errors import UserError
 from lightning_modules import LabelClassifierModule
 from lightning_modules.label_classifier import shifted
 
@@ -145,3 +146,11 @@ def test_the_data_say_whether_a_mirrored_image_keeps_its_labels(
         )
         with nullcontext() if flips else pytest.raises(ValueError, match=rf"data={data} .* set data\.{key}=false"):
             module.check_data(moved)
+
+
+def test_a_generator_of_labels_refuses_images_that_lose_theirs_and_a_restorer_takes_them(tmp_path: Path) -> None:
+    flips = ["experiment=meanflow_scenes", "data=digits", "data.horizontal_flip=true", "data.num_train=3"]
+    for task, said in (("generate", "data=digits lose theirs when they are mirrored"), ("restore", "")):
+        config = composed(tmp_path, [*flips, f"task={task}", "data.num_val=3", "data.num_test=3"])
+        with pytest.raises(UserError, match=said) if said else nullcontext():
+            check_data(build_module(config), build_datamodule(config))
