@@ -78,7 +78,7 @@ def compose_config(
         config_name: Primary config.
         with_hydra: Keep the ``hydra`` node.
         recorded: Overrides of an earlier run. One whose key ``conf/`` no longer has in such a run is left out: its value
-            stands in the run's recorded config.
+            stands in the run's recorded config. So is one of a part that is not there now, as a callback of another task.
 
     Returns:
         The config, interpolations not resolved.
@@ -101,7 +101,7 @@ def compose_config(
         raise UserError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().clear()
-    leave_out(config, overrides)
+    leave_out(config, [override for override in overrides if override not in recorded])
     return config
 
 

@@ -19,7 +19,8 @@ from launch.run_folder import RunFolder
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A generator of labelled scenes."""
     folder = tmp_path_factory.mktemp("generator")
-    choices = ["callbacks.generation=null", "callbacks.label_accuracy=null"]
+    choices = ["callbacks.label_accuracy=null"]
+    choices += ["callbacks.generation.num_images=4", "callbacks.generation.num_reference=4"]  # no restoring run has it
     return train_here(folder / "run", "experiment=ddpm_scenes", f"paths.outputs={folder}", *choices)
 
 
