@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, train_here
+from helpers import ROOT, TINY_DIT, train_here
 
 import triptych
 from launch.compose import compose_config
@@ -17,6 +18,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BUDGETS: dict[str, dict[str, Any]] = {  # the cell of parameters says what these are
     "draw": {"NUM_IMAGES": 1, "SCALES": [0.0]},
     "fill": {"NUM_PICTURES": 2, "NUM_SAMPLES": 1},
+    "paradigm": {"STEPS": 2, "NUM_TEST": 4, "SETTINGS": ["data=digits", "data.global_batch_size=4", *TINY_DIT]},
     "restore": {"NUM_PICTURES": 3, "NUM_SAMPLES": 2, "TRAINING": ["callbacks.calibration=null"]},
 }
 
@@ -75,6 +77,16 @@ def test_drawing() -> None:
 def test_filling() -> None:
     space = run_notebook("fill")
     assert space["figures"]["mean"] > space["figures"]["grey"] + 3
+
+
+def test_a_paradigm_is_written_and_compared() -> None:
+    figures = run_notebook("paradigm")["figures"]
+    assert list(figures) == [
+        "degraded",
+        *(f"{n}, {k}" for n in ("direct iteration", "MeanFlow") for k in ("sample", "mean")),
+    ]
+    assert all(math.isfinite(value) for value in figures.values())
+    assert figures["MeanFlow, mean"] > figures["degraded"] + 3
 
 
 def run_notebook(name: str) -> dict[str, Any]:
