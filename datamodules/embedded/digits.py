@@ -108,16 +108,19 @@ def _render_glyphs(style: DigitStyle) -> Tensor:
 
 
 def _distance_to(mask_ATT: Tensor) -> Tensor:
-    """Euclidean distance of every pixel to the nearest pixel of a mask: rows first, then columns, by brute force."""
+    """Euclidean distance of every pixel to the nearest pixel of a mask: within each row, then over the rows near enough."""
     side = mask_ATT.shape[-1]
-    pixel = torch.arange(side, dtype=torch.float32)
-    squared = (pixel[:, None] - pixel) ** 2
-    far = torch.where(mask_ATT, 0.0, 4.0 * side**2)
-    distances = []
-    for planes in far.split(NUM_DIGITS):  # one face at a time bounds the (digits, T, T, T) intermediates
-        along_rows = (planes[:, :, None, :] + squared).amin(-1)  # [glyph, row, column]
-        distances.append((along_rows.mT[:, :, None, :] + squared).amin(-1).mT.sqrt())
-    return torch.cat(distances)
+    far, pixel = 2 * side, torch.arange(side, dtype=torch.float32)
+    left = torch.where(mask_ATT, pixel, -far).cummax(-1).values
+    right = torch.where(mask_ATT, pixel, 2 * far).flip(-1).cummin(-1).values.flip(-1)
+    along_rows = torch.minimum(pixel - left, right - pixel).clamp(max=far).square()
+    nearest = along_rows.clone()
+    for rows in range(1, side):
+        if rows**2 >= nearest.max():
+            break
+        for here, there in ((slice(rows, None), slice(-rows)), (slice(-rows), slice(rows, None))):
+            nearest[:, here] = torch.minimum(nearest[:, here], along_rows[:, there] + rows**2)
+    return nearest.sqrt()
 
 
 def glyph_distances(style: DigitStyle) -> Tensor:
