@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +40,29 @@ def _threads() -> None:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch = pytest.MonkeyPatch()
     patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_of_conf_are_read_once() -> Iterator[None]:
+    """A config is composed of some fifty files; those of ``conf/`` are read again only when they have changed."""
+    patch, read = pytest.MonkeyPatch(), FileConfigSource.load_config
+
+    @cache
+    def pickled(folder: str, path: str, changed: int) -> bytes:
+        return pickle.dumps(read(FileConfigSource("tests", f"file://{folder}"), path))
+
+    def load_config(source: FileConfigSource, config_path: str) -> Any:
+        file = Path(source.path, source._normalize_file_name(config_path))
+        if not file.exists():
+            return read(source, config_path)
+        result = pickle.loads(pickled(source.path, config_path, file.stat().st_mtime_ns))
+        result.provider = source.provider
+        return result
+
+    patch.setattr(FileConfigSource, "load_config", load_config)
+    patch.setattr(yaml, "SafeLoader", yaml.CSafeLoader)
     yield
     patch.undo()
 
