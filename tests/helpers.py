@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -44,16 +45,22 @@ SMALLER = [  # what is set where an experiment has the key
 
 
 @cache
+def defaults(experiment: str, *choices: str) -> DictConfig:
+    """Compose an experiment with some choices, to look at."""
+    return compose_config([f"experiment={experiment}", *choices])
+
+
+@cache
 def tiny(experiment: str, *choices: str) -> list[str]:
     """Return the overrides that make two small steps of an experiment with some choices, whatever it is made of."""
-    config = compose_config([f"experiment={experiment}", *choices])
+    config = defaults(experiment, *choices)
 
     def has(override: str) -> bool:
         parent, _, key = override.partition("=")[0].rpartition(".")
         node = OmegaConf.select(config, parent)
         return node is not None and key in node and not (key == "num_steps" and node[key] == 1)
 
-    smallest = ["network=autoencoder_tiny"] if "encoder_blocks" in config.network else []
+    smallest = ["network=autoencoder_tiny", "network.channels=[16,16]"] if "encoder_blocks" in config.network else []
     narrowest = ["network.widths=[4,8]"] if "widths" in config.network else []
     return [*SMALL_RUN, *smallest, *narrowest, *filter(has, SMALLER)]
 
@@ -81,6 +88,12 @@ def train_here(folder: Path, *overrides: str) -> RunFolder:
     arguments = [*tiny(experiment, *(o for o in overrides if o.startswith("task="))), *overrides]
     train(run, composed(folder, arguments), identity(arguments))
     return run
+
+
+def as_if_killed(whole: Path, folder: Path) -> None:
+    """Copy a run as it would be, had it been killed after its checkpoint before the last."""
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("metrics.*", "evaluations", "export"))
+    (folder / "checkpoints" / "previous.ckpt").replace(folder / "checkpoints" / "last.ckpt")
 
 
 def resume_here(run: RunFolder, *overrides: str) -> None:

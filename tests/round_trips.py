@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import assert_same_state, read_json, resume_here
+from helpers import as_if_killed, assert_same_state, defaults, read_json, resume_here
 
 import triptych
 from launch.commands import evaluate, export
-from launch.compose import compose_config
 from launch.run_folder import RunFolder
 
 IN_THE_MIDDLE = ["callbacks.checkpoint.every_n_steps=2", "trainer.max_steps=4", "trainer.val_check_interval=2"]
@@ -22,7 +20,7 @@ LEFT_OUT = ("generation", "restoration_distances", "calibration", "image_grid", 
 
 def alone(experiment: str, *choices: str) -> list[str]:
     """Return the overrides that leave out of an experiment with some choices what has tests of its own."""
-    callbacks = compose_config([f"experiment={experiment}", *choices]).callbacks
+    callbacks = defaults(experiment, *choices).callbacks
     return [f"callbacks.{name}=null" for name in LEFT_OUT if callbacks.get(name) is not None]
 
 
@@ -32,11 +30,8 @@ def checkpoint(run: RunFolder) -> dict[str, Any]:
 
 def resumed(run: RunFolder, to: Path) -> RunFolder:
     """Continue from the checkpoint in the middle, as after a kill."""
-    again = RunFolder(
-        shutil.copytree(run.path, to, ignore=shutil.ignore_patterns("metrics.*", "evaluations", "export"))
-    )
-    folder = again.path / "checkpoints"
-    (folder / "previous.ckpt").replace(folder / "last.ckpt")
+    as_if_killed(run.path, to)
+    again = RunFolder(to)
     assert checkpoint(again)["global_step"] == 2
     resume_here(again)
     return again
