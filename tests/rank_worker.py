@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from helpers import composed
+from helpers import as_if_killed, composed
 from processes import PATIENCE, context
 
 from launch.commands.train import train
@@ -21,7 +21,8 @@ RANKS = 2
 def run_on_two_ranks(jobs: list[dict[str, Any]], folder: Path) -> None:
     """Run jobs on a pair of processes.
 
-    A job is {"folder": FOLDER, "arguments": [...]}, and "resume": true to continue in the folder.
+    A job is {"folder": FOLDER, "arguments": [...]}, and "resume": OTHER to continue, in its folder, another one from its
+    checkpoint before the last, as if it had been killed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -50,6 +51,10 @@ def _run(jobs: list[dict[str, Any]], environment: dict[str, str], log: str) -> N
         os.dup2(file.fileno(), 2)
     for job in jobs:
         run = RunFolder(Path(job["folder"]))
+        if "resume" in job and environment["LOCAL_RANK"] == "0":
+            as_if_killed(Path(job["resume"]), run.path)
+        if "resume" in job:
+            dist.barrier()
         with reported():
             config = composed(run.path, job["arguments"])
             config.resume = str(run.path) if job.get("resume") else None

@@ -29,6 +29,7 @@ PARADIGMS = ("meanflow_dit", "ddpm_scenes", "maskgit_scenes")
 SINGLE = ("vqgan_scenes", "label_classifier", "ddpm_scenes")  # the next ones find the first two by themselves
 SHARDED = ("meanflow_dit", "maskgit_scenes")
 STEPS = ["trainer.max_steps=3", "trainer.val_check_interval=2", "learning_rate=constant"]
+STEPS += ["callbacks.checkpoint.every_n_steps=2"]
 CPU_PAIR = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 FEW = ["sampler.num_steps=2", "callbacks.image_grid.num_images=2"]
 SHARDABLE = [
@@ -38,6 +39,7 @@ SHARDABLE = [
 ]  # Muon is not; Fréchet distances take long and are of ddpm_scenes
 SETTINGS = ["optimizer=muon", "objective.derivative=difference"]
 WATCHED = [f"callbacks.{name}.metric=val/psnr/mean" for name in ("early_stop", "kept_checkpoints")]
+SET = [*FEW, *SETTINGS, *WATCHED]
 LOGGED = ["logger=wandb", "logger.offline=true"]
 ODD = "data.num_test=9"  # the ranks have unequally many
 SWEPT = [o for o in [*SMALL_RUN, ODD] if not o.startswith(("trainer.max_steps", "trainer.val_check"))]
@@ -61,13 +63,16 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             *(job(outputs, f"{name}/run", name, "ddp_cpu") for name in SINGLE),
             *(job(outputs, f"sharded/{name}", name, "fsdp", *SHARDABLE) for name in SHARDED),
-            job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *SHARDABLE, "trainer.max_steps=2"),
-            job(outputs, "sharded/resumed", "meanflow_dit", "fsdp", *SHARDABLE, resume=True),
-            job(outputs, "settings/whole", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, *WATCHED),
             job(
-                outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, *WATCHED, "trainer.max_steps=2"
+                outputs,
+                "sharded/resumed",
+                "meanflow_dit",
+                "fsdp",
+                *SHARDABLE,
+                resume=str(outputs / "sharded/meanflow_dit"),
             ),
-            job(outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *FEW, *SETTINGS, *WATCHED, resume=True),
+            job(outputs, "settings/whole", "meanflow_dit", "ddp_cpu", *SET),
+            job(outputs, "settings/resumed", "meanflow_dit", "ddp_cpu", *SET, resume=str(outputs / "settings/whole")),
         ],
         outputs,
     )
