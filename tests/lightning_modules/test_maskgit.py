@@ -29,7 +29,12 @@ from lightning_modules import MaskGIT
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
-    train_here(folder / "vqgan_scenes" / "run", "experiment=vqgan_scenes", f"paths.outputs={folder}")
+    train_here(
+        folder / "vqgan_scenes" / "run",
+        "experiment=vqgan_scenes",
+        "network.channels=[32,64]",
+        f"paths.outputs={folder}",
+    )
     return folder
 
 
