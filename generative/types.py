@@ -86,8 +86,8 @@ class Condition:
     """What a network is told besides its noisy input.
 
     Attributes:
-        image: (B, K, H, W) maps concatenated to the network's input (degraded image and validity), or None.
-        labels: (B, L) multi-hot labels, or None.
+        image: (B, K, H, W) maps concatenated to the network's input (degraded image in [-1, 1], validity in [0, 1]), or None.
+        labels: (B, L) multi-hot labels of 0 and 1, or None.
         guidance: (B,) shares 1 - 1/w in [0, 1) of the scale w of a guidance that the network has learnt, or None for 0.
     """
 

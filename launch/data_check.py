@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +27,21 @@ ONLY_USE = frozenset(
         *("damaged", "allow_missing"),  # whether files may be missing, not which ones are meant
     }
 )
+
+
+class Recorded(Protocol):
+    """A run, or whatever else says what data it was trained with.
+
+    Attributes:
+        path: Its folder.
+        record: With ``data``, as ``run.json`` has it.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def record(self) -> Mapping[str, Any]: ...
 
 
 def settings_digest(config: DictConfig) -> str:
@@ -57,7 +73,7 @@ def check_answer(answer: Any) -> str:
 
 
 def check_unchanged(
-    run: RunFolder, config: DictConfig, datamodule: ImageDataModule, splits: Iterable[str] = SPLITS, answer: str = STOP
+    run: Recorded, config: DictConfig, datamodule: ImageDataModule, splits: Iterable[str] = SPLITS, answer: str = STOP
 ) -> dict[str, dict[str, str | None]]:
     """Check that the data are those of a run's record, unless other ones were asked for.
 

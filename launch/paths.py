@@ -146,3 +146,13 @@ def portable(overrides: Iterable[str]) -> list[str]:
             continue
         kept.append(f"{key}={PLACE}" if _is_path(key.lstrip("+~"), value) or names_place(value) else override)
     return sorted(kept, key=lambda override: not override.startswith("experiment="))
+
+
+def lies_inside(path: Path, folder: Path) -> bool:
+    """Say whether a file is a folder's own: a link may lead to nothing outside.
+
+    In the cache of the Hugging Face hub a snapshot's files are links to the blobs beside it, which are its own.
+    """
+    root = folder.resolve()
+    blobs = [root.parents[1] / "blobs"] if root.parent.name == "snapshots" else []
+    return any(path.resolve().is_relative_to(own) for own in (root, *blobs))

@@ -13,12 +13,13 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from generative.types import Batch, Condition, Degraded, LossOutput, State
 from launch.command_line import run_config
@@ -26,11 +27,12 @@ from launch.errors import UserError
 from launch.evaluation import RUN_FOLDER
 from launch.run_folder import RunFolder
 from launch.use.degrading import degradations_of
-from launch.use.export import example_pictures
+from launch.use.export import copy_export, example_pictures, export
 from launch.use.load import MODEL, Trained
 from lightning_modules import Card, GenerativeModule, Output, TrainingModule
-from triptych.model import Degraded as DegradedPicture
-from triptych.model import Model, Restored, Step
+from triptych.answers import Degraded as DegradedPicture
+from triptych.answers import Restored, Step
+from triptych.model import Model
 
 __version__ = "0.1.0"
 __all__ = [
@@ -77,13 +79,19 @@ def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, devic
         if weights is not None:
             raise UserError(f"{folder} is an export, which has one kind of weights: leave out weights={weights}.")
         trained = Trained.of_export(folder)
+        write: Callable[[Path, str], object] = partial(copy_export, folder)
     else:
         run = RunFolder.existing(folder, "folder")
-        trained, folder = Trained.of_run(run, run_config(run)), run.path
+        config = run_config(run)
+        trained, folder, write = Trained.of_run(run, config), run.path, _exporter(run, config, weights)
     data, degradation = trained.config.data, OmegaConf.select(trained.config, "degradation")
     own = degradations_of(None if degradation is None else OmegaConf.to_container(degradation, resolve=True))
     module = trained.load(weights).to(place)
-    return Model(module, data.image_size, data.channels, trained.label_names, own, example_pictures(folder))
+    return Model(module, data.image_size, data.channels, trained.label_names, own, example_pictures(folder), write)
+
+
+def _exporter(run: RunFolder, config: DictConfig, weights: str | None) -> Callable[[Path, str], object]:
+    return lambda output, expected: export(run, config, weights, output, expected=expected)
 
 
 def train(experiment: str, overrides: Sequence[str] = ()) -> Path:

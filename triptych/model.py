@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -21,51 +21,15 @@ from launch.use.drawing import Drawing, draw_images, draw_steps, read_labels
 from launch.use.restorer import Restorer, tiling_of
 from lightning_modules import GenerativeModule, TrainingModule
 from lightning_modules.contract import Task
+from triptych.answers import Degraded, Restored, Step
+from triptych.hub import OnHub
 from triptych.pictures import Kind, PictureLike, answer, check_kind, missing_of, plain_answer, read_given
 
 BATCH_SIZE = 64  # drawings at a time
 ANOTHER_SAMPLE = 1_000_000  # between the numbers of one picture's samples; the first one's is that of the command
 
 
-class Restored(NamedTuple):
-    """What a restorer makes of a picture.
-
-    Attributes:
-        samples: Plausible pictures, one or more; none of a model that knows the mean alone.
-        mean: The answer of least squared error, or None where the model has none.
-    """
-
-    samples: list[Any]
-    mean: Any | None
-
-
-class Degraded(NamedTuple):
-    """What a degradation makes of a picture.
-
-    Attributes:
-        picture: The degraded picture.
-        hole: (H, W) bool, True where pixels are missing, of a degradation that leaves all others as they are; else None.
-        settings: What the severity that was asked for stands for.
-    """
-
-    picture: Any
-    hole: np.ndarray | None
-    settings: dict[str, float]
-
-
-class Step(NamedTuple):
-    """A step on the way to a picture.
-
-    Attributes:
-        state: What the sampler holds: noise that becomes a picture, or tokens that are still masked in grey.
-        estimate: The picture that it makes of it.
-    """
-
-    state: Any
-    estimate: Any
-
-
-class Model:
+class Model(OnHub):
     """A trained model.
 
     It answers one call at a time, also where several threads ask, and an answer depends on nothing but the call.
@@ -81,6 +45,7 @@ class Model:
         label_names: What the labels of its data are called, in order.
         degradations: Configs, by name, of what it was trained to undo.
         examples: Files of clean pictures to try it on.
+        write: Writes it as an export into a folder, if its weights have a hash.
 
     Attributes:
         module: The module itself, with ``sample(batch, randomness)`` on tensors.
@@ -94,8 +59,9 @@ class Model:
         label_names: Sequence[str],
         degradations: Mapping[str, Any] | None = None,
         examples: Sequence[Path] = (),
+        write: Callable[[Path, str], object] | None = None,
     ) -> None:
-        self.module = module
+        super().__init__(module, write)
         self.image_size = image_size
         self.channels = channels
         self.label_names = tuple(label_names)

@@ -257,7 +257,7 @@ class DiT(ImageNetwork):
         embedding_BD = self.time_embedding(times_BT)
         objects = None
         if self.labels is not None:
-            objects = self.labels(condition.labels, len(x_BCHW))
+            objects = self.labels(condition.labels, x_BCHW.shape[0])
             embedding_BD = embedding_BD + objects.pooled
         embedding_BD = F.silu(embedding_BD)
         for block in self.blocks:

@@ -235,7 +235,7 @@ class TokenTransformer(nn.Module):
         x_BND = F.embedding(tokens_BN, table_KD) + self.positions
         objects = None
         if self.labels is not None:
-            objects = self.labels(condition.labels, len(tokens_BN))
+            objects = self.labels(condition.labels, tokens_BN.shape[0])
             x_BND = x_BND + objects.pooled[:, None]
         evidence_BNK: Tensor | float = 0.0
         if self.pixels is not None and condition.image is not None:

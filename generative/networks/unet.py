@@ -181,7 +181,7 @@ class UNet(ImageNetwork):
         embedding_BE = self.time_embedding(times_BT)
         objects = None
         if self.labels is not None:
-            objects = self.labels(condition.labels, len(x_BCHW))
+            objects = self.labels(condition.labels, x_BCHW.shape[0])
             embedding_BE = embedding_BE + objects.pooled
         embedding_BE = F.silu(embedding_BE)
         if condition.image is not None:

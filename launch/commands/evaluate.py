@@ -12,7 +12,7 @@ from launch.compare.evaluations import Job, datamodule_for, read_job
 from launch.data_check import check_unchanged
 from launch.errors import reported
 from launch.evaluation import print_result, run_test, takes_part_in_test, write_result
-from launch.run_folder import is_main_process
+from launch.run_folder import RunFolder, is_main_process
 from launch.sweep.parent import end_with_parent
 from launch.use.whole_pictures import evaluate_pictures
 
@@ -33,6 +33,10 @@ one: DIR/evaluations/NAME/pictures.csv has a row for each file, and pictures.jso
 python generate.py; border=N leaves N pixels of each side out.
 
   python evaluate.py run=DIR pictures=set12 degradation=noise_sigma degradation.steps.noise.sigma=25
+
+DIR may also be what python export.py wrote: its results, which are no part of what is handed around, go to
+outputs/evaluations/EXPORT/NAME/, and images that lay in a folder are named again, such as data.root=FOLDER; so is the label
+classifier where it is not found among the runs, classifier=FILE.
 
 With -m every combination of the values is evaluated, of one run or of several on the same data and degradation, each into
 its run's evaluations/; what was evaluated before is not evaluated again. A table and outputs/comparisons/NAME.csv have a
@@ -55,15 +59,16 @@ def evaluate(job: Job) -> dict[str, Any]:
     job.check_folder()
     config = job.config
     tell_choices(config)
-    checkpoint = job.run.load_checkpoint()
+    checkpoint = job.run.load_checkpoint() if isinstance(job.run, RunFolder) else {"global_step": job.run.step}
     callbacks = [callback for callback in build.build_callbacks(config) if takes_part_in_test(callback)]
     trainer = build.build_trainer(config, job.folder, callbacks, False)
-    module = build.build_module(config)
+    module = build.build_module(config) if isinstance(job.run, RunFolder) else job.run.module(config)
     datamodule = datamodule_for(config)
     build.check_data(module, datamodule)
     references = {callback.reference_split for callback in callbacks if hasattr(callback, "reference_split")}
     changed = check_unchanged(job.run, config, datamodule, ("test", "label_sets", *references), job.data_changed)
-    build.load_weights(module, job.run, checkpoint, job.weights)
+    if isinstance(job.run, RunFolder):
+        build.load_weights(module, job.run, checkpoint, job.weights)
     result = run_test(trainer, module, datamodule, config, job.weights, checkpoint["global_step"])
     result["record"].update(run=str(job.run.path), **job.identity())
     if changed:

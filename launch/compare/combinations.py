@@ -28,7 +28,7 @@ from launch.names import checked_name, file_name
 from launch.received import override_parser
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, known_pixels_note, print_table, write_csv
-from launch.run_folder import RunFolder
+from launch.use.exported import Source, step_of
 
 SEEDS = ("module.evaluation_seed", "evaluation_seed")  # choices of these keys are averaged over
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -135,7 +135,7 @@ def _evaluated_before(jobs: list[Job]) -> list[dict[str, Any] | None]:
         content = _content(job)
         if content is not None:
             if job.run.path not in steps:
-                steps[job.run.path] = job.run.load_checkpoint()["global_step"]
+                steps[job.run.path] = step_of(job.run)
             wanted = job.identity() | {"step": steps[job.run.path]}
             accepted = job.data_changed != STOP or content["record"]["data"].get(
                 "changed"
@@ -154,7 +154,7 @@ def _content(job: Job) -> dict[str, Any] | None:
         return None
 
 
-def run_labels(runs: list[RunFolder]) -> dict[Path, str]:
+def run_labels(runs: list[Source]) -> dict[Path, str]:
     """Name runs as shortly as tells them apart: by their experiments, else their folders, else their whole paths."""
     distinct = {run.path: run for run in runs}
     for name_of in (lambda run: run.record.get("name", run.path.name), lambda run: run.path.name):

@@ -1,4 +1,4 @@
-"""One evaluation of one run, as a command line says it."""
+"""One evaluation of one run or export, as a command line says it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.base import ImageDataModule
 from launch import build
-from launch.command_line import run_arguments
+from launch.command_line import own_arguments
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer
 from launch.errors import UserError
 from launch.names import checked_name, file_name
 from launch.record_files import DamagedRecordError, read_metrics
-from launch.run_folder import RunFolder
+from launch.use.exported import Source, evaluations_of, opened, weights_of
 
 DEFAULTS: dict[str, str | None] = {"name": None, "weights": None, DATA_CHANGED: STOP}
 SETTINGS = ("overrides", "weights", "checkpoint")  # what makes an evaluation another one
@@ -25,9 +25,10 @@ _last_datamodule: dict[tuple[str, ...], ImageDataModule] = {}
 
 @dataclass(frozen=True)
 class Job:
-    """One evaluation of one run.
+    """One evaluation of one run or export.
 
     Attributes:
+        run: The run, or the export.
         config: Its config with the overrides applied.
         weights: ``ema`` or ``raw``.
         name: Name of the evaluation.
@@ -35,7 +36,7 @@ class Job:
         data_changed: ``stop`` or ``accept``: what to do where the data are not those of the run's record.
     """
 
-    run: RunFolder
+    run: Source
     config: DictConfig
     weights: str
     overrides: list[str]
@@ -46,7 +47,12 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return self.run.path / "evaluations" / self.name
+        return self.home / self.name
+
+    @property
+    def home(self) -> Path:
+        """Where the results of all evaluations of the run go."""
+        return evaluations_of(self.run, self.config)
 
     @property
     def metrics_path(self) -> Path:
@@ -82,7 +88,7 @@ class Job:
             )
 
     def _holds(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.run.path.resolve())
+        return path.resolve().is_relative_to(self.home.parent.resolve())
 
     def identity(self) -> dict[str, Any]:
         """Say what is evaluated, for the record."""
@@ -92,7 +98,8 @@ class Job:
 
 def read_job(arguments: list[str], usage: str) -> Job:
     """Read the command line of one evaluation."""
-    run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
+    folder, own, overrides = own_arguments(arguments, DEFAULTS, usage)
+    run, config = opened(folder, overrides)
     weights = run.kind_of_weights(own["weights"])
     data_changed = check_answer(own[DATA_CHANGED])
     changes = overrides if weights == run.kind_of_weights() else [*overrides, f"weights={weights}"]

@@ -17,13 +17,17 @@ from omegaconf import DictConfig
 from files.locks import locked
 from files.whole import whole_file
 from generative.export import PRECISIONS, Precision, network_bytes, read_network
+from generative.weights import weights_hash
 from launch import build
+from launch.compose import parse
 from launch.errors import UserError, as_user_error
-from launch.paths import names_place
+from launch.paths import lies_inside, names_place, portable
 from launch.run_folder import RunFolder
 from launch.trained_parts import TRAINED
-from launch.use.load import CARD, CONFIG, MODEL, label_names
+from launch.use.exported import DATA, OVERRIDES
+from launch.use.load import CARD, CONFIG, MODEL, label_names, usual_weights
 from launch.use.model_card import write_card
+from launch.use.tensor_network import FORMATS, Format, tensor_file, tensor_network
 from lightning_modules import Part, TrainingModule
 
 GRID, IMAGES = "test.png", "images"
@@ -37,30 +41,42 @@ NOT_EXPORTED = (
 
 
 def export(
-    run: RunFolder, config: DictConfig, weights: str, output: Path, precision: Precision = "float32", images: int = 0
+    run: RunFolder,
+    config: DictConfig,
+    weights: str | None,
+    output: Path,
+    precision: Precision = "float32",
+    images: int = 0,
+    kind: Format = "weights",
+    expected: str | None = None,
 ) -> Path:
     """Write an export whole or not at all.
 
     Args:
-        weights: ``ema`` or ``raw``.
+        weights: ``ema`` or ``raw``; None: the averaged ones where the run has some.
         output: Folder to write; an earlier export there is replaced.
         precision: In which the weights are written.
         images: How many clean test images of the run go with it, to try it on.
+        kind: ``torch_export`` or ``onnx`` writes the network for other programs, too.
+        expected: Hash that the weights must have; None: any.
 
     Raises:
         UserError: The folder holds something else or cannot be written, or the run cannot be exported.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision} must be one of {', '.join(PRECISIONS)}.")
-    output = output.absolute()
-    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / MODEL).exists())):
-        raise UserError(f"output={output} exists and is no export: choose another folder.")
+    if kind not in FORMATS:
+        raise UserError(f"format={kind} must be one of {', '.join(FORMATS)}.")
+    output = _free(output)
     checkpoint = run.load_checkpoint()
+    weights = weights or usual_weights(checkpoint)
     module = build.build_module(config)
     build.load_weights(module, run, checkpoint, weights)
+    _check_hash(weights_hash(module.network), expected, run.path)
     plain = export_config(build.plain_config(config), type(module))
     plain["data"]["label_names"] = label_names(run, config)
     plain["module"] |= module.found_arguments()
+    data = run.record.get("data", {})
     with _aside(output) as temporary:
         folder = temporary / output.name
         for key, part in module.parts().items():
@@ -73,6 +89,8 @@ def export(
             "weights": weights,
             "config_hash": str(run.record.get("config_hash")),
             "git_revision": str(run.record.get("git_revision")),
+            OVERRIDES: json.dumps(portable(o for o in run.overrides() if _top(o) not in NOT_EXPORTED)),
+            DATA: json.dumps({key: data[key] for key in ("fingerprint", "fingerprints", "images") if key in data}),
             "parts": json.dumps({key: read_network(folder / key / MODEL)[1]["weights_hash"] for key in module.parts()}),
             "network": json.dumps(plain["module"]["network"]),
         }
@@ -86,9 +104,53 @@ def export(
             write_file(folder / IMAGES / image.name, image.read_bytes())
         with as_user_error():
             card = write_card(run, plain, module, weights, step, GRID if grid else None, precision)
+        if kind != "weights":
+            file = tensor_file(tensor_network(module, plain), kind)
+            write_file(folder / file.name, file.content)
+            card += f"\n{file.card}"
         write_file(folder / CARD, card)
         _move(folder, output, temporary / EARLIER)
     return output
+
+
+def copy_export(source: Path, output: Path, expected: str) -> None:
+    """Copy an export whole or not at all; what its links lead out to stays where it is.
+
+    Args:
+        output: Folder to write; an earlier export there is replaced.
+        expected: Hash that its weights must have.
+
+    Raises:
+        UserError: They have another one, or the folder cannot be written.
+    """
+    _check_hash(read_network(source / MODEL)[1]["weights_hash"], expected, source)
+    if output.absolute().resolve() == source.resolve():
+        return
+    output = _free(output)
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return {name for name in names if name.startswith(".") or not lies_inside(Path(folder) / name, source)}
+
+    with _aside(output) as temporary:
+        folder = temporary / output.name
+        shutil.copytree(source, folder, ignore=left_out)
+        _move(folder, output, temporary / EARLIER)
+
+
+def _free(output: Path) -> Path:
+    output = output.absolute()
+    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / MODEL).exists())):
+        raise UserError(f"output={output} exists and is no export: choose another folder.")
+    return output
+
+
+def _check_hash(found: str, expected: str | None, path: Path) -> None:
+    if expected not in (None, found):
+        raise UserError(f"the weights are not those of {path} any more: load it again, then save it.")
+
+
+def _top(override: str) -> str:
+    return parse(override)[0].partition(".")[0]
 
 
 def newest_grid(run: RunFolder) -> Path | None:
@@ -105,7 +167,7 @@ def example_pictures(folder: Path) -> list[Path]:
 def _own_files(folder: Path, pattern: str) -> list[Path]:
     """Find files that lie in a folder itself: what a link there points to is nobody's to hand around."""
     found = sorted(folder.glob(pattern))
-    return [path for path in found if path.is_file() and path.resolve().is_relative_to(folder.resolve())]
+    return [path for path in found if path.is_file() and lies_inside(path, folder)]
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import get_class, instantiate
@@ -17,6 +17,7 @@ from generative.export import ExportError, check_fits, load_network, read_networ
 from launch import build
 from launch.compose import parse
 from launch.errors import UserError, as_user_error, one_line
+from launch.paths import lies_inside
 from launch.received import checked_export
 from launch.record_files import read_yaml
 from launch.run_folder import RunFolder
@@ -125,6 +126,11 @@ def load_run(run: RunFolder, config: DictConfig, weights: str | None = None) -> 
     return module.eval()
 
 
+def usual_weights(checkpoint: Mapping[str, Any]) -> Literal["ema", "raw"]:
+    """Say which weights of a checkpoint are used where none are asked for: the averaged ones where it has some."""
+    return "ema" if checkpoint.get("callbacks", {}).get("EMA", {}).get("average") else "raw"
+
+
 def label_names(run: RunFolder, config: DictConfig) -> list[str]:
     """Return what the labels of a run's data are called.
 
@@ -184,6 +190,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _inside(folder: Path, name: Any) -> Path:
     """Return the path of a file of an export; a name or a link that leaves the folder is none."""
     path = folder / str(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not lies_inside(path, folder):
         raise ExportError(f"{path} is refused: it leaves the folder of the export; keep its files together.")
     return path

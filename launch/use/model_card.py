@@ -103,7 +103,7 @@ def _result(run: RunFolder, weights: str, step: int) -> dict[str, Any] | None:
 
 def _head(name: str, hub_task: str, config: dict[str, Any], result: dict[str, Any] | None) -> str:
     head: dict[str, Any] = {
-        "library_name": "pytorch",
+        "library_name": "triptych",
         "pipeline_tag": hub_task,
         "tags": ["triptych", config["module"]["_target_"].rpartition(".")[2].lower(), config["data"]["name"]],
     }

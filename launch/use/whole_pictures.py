@@ -21,15 +21,15 @@ from files.whole import whole_file
 from generative.tiling import Tiling
 from generative.types import Batch
 from launch import build
-from launch.command_line import MAX_BATCH, run_arguments, whole_number
+from launch.command_line import MAX_BATCH, own_arguments, whole_number
 from launch.errors import UserError
 from launch.evaluation import print_result
 from launch.names import checked_name, file_name
 from launch.record import hardware, now
 from launch.record_files import read_json
 from launch.run_folder import write_json
+from launch.use.exported import evaluations_of, loaded, opened, weights_of
 from launch.use.folders import found_pictures
-from launch.use.load import load_run
 from launch.use.messages import say
 from launch.use.restorer import Restorer, tiling_of, within_memory
 from launch.use.restoring import READING_ERRORS
@@ -50,33 +50,37 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
     Raises:
         UserError: The run restores nothing, or a picture or setting cannot be used.
     """
-    run, config, own, overrides = run_arguments(arguments, DEFAULTS, usage)
+    named_run, own, overrides = own_arguments(arguments, DEFAULTS, usage)
+    source, config = opened(named_run, overrides, reads_data=False)
+    weights = weights_of(source, own["weights"])
     if not build.tasks_of(config) & ANSWERING:
         raise UserError("pictures= measures what answers to pictures, and this run draws from noise: leave it out.")
     border, batch_size = whole_number(own, "border", MAX_BORDER, 0), whole_number(own, "batch_size", MAX_BATCH)
-    source = Path(str(own["pictures"])).expanduser()
-    folder, listing = found_pictures("pictures", source)
+    pictures = Path(str(own["pictures"])).expanduser()
+    folder, listing = found_pictures("pictures", pictures)
     if listing.unread:
         raise UserError(
-            f"pictures={source}: formats that are not read ({named(listing.unread)}): convert or remove them."
+            f"pictures={pictures}: formats that are not read ({named(listing.unread)}): convert or remove them."
         )
     if not listing.images:
-        raise UserError(f"pictures={source} holds no image file.")
-    own["weights"], usual = run.kind_of_weights(own["weights"]), DEFAULTS | {"weights": run.kind_of_weights()}
+        raise UserError(f"pictures={pictures} holds no image file.")
+    usual = DEFAULTS | {"weights": source.kind_of_weights()}
     chosen = [f"{key}={own[key]}" for key in ("weights", "tile", "overlap", "border") if own[key] != usual[key]]
     given = own["name"]
-    name = file_name([f"pictures={source.name}", *overrides, *chosen]) if given is None else checked_name("name", given)
-    target = run.path / "evaluations" / name
-    settings = {"overrides": overrides, **{key: own[key] for key in DEFAULTS if key != "name"}}
+    name = (
+        file_name([f"pictures={pictures.name}", *overrides, *chosen]) if given is None else checked_name("name", given)
+    )
+    target = evaluations_of(source, config) / name
+    settings = {"overrides": overrides, **{key: own[key] for key in DEFAULTS if key != "name"}, "weights": weights}
     _check_target(target, settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = load_run(run, config, own["weights"]).to(device)
+    module = loaded(source, config, weights).to(device)
     assert isinstance(module, GenerativeModule)
     tiling = tiling_of(module, config.data.image_size, str(own["tile"]), own["overlap"], batch_size)
     rows, metrics, record = _measured(module, config, tiling, batch_size, folder, listing.images, border)
     with whole_file(target / CSV, "w") as file:
         file.write(_table(rows))
-    record |= {"settings": settings, "run": str(run.path), "measured": now()}
+    record |= {"settings": settings, "run": str(source.path), "measured": now()}
     record |= {"hardware": hardware(module.device), "sampling": module.sampling_record()}
     write_json(target / JSON, {"metrics": metrics, "record": record})
     print_result(metrics, target)

@@ -272,7 +272,7 @@ def assert_names_no_place(folder: Path, *places: Path) -> None:
 def assert_head(card: str, run: RunFolder) -> None:
     hub = pytest.importorskip("huggingface_hub")
     data = hub.ModelCard(card).data
-    assert data.library_name == "pytorch"
+    assert data.library_name == "triptych"
     assert data.license is None
     metrics = read_json(run.path / "metrics.json")["metrics"]
     assert {result.metric_type: result.metric_value for result in data.eval_results or []} == metrics

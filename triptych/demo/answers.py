@@ -11,8 +11,9 @@ from torch import Tensor
 
 from files.images import Picture
 from generative.metrics.restoration import psnr
+from triptych.answers import Degraded, Step
 from triptych.demo.pictures import as_image, image_address, of_pil, spread_map
-from triptych.model import Degraded, Model, Step
+from triptych.model import Model
 
 NUM_SAMPLES = 4
 BLEND_STEPS = 10  # places of the slider from sample to mean
