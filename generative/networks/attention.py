@@ -75,7 +75,7 @@ class CrossAttention(nn.Module):
         assert objects is not None, "a network with cross-attention embeds labels"
         q = rearrange(self.q(x_BND), "b n (h d) -> b h n d", h=self.num_heads)
         k, v = rearrange(self.kv(objects.tokens), "m (two h d) -> two 1 h m d", two=2, h=self.num_heads)
-        k, v = (t.expand(len(q), -1, -1, -1) for t in (self.k_norm(k), v))
+        k, v = (t.expand(q.shape[0], -1, -1, -1) for t in (self.k_norm(k), v))
         x = F.scaled_dot_product_attention(self.q_norm(q), k, v, attn_mask=objects.mask[:, None, None])
         return self.out(rearrange(x, "b h n d -> b n (h d)"))
 

@@ -80,7 +80,7 @@ class TensorNetwork(nn.Module):
         if isinstance(output, Tensor):
             return [("output", output)]
         if is_dataclass(output):
-            return [(str(name), tensor) for name, tensor in _tensors(output).items() if tensor.ndim]
+            return [(f"output_{name}", tensor) for name, tensor in _tensors(output).items() if tensor.ndim]
         return [(f"output_{number}" if len(output) > 1 else "output", each) for number, each in enumerate(output)]
 
 

@@ -28,7 +28,7 @@ from launch.use.tensor_network import TensorNetwork, tensor_file, tensor_network
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    left_out = [f"callbacks.{name}=null" for name in ("calibration", "steps_grid", "restoration_distances")]
+    left_out = [f"callbacks.{name}=null" for name in ("calibration", "steps_grid")]
     folder = tmp_path_factory.mktemp("outputs") / "meanflow_dit" / "run"
     return train_here(folder, "experiment=meanflow_dit", *left_out, "trainer.limit_val_batches=0")
 
