@@ -206,23 +206,30 @@ def _linked(values: dict[str, Any], fresh: DictConfig, folder: Path) -> DictConf
     values["data"].pop("label_names", None)  # told, and no setting
     fresh.name, fresh.paths.run = literal(values["name"]), literal(folder)
     config = OmegaConf.create(values)
-    _link(config, fresh, fresh, "")
     for key in fresh.keys() - values.keys():
         config[key] = fresh._get_node(key)
+    _link(config, fresh, config, fresh, "")
     return config
 
 
-def _link(node: DictConfig, source: DictConfig, fresh: DictConfig, at: str) -> None:
+def _link(node: DictConfig, source: DictConfig, config: DictConfig, fresh: DictConfig, at: str) -> None:
     for key in [str(key) for key in node if key in source]:
-        name, raw = f"{at}{key}", cast(Any, source._get_node(key))
+        name, raw, value = f"{at}{key}", cast(Any, source._get_node(key)), cast(Any, node._get_node(key))
+        if value is None or value._is_interpolation():
+            continue
         if raw._is_interpolation():
-            searched = FOUND in str(raw._value())
             # Of the module's own parts the export has the files; what only measures is searched for where it was left out.
-            same = node[key] is None and not at.startswith("module.") if searched else _equal(fresh, name, node[key])
-            if same:
+            searched = FOUND in str(raw._value())
+            links = value._is_none() and not at.startswith("module.") if searched else _equal(fresh, name, node[key])
+            if links:
+                before = node[key]
                 node[key] = raw
-        elif OmegaConf.is_dict(node[key]) and OmegaConf.is_dict(raw) and not raw._is_none():
-            _link(node[key], raw, fresh, f"{name}.")
+                if not searched and not _equal(
+                    config, name, before
+                ):  # it refers to what an earlier version did not have
+                    node[key] = before
+        elif OmegaConf.is_dict(value) and OmegaConf.is_dict(raw) and not raw._is_none() and not value._is_none():
+            _link(node[key], raw, config, fresh, f"{name}.")
 
 
 def _equal(fresh: DictConfig, name: str, value: Any) -> bool:
