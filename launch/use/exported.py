@@ -62,7 +62,7 @@ class ExportFolder:
     @property
     def name(self) -> str:
         """Its experiment and the beginning of the hash of its weights: another export has another name, wherever it lies."""
-        return file_name([self.metadata["experiment"], self.metadata["weights_hash"][:8]])
+        return file_name([f"{self.metadata['experiment']}_{self.metadata['weights_hash'][:8]}"])
 
     @cached_property
     def overrides(self) -> list[str]:

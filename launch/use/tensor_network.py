@@ -6,6 +6,7 @@ import inspect
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -164,9 +165,8 @@ def tensor_file(wrapper: TensorNetwork, kind: Format) -> TensorFile:
     Raises:
         UserError: The network cannot be written so, what is needed is not installed, or the outputs differ by more than 1e-4.
     """
-    free = bool(getattr(wrapper.network, "any_size", False))
     try:
-        program = _program(wrapper, free)
+        program, free = _traced(wrapper)
         nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
         read = program.graph_signature.user_inputs
         if unread := [name for name, node in zip(wrapper.inputs, read, strict=True) if not nodes[node].users]:
@@ -180,6 +180,14 @@ def tensor_file(wrapper: TensorNetwork, kind: Format) -> TensorFile:
         raise UserError(f"format={kind}: {type(wrapper.network).__name__} cannot be written so: {reason}.") from error
     worst = max(_difference(wrapper, written, kind, number, free) for number in CHECKED)
     return TensorFile(FILES[kind], written.content, _card(wrapper, kind, worst, free))
+
+
+def _traced(wrapper: TensorNetwork) -> tuple[Any, bool]:
+    """Trace a network, of any height and width where it takes them and can be traced so."""
+    if getattr(wrapper.network, "any_size", False):
+        with suppress(Exception):  # what cannot be traced has no common error
+            return _program(wrapper, True), True
+    return _program(wrapper, False), False
 
 
 def _program(wrapper: TensorNetwork, free: bool) -> Any:
