@@ -76,8 +76,6 @@ def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, devic
     folder = Path(folder).expanduser()
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if (folder / MODEL).exists():
-        if weights is not None:
-            raise UserError(f"{folder} is an export, which has one kind of weights: leave out weights={weights}.")
         trained = Trained.of_export(folder)
         write: Callable[[Path, str], object] = partial(copy_export, folder)
     else:

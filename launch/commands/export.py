@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"a run is exported as it was trained: leave out {' '.join(changed)}.")
     output = Path(own["output"]).expanduser() if own["output"] else run.path / "export"
     precision, kind = cast(Precision, own["precision"]), cast(Format, own["format"])
-    weights, images = run.kind_of_weights(own["weights"]), whole_number(own, "images", MAX_IMAGES, 0)
-    print(f"exported to {export(run, config, weights, output, precision, images, kind)}")
+    images = whole_number(own, "images", MAX_IMAGES, 0)
+    print(f"exported to {export(run, config, own['weights'], output, precision, images, kind)}")
 
 
 def start() -> None:

@@ -16,7 +16,7 @@ from launch.data_check import STOP, check_answer
 from launch.errors import UserError
 from launch.names import checked_name, file_name
 from launch.record_files import DamagedRecordError, read_metrics
-from launch.use.exported import Source, evaluations_of, opened, weights_of
+from launch.use.exported import Source, evaluations_of, opened
 
 DEFAULTS: dict[str, str | None] = {"name": None, "weights": None, DATA_CHANGED: STOP}
 SETTINGS = ("overrides", "weights", "checkpoint")  # what makes an evaluation another one

@@ -25,7 +25,7 @@ from launch.paths import lies_inside, names_place, portable
 from launch.run_folder import RunFolder
 from launch.trained_parts import TRAINED
 from launch.use.exported import DATA, OVERRIDES
-from launch.use.load import CARD, CONFIG, MODEL, label_names, usual_weights
+from launch.use.load import CARD, CONFIG, MODEL, label_names
 from launch.use.model_card import write_card
 from launch.use.tensor_network import FORMATS, Format, tensor_file, tensor_network
 from lightning_modules import Part, TrainingModule
@@ -69,7 +69,7 @@ def export(
         raise UserError(f"format={kind} must be one of {', '.join(FORMATS)}.")
     output = _free(output)
     checkpoint = run.load_checkpoint()
-    weights = weights or usual_weights(checkpoint)
+    weights = run.kind_of_weights(weights)
     module = build.build_module(config)
     build.load_weights(module, run, checkpoint, weights)
     _check_hash(weights_hash(module.network), expected, run.path)

@@ -24,7 +24,7 @@ from launch.received import checked_overrides
 from launch.record_files import check_shape
 from launch.run_folder import RunFolder
 from launch.trained_parts import TRAINED
-from launch.use.load import MODEL, load_export, load_run, read_config
+from launch.use.load import MODEL, exported_weights, load_export, load_run, read_config
 from lightning_modules import TrainingModule
 
 EVALUATIONS = "evaluations"
@@ -113,6 +113,14 @@ class ExportFolder:
         check_values(fresh)
         return config
 
+    def kind_of_weights(self, asked: str | None = None) -> str:
+        """Return the kind of its weights, ``ema`` or ``raw``.
+
+        Raises:
+            UserError: Another one was asked for.
+        """
+        return exported_weights(self.path, asked)
+
     def check_data(self, overrides: list[str]) -> None:
         """Check that the command line says where the images are, where the training has read them from a folder.
 
@@ -166,23 +174,6 @@ def evaluations_of(source: Source, config: DictConfig) -> Path:
     if isinstance(source, RunFolder):
         return source.path / EVALUATIONS
     return Path(config.paths.outputs).absolute() / EVALUATIONS / source.name
-
-
-def weights_of(source: Source, asked: str | None) -> str:
-    """Settle which weights are meant.
-
-    Args:
-        asked: ``ema`` or ``raw``, or None.
-
-    Raises:
-        UserError: An export has other ones.
-    """
-    if isinstance(source, RunFolder):
-        return asked or "ema"
-    own = source.metadata["weights"]
-    if asked not in (None, own):
-        raise UserError(f"{source.path} is an export of the weights {own}: leave out weights={asked}.")
-    return own
 
 
 def step_of(source: Source) -> int:

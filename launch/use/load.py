@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
@@ -76,8 +76,7 @@ class Trained:
             OmegaConf.update(config, key, value)
 
         def load(weights: str | None) -> TrainingModule:
-            if weights not in (None, "ema"):
-                raise UserError(f"{folder} is an export, which has one kind of weights: leave out weights={weights}.")
+            exported_weights(folder, weights)
             return load_export(folder, OmegaConf.to_container(config.module, resolve=True))
 
         names = config.data.get("label_names") or [str(number) for number in range(config.data.num_classes)]
@@ -126,9 +125,16 @@ def load_run(run: RunFolder, config: DictConfig, weights: str | None = None) -> 
     return module.eval()
 
 
-def usual_weights(checkpoint: Mapping[str, Any]) -> Literal["ema", "raw"]:
-    """Say which weights of a checkpoint are used where none are asked for: the averaged ones where it has some."""
-    return "ema" if checkpoint.get("callbacks", {}).get("EMA", {}).get("average") else "raw"
+def exported_weights(folder: Path, asked: str | None = None) -> str:
+    """Return the kind of the weights of an export, ``ema`` or ``raw``.
+
+    Raises:
+        UserError: Another one was asked for.
+    """
+    own = read_network(_inside(folder, MODEL))[1].get("weights", "ema")
+    if asked not in (None, own):
+        raise UserError(f"{folder} is an export of the weights {own}: leave out weights={asked}.")
+    return own
 
 
 def label_names(run: RunFolder, config: DictConfig) -> list[str]:

@@ -28,7 +28,7 @@ from launch.names import checked_name, file_name
 from launch.record import hardware, now
 from launch.record_files import read_json
 from launch.run_folder import write_json
-from launch.use.exported import evaluations_of, loaded, opened, weights_of
+from launch.use.exported import evaluations_of, loaded, opened
 from launch.use.folders import found_pictures
 from launch.use.messages import say
 from launch.use.restorer import Restorer, tiling_of, within_memory
@@ -52,7 +52,7 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
     """
     named_run, own, overrides = own_arguments(arguments, DEFAULTS, usage)
     source, config = opened(named_run, overrides, reads_data=False)
-    weights = weights_of(source, own["weights"])
+    own["weights"] = weights = source.kind_of_weights(own["weights"])
     if not build.tasks_of(config) & ANSWERING:
         raise UserError("pictures= measures what answers to pictures, and this run draws from noise: leave it out.")
     border, batch_size = whole_number(own, "border", MAX_BORDER, 0), whole_number(own, "batch_size", MAX_BATCH)
@@ -71,7 +71,7 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
         file_name([f"pictures={pictures.name}", *overrides, *chosen]) if given is None else checked_name("name", given)
     )
     target = evaluations_of(source, config) / name
-    settings = {"overrides": overrides, **{key: own[key] for key in DEFAULTS if key != "name"}, "weights": weights}
+    settings = {"overrides": overrides, **{key: own[key] for key in DEFAULTS if key != "name"}}
     _check_target(target, settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module = loaded(source, config, weights).to(device)
