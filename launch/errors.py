@@ -27,6 +27,7 @@ from datamodules.shards.files import ShardError
 from files.held import FolderGoneError
 from files.whole import NO_ROOM, WriteError
 from generative.checks import near_matches as near_matches
+from generative.export import ExportError
 from generative.weight_files import WeightsError
 from generative.weights import LoadMemoryError, is_out_of_memory
 from launch.output import Output, as_typed, is_closed_pipe, lost, watched_output
@@ -159,6 +160,7 @@ def exit_code(error: BaseException) -> int | None:
         return EXIT_RUN_FAILED
     expected = (
         UserError,
+        ExportError,
         SetupError,
         WeightsError,
         EncodedCacheError,
