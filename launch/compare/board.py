@@ -14,7 +14,7 @@ from launch.compare.reading import Found, LeftOut, Measured
 from launch.compare.rows import Table, conditions_of
 from launch.compare.verdicts import Competitor, Outcome, Verdict, main_metrics, outcome_of, verdict_on
 from launch.record import duration_text
-from launch.study.record import CELL, Prediction, Study, StudyRun
+from launch.study.record import BASELINE, CELL, Prediction, Study, StudyRun
 
 Column = tuple[str, str]  # task and data
 
@@ -96,8 +96,9 @@ def _name(run: StudyRun, several: bool) -> str:
 
 
 def arranged_by_study(tables: list[Table], study: Study, found: Found) -> None:
-    """Give all rows of a paradigm its colour, and the tables their tasks and the order of these."""
-    colors = {name: number for number, name in enumerate(dict.fromkeys(run.paradigm for run in study.runs))}
+    """Give all rows of a paradigm its colour, which is that of its cells on the board, and the tables their tasks and the order of these."""
+    rivals_first = sorted(study.runs, key=lambda run: (run.role not in (CELL, BASELINE), run.role == BASELINE))
+    colors = {name: number for number, name in enumerate(dict.fromkeys(run.paradigm for run in rivals_first))}
     tasks = list(dict.fromkeys(run.task for run in study.runs if run.role == CELL))
     of = {str(conditions_of(e)): e.planned.task for e in found.measured if e.planned and e.folder == e.run.path}
     for table in tables:

@@ -124,19 +124,23 @@ def conditions_of(entry: Measured) -> dict[str, Any]:
         "fingerprint": data.get("fingerprint"),
         "degradation": _in_evaluation(degradation),
         "degradation_name": _degradation_name(degradation),
-        "images": _counted([part for part in record.values() if isinstance(part, dict)]),
+        "images": _counted([part for part in record.values() if isinstance(part, dict)], bool(degradation)),
         "weights": "EMA" if record.get("weights") == "ema" else "raw",
     }
 
 
-def _counted(parts: Sequence[dict[str, Any]]) -> str:
-    """Say how many images were measured: first those of a split, of several measurements the most; or draws of labels."""
+def _counted(parts: Sequence[dict[str, Any]], of_split: bool) -> str:
+    """Say how many images were measured, of several measurements the most; or draws of labels.
+
+    Args:
+        of_split: Whether the images of a split come first, as they were degraded, and not those that were drawn.
+    """
     images, draws = (
         [part for part in parts if isinstance(part.get(key), int) and part[key] > 0]
         for key in ("num_images", "num_seeds")
     )
     if images:
-        most = max(images, key=lambda part: ("split" in part, part["num_images"]))
+        most = max(images, key=lambda part: (("split" in part) == of_split, part["num_images"]))
         return " ".join(filter(None, [f"{most['num_images']:,}", most.get("split"), "images"]))
     return f"{draws[0]['num_seeds']} draws of each label set" if draws else ""
 

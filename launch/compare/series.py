@@ -18,6 +18,7 @@ NUM_CHARTS = 4  # of a kind, where no metrics are asked for
 STEP_KEYS = ("num_steps",)  # last part of those settings that move a point along its curve
 MAX_POINTS = 120  # of a loss
 IMAGES, MINUTES = TRAINING_COSTS = ("training images", "minutes of training")
+Unnamed = tuple[str, str, list[Point]]  # output, name and points of a line
 COSTS = {"network calls per image": (0, 1.0), "seconds per image": (1, 0.001)}  # column of a grid and its unit
 
 
@@ -36,7 +37,7 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
     dashes: dict[str, int] = {}
     place, unit = COSTS[cost]
     for metric in metrics:
-        lines: dict[tuple[int, str], tuple[str, str, list[Point]]] = {}
+        lines: dict[tuple[int, str], Unnamed] = {}
         references: dict[bool, dict[str, float]] = {True: {}, False: {}}  # what bounds rows, and what needs no training
         for grid in grids:
             columns = [n for n, column in enumerate(grid.columns) if column.metric == metric]
@@ -53,6 +54,7 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
                 if (x := entry.numbers[place].value) is not None and math.isfinite(value.value):
                     note = f"{metric.name} {value.text} {value.spread} at {x * unit:.3g} {cost}"
                     line[2].append(Point(x * unit, value.value, value.deviation, " ".join(note.split())))
+        lines = _along_steps(lines)
         colors = _line_colors((color, name) for (color, _), (_, name, _) in lines.items())
         drawn = [
             Line(
@@ -67,6 +69,12 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
             Chart(metric.name, cost, drawn, _near(_best_of(references.values(), metric), drawn), is_logarithmic=True)
         )
     return charts
+
+
+def _along_steps(lines: dict[tuple[int, str], Unnamed]) -> dict[tuple[int, str], Unnamed]:
+    """Leave out single marks of other settings where the same output of the same weights has a line over its steps."""
+    lined = {(color, output) for (color, _), (output, _, points) in lines.items() if len(points) > 1}
+    return {key: line for key, line in lines.items() if len(line[2]) > 1 or (key[0], line[0]) not in lined}
 
 
 def _best_of(several: Iterable[dict[str, float]], metric: Metric) -> dict[str, float]:
@@ -139,31 +147,40 @@ def loss_charts(table: Table) -> list[Chart]:
 
 
 def trade_charts(table: Table, metrics: Sequence[Metric]) -> list[Chart]:
-    """Draw metrics against those that guidance gives up for them, where both were measured at several settings."""
+    """Draw metrics against those that guidance gives up for them, where both were measured at several settings.
+
+    A line joins settings with equally many steps, in the order of the table.
+    """
     charts = []
     for metric in metrics:
         for given_up in ordered(name for name in table.names if split_name(name)[0].startswith(metric.against or "/")):
-            found: dict[tuple[int, str], list[Point]] = {}
+            found: dict[tuple[int, str, str, str], list[Point]] = {}
             for row, case in [(each, case) for each in table.rows for case in _drawn_outputs(each, metric)]:
                 name = _value_of(row, given_up)
                 x, y = row.mean(name) if name else None, row.mean(value_name(metric.key, case))
                 if x is not None and y is not None:
                     note = f"{row.label}: {metric.text(y)} at {given_up.text(x)}"
-                    found.setdefault((row.color, f"{row.name} · {case}"), []).append(Point(x, y, None, note))
+                    steps = str({k: v for k, v in row.choices.items() if k.rpartition(".")[2] in STEP_KEYS})
+                    found.setdefault((row.color, row.name, case, steps), []).append(Point(x, y, None, note))
+            curves = {key: points for key, points in found.items() if len(points) > 1}
+            cases = list(dict.fromkeys(case for _, _, case, _ in curves))
             lines = [
-                Line(label, sorted(points, key=lambda point: point.x), color, number % 4)
-                for number, ((color, label), points) in enumerate(found.items())
-                if len(points) > 1
+                Line(f"{name} · {case}", points, color, cases.index(case))
+                for (color, name, case, _), points in curves.items()
             ]
             charts.append(Chart(f"{metric.name} against {given_up.name}", given_up.name, lines))
     return charts
 
 
 def rank_charts(table: Table) -> list[Chart]:
-    """Draw the rank histograms of samples, a chart for what was ranked, as multiples of the share that is right."""
+    """Draw the rank histograms of samples, a chart for what was ranked, as multiples of the share that is right.
+
+    Those at the end of each training; of what was evaluated later alone, all.
+    """
     found: dict[str, list[Line]] = {}
     dashes: dict[str, int] = {}
-    for row in table.rows:
+    ended = {row.training: row for row in reversed(table.rows) if any(e.folder == e.run.path for e in row.entries)}
+    for row in (row for row in table.rows if ended.get(row.training, row) is row):
         for name, shares in _histograms(row.entries[0]).items():
             what, _, output = name.partition("/")
             last = max(1, len(shares) - 1)
