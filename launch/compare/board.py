@@ -96,7 +96,7 @@ def _name(run: StudyRun, several: bool) -> str:
 
 
 def arranged_by_study(tables: list[Table], study: Study, found: Found) -> None:
-    """Give all rows of a paradigm its colour, which is that of its cells on the board, and the tables their tasks and the order of these."""
+    """Give all rows of a paradigm the colour of its cells, and the tables their tasks and the order of these."""
     rivals_first = sorted(study.runs, key=lambda run: (run.role not in (CELL, BASELINE), run.role == BASELINE))
     colors = {name: number for number, name in enumerate(dict.fromkeys(run.paradigm for run in rivals_first))}
     tasks = list(dict.fromkeys(run.task for run in study.runs if run.role == CELL))
