@@ -10,6 +10,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from pages import Page, fake_run
 from PIL import Image
 
 from generative.metrics.by_image import ImageValues
+from generative.metrics.catalogue import metric_of
 from launch.by_image_csv import write_by_image
 from launch.commands.compare import compare
 from launch.compare.plane import plane_charts
 from launch.compare.reading import read_runs, run_folders
 from launch.compare.rows import tables_of
+from launch.compare.series import cost_charts, trade_charts
+from launch.compare.tables import case_grids
 from launch.compare.trainings import training_cost
 from launch.errors import UserError
 from launch.page.charts import Chart, Line, Point, nice_ticks, render
@@ -221,6 +225,38 @@ def test_a_chart_has_points_at_two_places(tmp_path: Path) -> None:
     cost = training_cost(entry, in_minutes=True)
     assert cost is not None  # 200 images at 2 a second, 100 at 2, 100 at 1
     assert [cost(step) * 60 for step in (50, 75, 100)] == pytest.approx([100, 150, 250])
+
+
+def test_curves_over_steps_and_over_guidance_are_drawn_apart_and_draws_stand_in_one_table(tmp_path: Path) -> None:
+    drawn, tokens = {"num_images": 9}, {"num_images": 50, "split": "test"}
+    records = {
+        "ddpm": {"generation": drawn, "evaluation": None},
+        "maskgit": {"generation": drawn, "evaluation": tokens},
+    }
+    settings = [(scale, steps) for scale, steps in ((1, 4), (2, 4), (3, 4), (1, 2))]
+    measured = []
+    for name, record in records.items():
+        (found,) = read_runs([fake_run(tmp_path / name, name, record=record)]).measured
+        for number, (scale, steps) in enumerate(settings):
+            metrics = {
+                "label_accuracy/test": 0.5 + scale / 10,
+                "recall_label_classifier/sample": (0.6, 0.8, 0.2)[scale - 1],
+            }
+            own = {"guidance.scale": str(scale), "sampler.num_steps": str(steps)}
+            calls = found.record | {"sampling": {"num_network_calls": {"sample": steps * scale}}}
+            folder = found.folder if number == 0 else found.folder / str(number)
+            measured.append(replace(found, folder=folder, settings=found.settings | own, metrics=metrics, record=calls))
+    (table,), _ = tables_of(measured, [])
+    assert table.conditions["images"] == "9 images"
+    metric = metric_of("label_accuracy")
+    (by_calls,) = cost_charts(case_grids(table), [metric], "network calls per image")
+    assert {line.label: [p.x for p in line.points] for line in by_calls.lines} == {
+        f"{name} guidance.scale=1 · test": [2, 4] for name in records
+    }
+    (trade,) = trade_charts(table, [metric])
+    assert {line.label: [(p.x, p.y) for p in line.points] for line in trade.lines} == {
+        f"{name} · test": [(0.6, 0.6), (0.8, 0.7), (0.2, 0.8)] for name in records
+    }
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
