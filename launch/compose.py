@@ -87,8 +87,9 @@ def compose_config(
         UserError: An unknown experiment, option or key, with near matches, or a malformed override.
     """
     register_resolvers()
+    options = groups()
     for override in overrides:
-        _check_choice(*parse(override), override)  # says in our words what is malformed
+        _check_choice(*parse(override), override, options)  # says in our words what is malformed
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
@@ -113,9 +114,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return copy
 
 
-def _check_choice(key: str, value: Any, override: str) -> None:
+def _check_choice(key: str, value: Any, override: str, options: dict[str, list[str]]) -> None:
     """Check that a config group is set to options that there are, or is one that a run can be without."""
-    options = groups()
     if value is None and key.startswith("hydra/"):
         raise UserError(f"{override}: leave it out; without {key}=NAME Hydra takes its own.")
     if key not in options:
