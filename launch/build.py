@@ -37,9 +37,9 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
         Nested dicts and lists, without the ``hydra`` node.
     """
     with as_user_error():
-        plain = OmegaConf.to_container(
-            OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
-        )
+        if "hydra" in config:
+            config = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+        plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

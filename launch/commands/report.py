@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from launch.command_line import own_arguments
 from launch.errors import UserError, near_matches, reported
 from launch.report.content import read_report
@@ -53,14 +55,15 @@ def report(arguments: Sequence[str]) -> list[Path]:
     return targets
 
 
-def report_of_training(run: RunFolder) -> None:
+def report_of_training(run: RunFolder, config: DictConfig) -> None:
     """Write the page of a run that has ended; one that cannot be written is a line and no error.
 
     Args:
         run: The run folder, whose records are written.
+        config: What it was trained with.
     """
     try:
-        write_report(read_report(run), "html", run.path / FORMATS["html"][0])
+        write_report(read_report(run, config), "html", run.path / FORMATS["html"][0])
     except Exception as error:  # whatever it is: the training itself is done and kept
         print(f"no report was written ({type(error).__name__}: {error}); python report.py run={run.path} tries again")
 

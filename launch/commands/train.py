@@ -109,7 +109,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         write_result(trainer, result, run.path)
         history.record["data"] |= datamodule.record()  # by now with the damaged images that were met
         history.end(trainer)
-        report_of_training(run)
+        report_of_training(run, config)
         print_result(result["metrics"], run.path)
 
 

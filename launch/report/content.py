@@ -86,8 +86,11 @@ class Report:
     missing: list[str] = field(default_factory=list)
 
 
-def read_report(run: RunFolder) -> Report:
+def read_report(run: RunFolder, config: DictConfig | None = None) -> Report:
     """Read everything that a run folder says.
+
+    Args:
+        config: The run's config where it is known already; None: it is read.
 
     Raises:
         UserError: It is no folder of a run.
@@ -105,7 +108,8 @@ def read_report(run: RunFolder) -> Report:
             return instead
 
     record: dict[str, Any] = tried(lambda: run.record, {})
-    config = tried(lambda: run_config(run) if run.config_path.exists() else None, None)
+    if config is None:
+        config = tried(lambda: run_config(run) if run.config_path.exists() else None, None)
     curves: Curves = tried(lambda: curves_of(read_rows(run.path)), {})
     report.title = without_folders(str(record.get("name", report.title)))
     report.state = _state(run, record)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import checked_command, read_json, resume_here, train_here
 from pages import Page, fake_run
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from generative.metrics.plots import plots_of
@@ -51,6 +52,11 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def shown(path: Path) -> str:
     """The text of a page without its pictures."""
     return re.sub(r"data:image/png;base64,[\w+/=]+", "", path.read_text())
+
+
+def test_a_training_writes_the_page_that_is_made_of_its_folder_later(resumed: RunFolder, tmp_path: Path) -> None:
+    (later,) = report([f"run={resumed.path}", f"output={tmp_path / 'later.html'}"])
+    assert later.read_bytes() == (resumed.path / "report.html").read_bytes()
 
 
 def test_the_page_of_a_resumed_run_has_the_whole_history(resumed: RunFolder) -> None:
@@ -127,11 +133,11 @@ def test_folders_are_taken_out_of_a_text(text: str, left: str) -> None:
 def test_a_training_does_not_fail_with_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def fail(run: RunFolder) -> None:
+    def fail(run: RunFolder, config: DictConfig) -> None:
         raise RuntimeError("out of paper")
 
     monkeypatch.setattr("launch.commands.report.read_report", fail)
-    report_of_training(RunFolder(tmp_path))
+    report_of_training(RunFolder(tmp_path), OmegaConf.create())
     assert capsys.readouterr().out.splitlines() == [
         f"no report was written (RuntimeError: out of paper); python report.py run={tmp_path} tries again"
     ]
