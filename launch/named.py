@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,15 +33,13 @@ def check_named(config: DictConfig) -> None:
     Raises:
         UserError: One is not, or its file cannot be imported.
     """
-    plain = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=False
-    )
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    plain.pop("hydra", None)
     for key, node in nodes(plain):
         if isinstance(node, dict) and isinstance(target := node.get(TARGET), str) and "${" not in target:
             named(target, ".".join(map(str, (*key, TARGET))))
 
 
-@cache
 def _looked_up(target: str) -> tuple[Any, str]:
     """Return what has a name, or None and why there is nothing."""
     parts = target.split(".")

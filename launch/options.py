@@ -225,9 +225,8 @@ def _leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
     if kind is None:
         return
     reasons = dict(kind.unread(config.module))
-    text = repr(
-        OmegaConf.to_container(OmegaConf.masked_copy(config, ["module", "network", "callbacks"]), resolve=False)
-    )
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    text = repr([plain[key] for key in ("module", "network", "callbacks")])
     module = f"module={config.module[TARGET].rpartition('.')[2]}"
     for group in PARTS & set(map(str, config)):
         if group != "degradation" and not re.search(rf"\$\{{{group}[.}}]", text):

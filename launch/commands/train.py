@@ -43,6 +43,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         overrides: What it was composed from.
         in_force: The config as it is recorded; None: as it is.
     """
+    shown = config.copy()  # what is built of a config resolves parts of it in place
     answer = check_answer(config.get(DATA_CHANGED, STOP))
     resumed = run.newest_checkpoint() if config.resume else None
     history = History(run, config, in_force or config, overrides, resumed)
@@ -109,7 +110,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         write_result(trainer, result, run.path)
         history.record["data"] |= datamodule.record()  # by now with the damaged images that were met
         history.end(trainer)
-        report_of_training(run, config)
+        report_of_training(run, shown)
         print_result(result["metrics"], run.path)
 
 

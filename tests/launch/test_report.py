@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from helpers import checked_command, read_json, resume_here, train_here
-from pages import Page, fake_run
 from omegaconf import DictConfig, OmegaConf
+from pages import Page, fake_run
 from PIL import Image
 
 from generative.metrics.plots import plots_of
