@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import composing
 import numpy as np
 from helpers import ROOT, read_json, train_here
 from PIL import Image
@@ -69,4 +70,5 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     assert Path(triptych.__file__).is_relative_to(ROOT)
+    composing.remember()
     main(Path(sys.argv[1]))

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import composing
 import torch
 from helpers import ROOT, assert_same_state, read_json, tiny
 from lightning.pytorch.strategies.launchers import subprocess_script
@@ -58,6 +59,7 @@ def _run(log: str, command: list[str], forks: bool) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.chdir(ROOT)
+    composing.remember()
     _be(command, forks)
 
 

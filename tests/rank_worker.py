@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import composing
 import torch.distributed as dist
 from helpers import as_if_killed, composed
 from processes import PATIENCE, context
@@ -49,6 +50,7 @@ def _run(jobs: list[dict[str, Any]], environment: dict[str, str], log: str) -> N
     with Path(log).open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    composing.remember()
     for job in jobs:
         run = RunFolder(Path(job["folder"]))
         if "resume" in job and environment["LOCAL_RANK"] == "0":

@@ -26,7 +26,7 @@ def test_what_the_page_shows_is_all_that_it_takes(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in PACKAGES:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("helpers.py", "round_trips.py", "extended_tree.py"):
+    for name in ("composing.py", "helpers.py", "round_trips.py", "extended_tree.py"):
         (tree / "tests").mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / name, tree / "tests" / name)
     paradigm = [name for name in blocks() if "rectified_flow" in name]
