@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
+from torch import Tensor
 
 from datamodules.base import datamodule_of
 from datamodules.splits import Split
@@ -130,10 +131,16 @@ class ImageGrid(PeriodicGrid):
     ) -> None:
         super().__init__(num_images, every_n_steps, first_step, split, key)
 
-    def grid(self, trainer: Trainer, module: LightningModule, batch: Batch, split: Split, step: int) -> Image.Image:
+    def grid(
+        self, trainer: Trainer, module: LightningModule, batch: Batch, split: Split, step: int
+    ) -> Image.Image | None:
         paradigm: Any = module
         with evaluating(trainer, module):
             outputs = dict(paradigm.images_of(batch, paradigm.evaluation_randomness(batch)))
+        told = tell_diverged(trainer, module, self.test_key if trainer.testing else self.key, outputs)
+        outputs = {name: images for name, images in outputs.items() if name not in told}
+        if not outputs:
+            return None
         captions = [f"{split} {index}" for index in batch.index.tolist()]
         title = f"{split} images · step {step:,}"
         if batch.degraded is None or not paradigm.current_tasks & {"restore", "inpaint"}:
@@ -189,6 +196,23 @@ def evaluating(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     finally:
         for child, mode in modes:
             child.training = mode
+
+
+def tell_diverged(trainer: Trainer, module: LightningModule, key: str, images: Mapping[str, Tensor]) -> Set[str]:
+    """Say which images cannot be shown because they hold values that are no numbers.
+
+    Args:
+        key: Folder of the picture that they were for.
+        images: (B, C, H, W) images by name.
+
+    Returns:
+        The names of these.
+    """
+    paradigm: Any = module
+    told: dict[str, str] = paradigm.diverged(images)
+    for sentence in told.values():
+        trainer.print(f"not in images/{key}: {sentence}")
+    return told.keys()
 
 
 def keep_image(trainer: Trainer, key: str, image: Image.Image, step: int) -> None:

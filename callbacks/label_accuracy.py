@@ -5,6 +5,7 @@ Shape suffixes: B batch, S label sets, R rows (a label set under a seed), C chan
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.image_grid import keep_image, trained_steps
+from callbacks.image_grid import keep_image, tell_diverged, trained_steps
 from callbacks.judge import load_judge, missing_judge
 from callbacks.measuring import MeasuringCallback, SetupError, first_rows, log_metrics
 from datamodules.base import datamodule_of
@@ -198,7 +199,9 @@ class LabelAccuracy(MeasuringCallback):
             step = trained_steps(trainer, module)
             notes = _notes(recognised[0], sets_SL, data.label_names)
             title = f"label sets {name} · step {step:,} · {MISSED}not among the classifier's most likely labels"
-            keep_image(trainer, f"label_sets_{name}", picture_grid(first_SCHW, title, notes, max_rows=GRID_ROWS), step)
+            key = f"label_sets_{name}"
+            if not tell_diverged(trainer, module, key, {"sample": first_SCHW}):
+                keep_image(trainer, key, picture_grid(first_SCHW, title, notes, max_rows=GRID_ROWS), step)
         scores = [label_scores(seed_SL, sets_SL) for seed_SL in recognised]
         pooled, per_image = [score.pooled for score in scores], [score.per_image for score in scores]
         variant = (ASSISTED.suffix,) if _assisted(module) else ()
@@ -211,7 +214,10 @@ class LabelAccuracy(MeasuringCallback):
 
     @torch.no_grad()
     def _draw_all(self, trainer: Trainer, module: LightningModule, name: str, num_seeds: int) -> tuple[Tensor, Tensor]:
-        """Return (R, L) recognised labels, seed by seed, and the first seed's (S, C, H, W) images, on every rank."""
+        """Return (R, L) recognised labels, seed by seed, and the first seed's (S, C, H, W) images, on every rank.
+
+        Labels are 1 where recognised, 0 where not, and NaN of an image that diverged, in which nothing can be seen.
+        """
         data = datamodule_of(trainer)
         sets_SL = data.label_sets[name].to(module.device)
         num_sets = len(sets_SL)
@@ -223,12 +229,13 @@ class LabelAccuracy(MeasuringCallback):
             index = rows % num_sets
             labels = sets_SL[index]
             image = self._draw(trainer, module, name, rows // num_sets, index, labels, first_SCHW.shape[1:])
-            recognised_RL[rows] = recognised_labels(self._judge(image), labels).float()
+            diverged = ~image.flatten(1).isfinite().all(1, keepdim=True)
+            recognised_RL[rows] = recognised_labels(self._judge(image), labels).float().masked_fill(diverged, torch.nan)
             is_first = rows < num_sets
             first_SCHW[index[is_first]] = image[is_first]
         merged = (trainer.strategy.reduce(tensor, reduce_op="sum") for tensor in (recognised_RL, first_SCHW))
         recognised, first = (tensor.cpu() for tensor in merged if isinstance(tensor, Tensor))
-        return recognised > 0, first
+        return recognised, first
 
     def _draw(
         self,
@@ -257,14 +264,15 @@ class LabelAccuracy(MeasuringCallback):
 
 def _notes(recognised_SL: Tensor, sets_SL: Tensor, names: Sequence[str]) -> list[str]:
     def words(present: Tensor, seen: Tensor) -> str:
-        return "\n".join(("" if seen[i] else MISSED) + names[i] for i in present.nonzero().flatten().tolist())
+        return "\n".join(("" if seen[i] > 0 else MISSED) + names[i] for i in present.nonzero().flatten().tolist())
 
     return [words(present, seen) for present, seen in zip(sets_SL > 0, recognised_SL, strict=True)]
 
 
 def _statistics(metric: Metric, name: str, values: list[float]) -> dict[str, float]:
     results = {f"{metric.key}/{name}": statistics.fmean(values)}
-    return results | ({f"{metric.variant(STD).key}/{name}": statistics.stdev(values)} if len(values) > 1 else {})
+    spread = statistics.stdev(values) if len(values) > 1 and math.isfinite(sum(values)) else math.nan
+    return results | ({f"{metric.variant(STD).key}/{name}": spread} if len(values) > 1 else {})
 
 
 def _assisted(module: Any) -> bool:

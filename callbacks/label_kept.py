@@ -136,7 +136,12 @@ class LabelKept(BatchMetrics[LabelKeptMetrics]):
         clean_BL = self._see(batch.image)
         degradations = _degradations(batch, data)
         visibility_BL = self._visibility(batch, data)
-        right_B = self.metrics.update(seen, clean_BL, labels[rows], batch.index, degradations, visibility_BL)
+        diverged = {name: ~image.flatten(1).isfinite().all(1) for name, image in restored.items()}
+        judged = {
+            name: seen_BL.float().masked_fill(diverged[name][:, None], torch.nan) if name in diverged else seen_BL
+            for name, seen_BL in seen.items()
+        }
+        right_B = self.metrics.update(judged, clean_BL, labels[rows], batch.index, degradations, visibility_BL)
         if not testing:
             return
         words = {name: _words(judged_BL, data) for name, judged_BL in {**seen, "clean": clean_BL}.items()}
@@ -145,7 +150,8 @@ class LabelKept(BatchMetrics[LabelKeptMetrics]):
                 degradation = degradations[b] if degradations else ""
                 case = Case(name, degradation, words["clean"][b], words[name][b])
                 self._cases[case] += 1
-                if name in restored and case.clean != case.restored:
+                is_shown = name in restored and bool(restored[name][b].isfinite().all())
+                if is_shown and case.clean != case.restored:
                     images = torch.stack([batch.image[b], whole.degraded[rows][b], restored[name][b].clamp(-1, 1)])
                     flip = Flip(int(batch.index[b]), case, words["degraded"][b], images.float().cpu())
                     self._keep(flip)

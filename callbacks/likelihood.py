@@ -14,7 +14,7 @@ from generative.likelihood import CALLS_PER_STEP, bits_per_dimension, of_levels,
 from generative.metrics.exact_posterior import EXACT
 from generative.metrics.likelihood import NLL, LikelihoodMetrics
 from generative.ranges import Count
-from generative.truth import posteriors
+from generative.truth import check_posterior, posteriors
 from generative.types import Batch
 
 OUTPUT = "sample"  # whose law is measured
@@ -37,9 +37,10 @@ class Likelihood(MeasuringCallback):
         self.num_images = num_images
         self.num_calls = max(CALLS_PER_STEP, num_calls)
         self._metrics = LikelihoodMetrics()
+        self._is_set_up = self._has_exact = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that the module knows a likelihood.
+        """Check that the module knows a likelihood, and find out whether the exact one is known of data whose law is.
 
         Raises:
             SetupError: It does not.
@@ -49,6 +50,17 @@ class Likelihood(MeasuringCallback):
                 f"callbacks.likelihood: {type(pl_module).__name__} knows no likelihood of images as it is set here, as only "
                 "diffusion and flows from noise in pixels do, without guidance by a degraded image: leave it out."
             )
+        if self._is_set_up:
+            return
+        self._is_set_up = True
+        data = datamodule_of(trainer)
+        prior, degradation = getattr(data, "prior", None), getattr(data, "degradation", None)
+        try:
+            if prior is not None and getattr(pl_module, "restores", False) and degradation is not None:
+                check_posterior(prior.law, degradation, prior.image_size)
+            self._has_exact = prior is not None
+        except ValueError as reason:
+            trainer.print(f"No exact likelihood beside that of the module: {reason}")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._metrics.reset(pl_module.device)
@@ -78,20 +90,16 @@ class Likelihood(MeasuringCallback):
                 self._of_law(trainer, module, subset, continuous)
 
     def _of_law(self, trainer: Trainer, module: Any, batch: Batch, continuous: torch.Tensor) -> None:
-        data = datamodule_of(trainer)
-        prior, degradation = getattr(data, "prior", None), getattr(data, "degradation", None)
-        if prior is None:
+        if not self._has_exact:
             return
+        data: Any = datamodule_of(trainer)
+        prior, degradation = data.prior, getattr(data, "degradation", None)
         x_BCP = continuous.flatten(2).cpu().double()
         if not getattr(module, "restores", False) or degradation is None:
             nats_B = -prior.law.log_density(x_BCP)
         else:
-            try:
-                laws = list(posteriors(prior.law, degradation, *batch.observed()))
-            except ValueError:  # it is not linear, which the calibration says
-                return
             nats_B = torch.empty(len(x_BCP), dtype=torch.float64)
-            for rows_R, law in laws:
+            for rows_R, law in posteriors(prior.law, degradation, *batch.observed()):
                 nats_B[rows_R.cpu()] = -law.log_density(x_BCP[rows_R.cpu()])
         bits_B = bits_per_dimension(of_levels(nats_B, continuous), continuous)
         self._metrics.update({NLL: bits_B}, EXACT, batch.index)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from files.words import count
 from generative.checks import checked
 from generative.metrics.catalogue import metric_of, split_name
 from generative.ranges import NonNegative, Positive
@@ -170,7 +171,7 @@ class TrainingProgress(ProgressBar):
             return
         if not self.console.is_interactive:
             facts = [
-                f"{self._evaluation_images} images in {format_duration(seconds)}",
+                f"{count(self._evaluation_images, 'image')} in {format_duration(seconds)}",
                 *self._validation_facts(trainer),
             ]
             self.print(f"validation at step {trainer.global_step}  {'  '.join(facts)}")
@@ -193,7 +194,7 @@ class TrainingProgress(ProgressBar):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.console.is_interactive:
             seconds = time.monotonic() - self._evaluation_start
-            self.print(f"test  {self._evaluation_images} images in {format_duration(seconds)}")
+            self.print(f"test  {count(self._evaluation_images, 'image')} in {format_duration(seconds)}")
         self._stop()
 
     def _evaluate(
@@ -202,10 +203,10 @@ class TrainingProgress(ProgressBar):
         self._evaluation_images += len(batch.image) * trainer.world_size
         total = sum(num_batches)
         if self.console.is_interactive:
-            self._advance(name, batch_idx + 1, total, f"{self._evaluation_images} images")
+            self._advance(name, batch_idx + 1, total, count(self._evaluation_images, "image"))
         elif time.monotonic() - self._evaluation_line >= self.every_seconds:
             self._evaluation_line = time.monotonic()
-            self.print(f"{name}  batch {batch_idx + 1}/{_total(total)}  {self._evaluation_images} images")
+            self.print(f"{name}  batch {batch_idx + 1}/{_total(total)}  {count(self._evaluation_images, 'image')}")
 
     # The live bar
 

@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from callbacks.image_grid import PeriodicGrid, evaluating
+from callbacks.image_grid import PeriodicGrid, evaluating, tell_diverged
 from datamodules.splits import Split
 from files.animations import FRAME_MS, MAX_FRAMES, AnimationKind, shown, write_animation
 from files.grids import render_grid
@@ -58,6 +58,10 @@ class StepsGrid(PeriodicGrid):
             states = list(paradigm.states(batch, paradigm.evaluation_randomness(batch)))
         if len(states) < 2:
             return None
+        held = {f"step {i} of {len(states)}": torch.cat([state.z, state.image]) for i, state in enumerate(states, 1)}
+        for name in held:
+            if tell_diverged(trainer, module, self.test_key if trainer.testing else self.key, {name: held[name]}):
+                return None
         title = f"sampler's steps · {split} images · training step {step:,}"
         if self.animation and trainer.is_global_zero:
             names = [f"{split} {index}" for index in batch.index.tolist()]

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.splits import Splits
 from files.images import NUM_NAMED, named
+from files.words import count
 
 Policy = Literal["stop", "skip"]
 
@@ -36,12 +37,12 @@ def left_out(damaged: Sequence[str], total: int, policy: str | None) -> tuple[st
         return ()
     if policy == "stop":
         raise DamagedImageError(
-            f"{len(damaged)} of {total} images cannot be decoded ({named(damaged)}): replace them, or set "
+            f"{len(damaged)} of {count(total, 'image')} cannot be decoded ({named(damaged)}): replace them, or set "
             "data.damaged=skip to leave them out and count them"
         )
     if len(damaged) == total:
         raise ValueError(f"none of the {total} image files can be decoded ({named(damaged)}): check the data's paths")
-    rank_zero_warn(f"{len(damaged)} of {total} images cannot be decoded and are left out ({named(damaged)})")
+    rank_zero_warn(f"{len(damaged)} of {count(total, 'image')} cannot be decoded and are left out ({named(damaged)})")
     return tuple(damaged)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from files.images import DECODING_ERRORS, NOTES, Picture, named, read_picture
 from files.pixels import to_tensor
+from files.words import count
 
 _THREADS = 8  # PIL releases the global interpreter lock
 
@@ -79,4 +80,4 @@ def tell_notes(files: Sequence[Path], notes_FK: Tensor) -> None:
     """
     for note, rows_F in zip(NOTES, notes_FK.T.tolist(), strict=True):
         if names := list(itertools.compress(files, rows_F)):
-            rank_zero_warn(f"{len(names)} of {len(files)} images {note} ({named(names)})")
+            rank_zero_warn(f"{len(names)} of {count(len(files), 'image')} {note} ({named(names)})")

@@ -20,6 +20,7 @@ from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cached
 from files.images import named
 from files.listing import file_state, list_images
+from files.words import count
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, WholeNumber
 
@@ -49,7 +50,7 @@ def image_files(folder: Path, key: str = "data.root") -> list[Path]:
         )
     if listing.unread:
         rank_zero_warn(
-            f"{len(listing.unread)} pictures in {folder} are of formats that are not read ({named(listing.unread)})"
+            f"{folder} holds {count(len(listing.unread), 'picture')} of formats that are not read ({named(listing.unread)})"
         )
     return [folder / file for file in listing.images]
 
@@ -165,7 +166,7 @@ class ImageFolderDataModule(ImageDataModule):
         names = [file.relative_to(train_root).as_posix() for file in files["train"]]
         if len(names) <= len(missing):
             raise ValueError(
-                f"{train_root} holds {len(names)} images, too few for the splits {', '.join(('train', *missing))}: "
+                f"{train_root} holds {count(len(names), 'image')}, too few for the splits {', '.join(('train', *missing))}: "
                 "set data.root to a folder with more"
             )
         check_fractions(missing)

@@ -20,6 +20,7 @@ from datamodules.shards.index import SampleKeys, ShardIndex, index_shards
 from datamodules.shards.store import ShardStore
 from datamodules.splits import Split, Splits, check_fractions, check_own_images
 from files.images import SUFFIXES
+from files.words import count
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, Positive, WholeNumber
 
@@ -151,10 +152,12 @@ class WebDatasetDataModule(ImageDataModule):
         check_fractions({split: self.fractions[split] for split in missing})
         order = rows["train"][index.hash[rows["train"]].argsort()]
         if len(order) <= len(missing):
-            raise ValueError(f"data.train has {len(order)} images, too few for the splits train, {', '.join(missing)}")
+            raise ValueError(
+                f"data.train has {count(len(order), 'image')}, too few for the splits train, {', '.join(missing)}"
+            )
         for split in missing:
-            count = max(1, math.floor(self.fractions[split] * len(rows["train"])))
-            rows[split], order = order[:count].sort().values, order[count:]
+            number = max(1, math.floor(self.fractions[split] * len(rows["train"])))
+            rows[split], order = order[:number].sort().values, order[number:]
         rows["train"] = order.sort().values
         return rows
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
-from files.pixels import to_bytes
+from files.pixels import check_numbers, to_bytes
 from files.whole import whole_file
 
 CELL_SIZE = 96  # px: small images are enlarged to about this height
@@ -33,6 +33,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _to_pil(image_CHW: Tensor, scale: int) -> Image.Image:
+    check_numbers(image_CHW)
     bytes_CHW = to_bytes(image_CHW).cpu()
     if len(bytes_CHW) == 1:
         bytes_CHW = bytes_CHW.expand(3, -1, -1)
@@ -58,7 +59,7 @@ def render_grid(
         An RGB image, which tells ``read_grid`` where its pictures are.
 
     Raises:
-        ValueError: If there is no image, or the rows differ in shape.
+        ValueError: If there is no image, the rows differ in shape, or values are no numbers.
     """
     shapes = {tuple(images.shape) for images in rows.values()}
     if len(shapes) != 1 or 0 in next(iter(shapes)):

@@ -41,8 +41,8 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 DEEP = 65535  # white in 16 bits
 NOTES = (
-    "have transparent pixels, which are seen over white",
-    "have several frames or pages, of which the first is used",
+    "with transparent pixels, which are seen over white",
+    "with several frames or pages, of which the first is used",
 )
 MAX_JPEG_EXIF = 65_000  # bytes that a JPEG file holds of it
 NUM_NAMED = 3  # files named in messages and records

@@ -79,6 +79,18 @@ def write_image(image_CHW: Tensor, path: Path, replace: bool = True, software: s
     write_picture(Picture(to_pixels(image_CHW, np.uint8)), path, replace, software)
 
 
+def check_numbers(image: Tensor) -> None:
+    """Check that a file can hold an image.
+
+    Raises:
+        ValueError: Some values are no numbers, which a file would show as black.
+    """
+    if not image.isfinite().all():
+        raise ValueError(
+            "An image holds values that are no numbers, which a file would show as black: what made it diverged."
+        )
+
+
 def to_pixels(image_CHW: Tensor, kind: type[np.unsignedinteger] | np.dtype) -> np.ndarray:
     """Round an image to the values of files.
 
@@ -88,7 +100,11 @@ def to_pixels(image_CHW: Tensor, kind: type[np.unsignedinteger] | np.dtype) -> n
 
     Returns:
         (H, W) or (H, W, 3) values from 0, black, to the largest one, white.
+
+    Raises:
+        ValueError: Some values are no numbers.
     """
+    check_numbers(image_CHW)
     values = to_levels(image_CHW.float().clamp(-1, 1), int(np.iinfo(kind).max)).cpu().numpy().astype(kind)
     return values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))
 

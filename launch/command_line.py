@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from files.words import count
 from launch.checking import check_values
 from launch.compose import (
     apply_overrides,
@@ -165,7 +166,7 @@ def _tell_choice(key: str, path: str | None) -> None:
         print(f"{key}=auto: no finished run fits; none is used", flush=True)  # noqa: T201
         return
     steps = RunFolder(Path(path).parent.parent).record.get("step")
-    print(f"{key}=auto: {path}" + ("" if steps is None else f" ({steps:,} steps)"), flush=True)  # noqa: T201
+    print(f"{key}=auto: {path}" + ("" if steps is None else f" ({count(steps, 'step')})"), flush=True)  # noqa: T201
 
 
 def whole_number(own: Mapping[str, str | None], key: str, maximum: int, minimum: int = 1) -> int:

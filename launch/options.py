@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -145,7 +145,7 @@ def without_null(argument: str) -> str:
     return key + equals + _NULL.sub(NONE, value)
 
 
-def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
+def leave_out(config: DictConfig, overrides: Iterable[str]) -> list[str]:
     """Take out of a config what has no effect on the run, so that no record tells of it.
 
     That is what a module, an experiment or ``debug=`` sets in a part that the run is without, or for another option of a group,
@@ -156,19 +156,32 @@ def leave_out(config: DictConfig, overrides: Iterable[str]) -> None:
         config: A composed config, changed in place.
         overrides: What it was composed from.
 
+    Returns:
+        The keys that were taken out although the experiment's own file sets them, as where ``task=`` makes another run of it.
+
     Raises:
         UserError: The command line chooses such a group, sets such a key, or a task that the module cannot do; a file sets
             a key of a part that no run has; or what is named cannot be imported.
     """
     overrides = list(overrides)
     check_named(config)
-    _leave_out_missing(config, overrides)
-    _leave_out_of_others(config, overrides)
+    left_out = [*_leave_out_missing(config, overrides), *_leave_out_of_others(config, overrides)]
     _check_task(config)
-    _leave_out_unread(config, overrides)
+    left_out += _leave_out_unread(config, overrides)
+    chosen = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("experiment=")), None)
+    wanted = {} if chosen is None else dict.fromkeys(_keys_set_by_experiment(chosen))
+    return [key for key in wanted if any(key == gone or key.startswith(f"{gone}.") for gone in left_out)]
 
 
-def _leave_out_missing(config: DictConfig, overrides: Iterable[str]) -> None:
+def _keys_set_by_experiment(name: str) -> list[str]:
+    """Return the keys that an experiment sets, with those of the experiments that it is based on."""
+    bases = [entry for entry in _read("experiment", name).get("defaults", []) if isinstance(entry, str)]
+    inherited = [key for base in bases if base != "_self_" for key in _keys_set_by_experiment(base)]
+    return [*inherited, *keys_set_by("experiment", name)]
+
+
+def _leave_out_missing(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+    """Take out the settings of what the run is without, and name it."""
     for key in [*sorted(optional_groups() & config.keys()), *(f"callbacks.{name}" for name in config.callbacks)]:
         node = OmegaConf.select(config, key)
         if not OmegaConf.is_dict(node) or TARGET in node:
@@ -179,10 +192,11 @@ def _leave_out_missing(config: DictConfig, overrides: Iterable[str]) -> None:
         if not (CONF_DIR / key.replace(".", "/")).is_dir() and key.partition(".")[2] not in _callbacks():
             raise UserError(f"{key} has settings and no {TARGET}: there is none of this name.")
         OmegaConf.update(config, key, None)
+        yield key
 
 
-def _leave_out_of_others(config: DictConfig, overrides: Iterable[str]) -> None:
-    """Take out the keys that a part's class does not take: they were set for another option of the group."""
+def _leave_out_of_others(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+    """Take out the keys that a part's class does not take, and name them: they were set for another option of the group."""
     typed = {override.lstrip("+").partition("=")[0] for override in overrides}
     for group in sorted(PARTS & set(map(str, config))):
         part = config[group]
@@ -199,6 +213,7 @@ def _leave_out_of_others(config: DictConfig, overrides: Iterable[str]) -> None:
                 )
             with open_dict(part):
                 del part[key]
+            yield f"{group}.{key}"
 
 
 @cache
@@ -220,7 +235,8 @@ def _check_task(config: DictConfig) -> None:
         raise UserError(f"task={task} is nothing that {name} does: {f'choose {able}' if able else 'leave it out'}.")
 
 
-def _leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
+def _leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> Iterator[str]:
+    """Take out the groups that the module has no use for, and name them."""
     kind = _module_class(config)
     if kind is None:
         return
@@ -239,6 +255,7 @@ def _leave_out_unread(config: DictConfig, overrides: Iterable[str]) -> None:
                 raise UserError(f"{override} has no effect on {module}: {reason}; leave it out.")
         if key in PARTS:
             config[key] = None
+            yield key
 
 
 def _module_class(config: DictConfig) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from files.words import count
 from launch.paths import without_paths
 
 LIBRARIES = ("torch", "torchvision", "lightning", "hydra-core", "torchmetrics", "numpy", "pillow")
@@ -120,10 +121,6 @@ def images_seen(record: dict[str, Any], batch: int, accumulated: int, steps: int
         accumulated = int(changes.get("trainer.accumulate_grad_batches", {}).get("from", accumulated))
         end = begin
     return images + end * batch * accumulated
-
-
-def count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def hardware_text(record: dict[str, Any]) -> str:

@@ -165,7 +165,8 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
     overrides = [o for o in hydra.overrides.task if parse(o)[0] not in THIS_TIME]
     _prepare_child_processes(list(hydra.overrides.task), run)
     if not config.resume:
-        leave_out(config, overrides)
+        if (unused := leave_out(config, overrides)) and is_main_process():
+            print(f"not used, as this run has no such part: {', '.join(unused)} of the experiment", flush=True)  # noqa: T201
         make_absolute(config)
         settle_precision(config)
         settle_compile(config)

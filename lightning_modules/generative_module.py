@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from files.words import count
 from generative.networks import ImageNetwork
 from generative.randomness import Randomness
 from generative.types import Batch, State
@@ -32,6 +33,7 @@ class GenerativeModule(TrainingModule):
     network_sees_pixels: bool = True
     sampling_times: list[tuple[int, float]] | None = None
     _wanted: Set[str] | None = None
+    _diverged: dict[str, Tensor] | None = None  # by output of an evaluation, (2,) images that diverged, and all
 
     @property
     @abstractmethod
@@ -134,7 +136,56 @@ class GenerativeModule(TrainingModule):
                     f"{type(self).__name__}.sample makes {name} of the shape {tuple(image.shape)} of images of the shape "
                     f"{tuple(batch.image.shape)}: they must be equal."
                 )
+        if self._diverged is not None:
+            for name, image in images.items():
+                counted = torch.stack([_diverged_rows(image).sum(), torch.tensor(len(image), device=image.device)])
+                self._diverged[name] = counted + self._diverged[name] if name in self._diverged else counted
         return images
+
+    def diverged(self, images: Mapping[str, Tensor]) -> dict[str, str]:
+        """Find images with values that are no numbers, which a file would hold as black.
+
+        Args:
+            images: (B, C, H, W) images by name, such as that of the output.
+
+        Returns:
+            A sentence by name that says what diverged and how it was made; empty where all is well.
+        """
+        counts = {name: (int(_diverged_rows(image).sum()), len(image)) for name, image in images.items()}
+        return {name: self._words_of_diverged(name, *count) for name, count in counts.items() if count[0]}
+
+    def _words_of_diverged(self, name: str, number: int, of: int) -> str:
+        record, output = self.sampling_record(), self.outputs.get(name)
+        how = [f"{key}={record[key]}" for key in ("sampler", "num_steps", "guidance") if record.get(key) is not None]
+        if output is not None and output.num_network_calls is not None:
+            how.append(f"{count(round(output.num_network_calls), 'network call')} each")
+        made = f" (made with {', '.join(how)})" if how else ""
+        return (
+            f"{name} diverged: {number} of {count(of, 'image')}{made} "
+            f"{'holds' if of == 1 else 'hold'} values that are no numbers: choose another number of steps, sampler or "
+            "guidance, unless the weights themselves are not finite."
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        self._diverged = {}
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._tell_diverged("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._tell_diverged("test")
+
+    def _tell_diverged(self, what: str) -> None:
+        """Say in a line for each output how many of the images that the callbacks had made diverged, on any rank."""
+        counted, self._diverged = self._diverged or {}, None
+        for name in self.outputs:
+            mine = counted.get(name, torch.zeros(2, dtype=torch.int64, device=self.device))
+            number, of = torch.as_tensor(self.trainer.strategy.reduce(mine, reduce_op="sum")).tolist()
+            if number:
+                self.print(f"{what}: {self._words_of_diverged(name, number, of)}")
 
     def _clock(self) -> float:
         if self.sampling_times is not None and self.device.type != "cpu":
@@ -169,3 +220,7 @@ class GenerativeModule(TrainingModule):
         if not self.current_tasks & ANSWERING:
             return self.offered(batch)
         return self.offered(batch, outputs=lambda: self.images_of(batch, self.evaluation_randomness(batch)))
+
+
+def _diverged_rows(image_BCHW: Tensor) -> Tensor:
+    return ~image_BCHW.flatten(1).isfinite().all(1)

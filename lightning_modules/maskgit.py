@@ -291,6 +291,7 @@ class MaskGIT(ConditionalModule):
 
     def on_test_epoch_start(self) -> None:
         """Count the network calls anew."""
+        super().on_test_epoch_start()
         self._network_calls.reset(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
@@ -300,6 +301,7 @@ class MaskGIT(ConditionalModule):
 
     def on_test_epoch_end(self) -> None:
         """Average the network calls over the images of all ranks."""
+        super().on_test_epoch_end()
         self.mean_network_calls = self._network_calls.compute()["sample"].value
 
     def sampling_record(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from files.images import DECODING_ERRORS, Picture, picture_of, read_picture, reason
 from files.masks import HoleRule, MaskError, hole_rule, mask_of
 from files.pixels import drawn, fill, seen, to_pixels
+from files.words import count
 from launch.errors import UserError, as_user_error
 
 PictureLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -23,7 +24,7 @@ def check_kind(kind: str, number: int = 0) -> None:
     if kind not in get_args(Kind):
         raise UserError(f"kind={kind} must be one of {', '.join(get_args(Kind))}.")
     if number < 0:
-        raise UserError(f"{number} images cannot be made: ask for 0 or more.")
+        raise UserError(f"{count(number, 'image')} cannot be made: ask for 0 or more.")
 
 
 def read_given(given: PictureLike) -> Picture:

@@ -15,7 +15,7 @@ from generative.degradations import Degradation
 from generative.metrics.catalogue import Metric, Table
 from generative.metrics.means import MeanMetrics
 from generative.randomness import Randomness
-from generative.truth import GaussianField, GaussianMixture, posteriors
+from generative.truth import GaussianField, GaussianMixture, check_posterior, posteriors
 from generative.types import Batch
 
 LARGEST_FIT = 32  # side in pixels up to which the covariance of the samples is compared
@@ -117,9 +117,7 @@ class ExactPosteriorMetrics(MeanMetrics):
         self.output = output
         self._num_pixels = prior.image_size**2
         super().__init__()
-        nothing_known = torch.zeros(1, 1, prior.image_size, prior.image_size)
-        for _ in posteriors(self.law, degradation, nothing_known, nothing_known):  # says now what it would say later
-            pass
+        check_posterior(self.law, degradation, prior.image_size)  # says now what it would say later
 
     def reset(self, device: torch.device | str = "cpu") -> None:
         super().reset(device)

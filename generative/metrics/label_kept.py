@@ -111,7 +111,8 @@ class LabelKeptMetrics(MeanMetrics):
         """Take in a batch.
 
         Args:
-            outputs: (B, L) booleans by output, what the classifier sees in restored images.
+            outputs: (B, L) booleans by output, what the classifier sees in restored images; floats with NaN for an image that
+                diverged, in which nothing can be seen.
             clean_BL: (B, L) booleans, what it sees in the clean ones.
             labels_BL: (B, L) multi-hot labels.
             index_B: (B,) int64 indices of the images.
@@ -125,7 +126,7 @@ class LabelKeptMetrics(MeanMetrics):
         right_B = (clean_BL == (labels_BL > 0)).all(1)
         self._means.add("clean", right_B.float())
         for output, judged_BL in outputs.items():
-            kept_B = (judged_BL == clean_BL).all(1).float()
+            kept_B = (judged_BL == clean_BL).all(1).float().masked_fill(judged_BL.isnan().any(1), torch.nan)
             self.add(f"label_kept/{output}", kept_B, index_B, right_B)
             for name in sorted(set(degradations)):
                 rows_B = right_B & torch.tensor([each == name for each in degradations], device=right_B.device)

@@ -108,11 +108,12 @@ def rank_shares(samples_K: Tensor, truth: Tensor) -> Tensor:
         truth: (...) true values.
 
     Returns:
-        (R, ...) shares, R = K + 1, with sum 1.
+        (R, ...) shares, R = K + 1, with sum 1; NaN among samples of which one is NaN.
     """
     below, equal = (samples_K < truth).sum(0), (samples_K == truth).sum(0)
     rank_R = torch.arange(len(samples_K) + 1, device=truth.device).view(-1, *[1] * truth.ndim)
-    return ((rank_R >= below) & (rank_R <= below + equal)) / (equal + 1.0)
+    shares = ((rank_R >= below) & (rank_R <= below + equal)) / (equal + 1.0)
+    return shares.masked_fill(samples_K.isnan().any(0), torch.nan)
 
 
 def inside(num_ranks: int, rate: float) -> Tensor:

@@ -42,6 +42,17 @@ def posteriors(
         yield rows_R, law.given(seen_RCP, operator_PP, noise_PP)
 
 
+def check_posterior(law: GaussianMixture, degradation: Degradation, image_size: int) -> None:
+    """Check that images of a law have an exact posterior, whatever is left of them.
+
+    Raises:
+        ValueError: See ``posteriors``.
+    """
+    nothing_known = torch.zeros(1, 1, image_size, image_size)
+    for _ in posteriors(law, degradation, nothing_known, nothing_known):
+        pass
+
+
 def _check_range(law: GaussianMixture, operator_PP: Tensor, noise_PP: Tensor) -> None:
     """Check that hardly any degraded pixel would have left [-1, 1]."""
     variance_P = torch.einsum("np,pq,nq->n", operator_PP, law.covariance_PP, operator_PP) + noise_PP.diagonal()

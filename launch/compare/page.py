@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from files.words import count
 from generative.metrics import bootstrap
 from generative.metrics.catalogue import metric_of, split_name
 from launch import results
@@ -38,7 +39,7 @@ from launch.compare.trainings import (
 from launch.page import html
 from launch.page.html import Panels
 from launch.paths import without_folders
-from launch.record import count, hardware_text, now
+from launch.record import hardware_text, now
 from launch.sampling_time import DEFINITION as TIMING
 
 HERE = Path(__file__).parent

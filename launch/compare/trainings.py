@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from files.words import count
 from launch.compare.reading import BATCH_KEYS, Measured, logged_curve
 from launch.compare.rows import Row
 from launch.record import duration_text, hardware_text, images_seen, revision_text, training_seconds
@@ -57,10 +58,10 @@ def training_text(row: Row) -> str:
     """Describe one of ``trainings_of`` in a few words: size, steps and seeds."""
     runs = runs_of(row)
     parameters = runs[0].run_record.get("parameters")
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else f"seed {runs[0].seed}"
+    seeds = count(len(runs), "seed") if len(runs) > 1 else f"seed {runs[0].seed}"
     size = [f"{parameters / 1e6:.1f} M parameters"] if parameters else []
     before = [f"first with {text}"] if (text := runs[0].trained.get(BEFORE)) else []
-    return ", ".join([*size, f"{runs[0].record.get('step', 0):,} steps", seeds, *before])
+    return ", ".join([*size, count(runs[0].record.get("step", 0), "step"), seeds, *before])
 
 
 def training_choices(row: Row, trainings: dict[int, Row]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
+from files.words import count
 from generative.metrics.catalogue import metric_of, ordered, split_name
 from generative.metrics.layouts import Layout, layouts
 from generative.metrics.plots import plots_of
@@ -17,7 +18,7 @@ from launch.errors import UserError, as_user_error, one_line
 from launch.metrics_csv import read_rows
 from launch.page.charts import Chart
 from launch.paths import without_folders
-from launch.record import count, duration_text, hardware_text, history_of, images_seen, revision_text, training_seconds
+from launch.record import duration_text, hardware_text, history_of, images_seen, revision_text, training_seconds
 from launch.record_files import read_metrics
 from launch.report.checkpoints import KeptTable, kept_checkpoints
 from launch.report.curves import Curves, chart_of, curves_of, other_charts, training_charts, validation_charts

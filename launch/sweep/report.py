@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from files.words import count
 from launch.errors import UserError
 from launch.metrics_csv import last_values
 from launch.names import NOT_IN_NAMES
@@ -81,7 +82,7 @@ def report(sweep: Path) -> None:
     states = {job.run.path: status(job) for job in jobs}
     counts = ", ".join(f"{count} {state}" for state, count in Counter(states.values()).items())
     optimized = dict.fromkeys(m for job in jobs if (m := _optimized_metric(job)))
-    table = Table(title=f"sweep of {len(jobs)} jobs: {counts}")
+    table = Table(title=f"sweep of {count(len(jobs), 'job')}: {counts}")
     numbers = ("job", "step", "starts", *optimized)
     for column in ("job", *keys, "status", "step", "starts", *optimized):
         table.add_column(column, justify="right" if column in numbers else "left")

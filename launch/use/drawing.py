@@ -21,14 +21,14 @@ from files.animations import FRAME_MS, AnimationKind, shown, write_animation
 from files.grids import CELL_SIZE, NUM_COLUMNS, picture_grid, render_grid, write_png
 from files.images import named, software_of
 from files.pixels import to_bytes, to_pixels, write_image
+from files.words import count
 from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.types import Batch, State
 from launch.command_line import is_true, whole_number
 from launch.errors import UserError, as_user_error
-from launch.record import count
 from launch.use.messages import SOFTWARE, say, told_when_stopped
-from launch.use.restorer import finite, within_memory
+from launch.use.restorer import finite, finite_states, within_memory
 from lightning_modules import GenerativeModule
 
 GRID, GRID_IMAGES = "grid.png", 1000
@@ -154,7 +154,8 @@ def draw_images(
     for begin in track(range(0, num_images, batch_size), description="drawing", console=Console(stderr=True)):
         with within_memory(batch_size), torch.inference_mode():
             batch = drawing.batch(range(begin, min(begin + batch_size, num_images)), shape, module.device)
-            drawn = finite(module.images_of(batch, module.evaluation_randomness(batch, "generate"))["sample"]).cpu()
+            made = module.images_of(batch, module.evaluation_randomness(batch, "generate"))["sample"]
+            drawn = finite(module, "sample", made).cpu()
         yield drawn
 
 
@@ -166,8 +167,7 @@ def draw_steps(module: GenerativeModule, drawing: Drawing, shape: tuple[int, int
     """
     batch = drawing.batch(range(1), shape, module.device)
     with torch.inference_mode():
-        states = list(module.states(batch, module.evaluation_randomness(batch, "generate")))
-    return [State(state.z.cpu(), state.image.cpu()) for state in states]
+        return finite_states(module, batch)
 
 
 def write_steps(states: Sequence[State], title: str, target: Path, animation: str, frame_ms: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from files.images import DECODING_ERRORS, SUFFIXES, UNREAD_SUFFIXES, named, printable, reason, upright_size
 from files.listing import Listing, list_images
 from files.masks import HoleRule, Mask, MaskError, match_masks, read_mask
+from files.words import count
 from launch.errors import UserError, as_user_error
 from launch.use.messages import say
 
@@ -122,7 +123,7 @@ def _masks_of(images: list[Path], masks: Path, leave_out: Sequence[Path]) -> dic
     with as_user_error():
         found = match_masks(images, listing.images)
     if idle := sorted(set(listing.images) - set(found.values())):
-        say(f"{len(idle)} masks belong to no image ({named(idle)})")
+        say(f"{count(len(idle), 'mask')} without an image ({named(idle)})")
     return {file: folder / mask for file, mask in found.items()}
 
 
@@ -190,7 +191,8 @@ def _check_results(target: Path, results: Sequence[Path], sources: Sequence[Path
         raise UserError(f"output={target}: {named(folders)} is a folder: choose another output=.")
     if there and not overwrite:
         raise UserError(
-            f"output={target} holds {len(there)} files that would be overwritten ({named(there)}): choose another folder, or "
+            f"output={target} holds {count(len(there), 'file')} that would be overwritten "
+            f"({named(there)}): choose another folder, or "
             "replace them with overwrite=true."
         )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from files.words import count
+
 SOFTWARE = "Triptych generate.py"  # in the header of PNG files
 
 
@@ -29,5 +31,5 @@ def told_when_stopped(written: Sequence[Path], num_images: int, target: Path) ->
         yield
     except BaseException:
         if written:
-            say(f"{len(written)} of {num_images} images were written to {target} before this; they are whole")
+            say(f"{len(written)} of {count(num_images, 'image')} had been written to {target} before this, whole")
         raise

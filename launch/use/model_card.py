@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from files.words import count
 from generative.export import Precision
 from generative.metrics.catalogue import spoken
 from generative.metrics.layouts import layouts
@@ -147,11 +148,11 @@ def _training(
     rows = {
         "experiment": record.get("name"),
         "command": f"python train.py {' '.join(portable(record.get('overrides') or []))}",
-        "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {step:,} steps{rounded}",
+        "weights": f"{'exponential moving average' if weights == 'ema' else 'raw'}, after {count(step, 'step')}{rounded}",
         "network": f"{type(module.network).__name__}, {sum(p.numel() for p in module.network.parameters()):,} parameters",
         "data": f"{data.get('name')}{_source(data)}, {images}, fingerprint {data.get('fingerprint')}",
         **_earlier_data(data),
-        "images": f"{data.get('image_size')} x {data.get('image_size')} pixels, {data.get('channels')} channels",
+        "images": f"{data.get('image_size')} x {data.get('image_size')} pixels, {count(data.get('channels', 0), 'channel')}",
         "images seen": f"{images_seen(record, batch, accumulated, step):,}",
         "hardware": ", ".join(
             [f"{hardware.get('ranks', 1)} x {hardware.get('accelerator') or hardware.get('processor')}"]
@@ -189,7 +190,7 @@ def _origin(origin: dict[str, Any] | None) -> dict[str, str]:
     """Say what the training began with, where that was another run."""
     if origin is None:
         return {}
-    steps = "" if origin.get("step") is None else f" after {origin['step']:,} steps"
+    steps = "" if origin.get("step") is None else f" after {count(origin['step'], 'step')}"
     return {"began with": f"{origin.get('weights')} weights of {origin.get('name')}{steps}, {origin.get('hash')}"}
 
 

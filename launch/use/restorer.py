@@ -116,18 +116,37 @@ def within_memory(batch_size: int) -> Iterator[None]:
         raise
 
 
-def finite(images: Tensor) -> Tensor:
+def finite(module: GenerativeModule, name: str, images: Tensor) -> Tensor:
     """Return images as they are.
+
+    Args:
+        module: What made them.
+        name: What they are, such as the output.
 
     Raises:
         UserError: Some values are no numbers, which a file would hold as black.
     """
-    if not images.isfinite().all():
-        raise UserError(
-            "what the model made holds values that are no numbers: its sampling diverges with these settings "
-            "(guidance, sampler.num_steps), or its weights are not finite."
-        )
+    for said in module.diverged({name: images}).values():
+        raise UserError(said)
     return images
+
+
+def finite_states(module: GenerativeModule, batch: Batch) -> list[State]:
+    """Go the way to an output of ``generate``.
+
+    Returns:
+        The sampler's states, on the CPU; none of what takes a single step.
+
+    Raises:
+        UserError: Some values are no numbers.
+    """
+    states = [
+        State(s.z.cpu(), s.image.cpu(), None if s.unknown is None else s.unknown.cpu())
+        for s in module.states(batch, module.evaluation_randomness(batch, "generate"))
+    ]
+    for number, state in enumerate(states, 1):
+        finite(module, f"step {number} of {len(states)}", torch.cat([state.z, state.image]))
+    return states
 
 
 @dataclass(frozen=True)
@@ -270,8 +289,7 @@ class Restorer:
         """
         holes = None if request.missing is None else request.missing.expand(len(request.image), 1, -1, -1)
         batch = self._batch(request.image, torch.full((len(request.image),), request.number), holes)
-        states = self.module.states(batch, self.module.evaluation_randomness(batch, "generate"))
-        return [State(s.z.cpu(), s.image.cpu(), None if s.unknown is None else s.unknown.cpu()) for s in states]
+        return finite_states(self.module, batch)
 
     @torch.inference_mode()
     def degraded(self, request: Request) -> Tensor:
@@ -308,7 +326,8 @@ class Restorer:
 
     def _make(self, batch: Batch) -> Tensor:
         randomness = self.module.evaluation_randomness(batch, "generate")
-        return finite(self.module.images_of(batch, randomness, {self.result})[self.result])
+        made = self.module.images_of(batch, randomness, {self.result})[self.result]
+        return finite(self.module, self.result, made)
 
     def _count(self, done: int, tiles: int) -> None:
         if self.on_tiles is not None:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from files.images import DECODING_ERRORS, NOTES, Picture, named, printable, read_picture, reason, write_picture
 from files.pixels import drawn, fill
+from files.words import count
 from generative.types import State
 from launch.errors import UserError, as_user_error
-from launch.record import count
 from launch.use.folders import Job, check_masks, open_mask, say_all
 from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restorer import Request, Restorer, within_memory
@@ -161,7 +161,7 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
     size = restorer.image_size
     for note, files in progress.notes.items():
         if files:
-            say(f"{len(files)} images {note} ({named(files)})")
+            say(f"{count(len(files), 'image')} {note} ({named(files)})")
     other = {own: times for own, times in progress.sizes.items() if own != (size, size)}
     if other:
         (width, height), _ = max(other.items(), key=lambda item: item[1])
@@ -173,13 +173,15 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
         verb = "was" if number == 1 else "were"
         say(f"{count(number, 'image')} {verb} restored {how} (most have {width}x{height})")
     if progress.coloured:
-        say(f"{progress.coloured} images have colours and the network sees grey: each channel was restored by itself")
+        say(
+            f"the network sees grey: of {count(progress.coloured, 'image')} in colour each channel was restored by itself"
+        )
     if progress.reduced:
         say(
-            f"{len(progress.reduced)} images have values finer than 8 bits a colour or 16 bits of grey; their results have "
-            f"these ({named(progress.reduced)})"
+            f"the results have at most 8 bits a colour or 16 bits of grey, where {count(len(progress.reduced), 'image')} had "
+            f"finer values ({named(progress.reduced)})"
         )
     say_all([f"{printable(file)} is left out: {why}" for file, why in progress.left_out.items()])
     if job.unread:
-        say(f"{len(job.unread)} pictures are of formats that are not read ({named(job.unread)})")
+        say(f"not read, of their formats: {count(len(job.unread), 'picture')} ({named(job.unread)})")
     say(f"{count(len(progress.written), 'image')} written to {job.target}")

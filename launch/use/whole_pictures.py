@@ -18,6 +18,7 @@ from callbacks.restoration import Evaluation, ImageMetrics, OfImages
 from files.images import named, printable, read_picture, reason
 from files.pixels import from_levels, to_levels
 from files.whole import whole_file
+from files.words import count
 from generative.tiling import Tiling
 from generative.types import Batch
 from launch import build
@@ -134,7 +135,7 @@ def _measured(
         "tiles": "resized" if tiling is None else f"{tiling.size}x{tiling.size}, sharing {tiling.overlap} pixels",
         "definitions": {key: text for metrics in whole for key, text in metrics.definition().items()},
     }
-    say(f"{len(files)} pictures, measured over whole images")
+    say(f"{count(len(files), 'picture')}, measured over whole images")
     return rows, means, record
 
 

@@ -43,6 +43,9 @@ class FakeRestorer(LightningModule):
     def images_of(self, batch: Batch, randomness: Randomness, names: object = None) -> dict[str, Tensor]:
         return self.sample(batch, randomness)
 
+    def diverged(self, images: dict[str, Tensor]) -> dict[str, str]:
+        return {name: f"{name} diverged" for name, image in images.items() if not image.isfinite().all()}
+
     def states(self, batch: Batch, randomness: Randomness) -> Iterator[State]:
         return iter(())
 

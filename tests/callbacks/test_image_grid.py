@@ -15,7 +15,7 @@ from lightning import Callback
 from PIL import Image
 
 from callbacks import ImageGrid, StepsGrid
-from files.grids import GAP, NOTE_SIZE, render_grid, write_png
+from files.grids import GAP, NOTE_SIZE, read_grid, render_grid, write_png
 from generative.types import Batch, State
 
 
@@ -161,6 +161,32 @@ def test_steps_grid_draws_nothing_where_there_is_no_way(
     restorer.states = lambda batch, randomness: iter([State(batch.image, batch.image)] * num_states)
     make_trainer(StepsGrid()).test(restorer, data, verbose=False)
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_what_diverged_is_told_and_in_no_picture(
+    restorer: Any, data: Any, make_trainer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = restorer.sample
+
+    def sample(batch: Batch, randomness: Any) -> dict[str, torch.Tensor]:
+        images = whole(batch, randomness)
+        images["sample"][0, 0, 0, 0] = torch.nan
+        return images
+
+    restorer.sample = sample
+    restorer.states = lambda batch, randomness: iter([State(batch.image, batch.image * n) for n in (1, torch.nan)])
+    make_trainer(ImageGrid(num_images=2), StepsGrid()).test(restorer, data, verbose=False)
+    folder = tmp_path / "images" / "test"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"clean", "degraded", "mean"}
+    assert "sample" not in json.loads((folder / "images.json").read_text())["outputs"]
+    assert list(read_grid(folder / "step=00000000.png")) == ["clean", "degraded", "mean"]
+    assert not (tmp_path / "images" / "steps_test").exists()
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not in")]
+    assert told == ["not in images/test: sample diverged", "not in images/steps_test: step 2 of 2 diverged"]
+    restorer.sample = lambda batch, randomness: {"sample": batch.image * torch.nan}
+    make_trainer(ImageGrid(num_images=2, key="other")).test(restorer, data, verbose=False)
+    with pytest.raises(ValueError, match="values that are no numbers"):
+        render_grid({"a": torch.full((1, 1, 2, 2), torch.nan)})
 
 
 def test_a_module_that_makes_no_images_has_no_grids(

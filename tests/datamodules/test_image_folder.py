@@ -115,9 +115,9 @@ def test_what_is_seen_of_some_files_is_said_once(root, recwarn):
     assert len(told) == 3
     assert "1 pictures in" in told[0]
     assert "(phone.HEIC)" in told[0]
-    assert "4 of 15 images have transparent pixels, which are seen over white (" in told[1]
+    assert "4 of 15 images with transparent pixels, which are seen over white (" in told[1]
     assert "t2.png and 1 more)" in told[1]
-    assert "1 of 15 images have several frames or pages, of which the first is used (" in told[2]
+    assert "1 of 15 images with several frames or pages, of which the first is used (" in told[2]
     splits = data.splits
     stores = [splits.train, splits.val, splits.test]
     shown = [store.image(i).unique().tolist() for store in stores for i in range(len(store))]

@@ -52,6 +52,7 @@ def test_the_scores_of_a_gaussian_have_their_closed_form(num_samples: int) -> No
 def test_ranks_are_uniform_and_ties_are_shared() -> None:
     ranks = rank_shares(draws(4, 50_000), draws(50_000, seed=1)).mean(1)
     torch.testing.assert_close(ranks, torch.full((5,), 0.2), atol=0.01, rtol=0)
+    assert rank_shares(torch.tensor([[1.0], [torch.nan]]), torch.tensor([2.0])).isnan().all()
     shares = rank_shares(torch.tensor([[1.0], [2.0], [2.0]]), torch.tensor([2.0]))
     torch.testing.assert_close(shares[:, 0], torch.tensor([0, 1 / 3, 1 / 3, 1 / 3]))
     torch.testing.assert_close(inside(5, 0.8), torch.tensor([0.5, 1, 1, 1, 0.5]).double())

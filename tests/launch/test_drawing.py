@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from datamodules.labels import LABELS, read_label_sets
 from files.pixels import to_tensor
 from generative.judges.label_classifier import load_label_classifier
 from generative.metrics.label_accuracy import recognised_labels
-from launch.commands import generate
+from launch.commands import evaluate, generate
 from launch.errors import UserError
 from launch.run_folder import RunFolder
 from launch.use.drawing import earlier_drawings
+from lightning_modules import DDPM
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,18 @@ def test_a_diverged_drawing_is_told_and_not_written(
     with pytest.raises(UserError, match="values that are no numbers"):
         generate.main([f"run={run.path}", "labels=red cube", "num_images=1", f"output={tmp_path / 'a'}"])
     assert not list(tmp_path.glob("a/*.png"))
+
+
+def test_a_test_in_which_sampling_diverged_says_so(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(DDPM, "sample", lambda self, batch, randomness: {"sample": torch.nan * batch.image})
+    evaluate.main([f"run={run.path}", "name=diverged", "sampler.num_steps=3"])
+    printed = capfd.readouterr()
+    assert re.search(
+        r"test: sample diverged: (\d+) of \1 images \(made with sampler=.*, num_steps=3, .*calls? each", printed.out
+    )
+    assert not list((run.path / "evaluations" / "diverged" / "images" / "test").glob("*"))
 
 
 def test_label_sets_of_a_file_are_drawn_one_image_each_and_judged(

@@ -264,7 +264,7 @@ def test_without_masks_all_of_a_picture_but_its_pixels_stays(folder: Path, capfd
         assert (turned.size, turned.getexif().get(0x0112), turned.getexif()[0x010F]) == ((37, 45), None, "a camera")
     printed = capfd.readouterr().err
     assert "images were restored in tiles of 16x16 at most; tile=none resizes" in printed
-    assert "5 images have colours and the network sees grey: each channel was restored by itself" in printed
+    assert "the network sees grey: of 5 images in colour each channel was restored by itself" in printed
     restore(folder, masks=False, module=Same(), overwrite=True, overlap=None)
     assert {Image.open(path).size for path in (folder / "out").glob("[cdg]*.png")} == {(45, 37), (40, 21)}
 
@@ -379,7 +379,7 @@ def test_what_is_left_out_is_named_and_the_rest_is_restored(folder: Path, capfd:
     printed = capfd.readouterr().err
     assert "broken[red]09.png is left out: it is in no format that is read\nand 2 more\n" in printed
     assert "broken[red]10.png" not in printed
-    assert "1 images have transparent pixels, which are seen over white (good1.png)" in printed
+    assert "1 image with transparent pixels, which are seen over white (good1.png)" in printed
     assert "14 masks: white is missing, 13.7% to 13.7% of the images, 13.7% on average" in printed
     assert "2 images written to" in printed
     for path in (folder / "in").glob("broken*"):
@@ -397,7 +397,7 @@ def test_doubtful_masks_get_a_line(folder: Path, capfd: pytest.CaptureFixture[st
     printed = capfd.readouterr().err
     assert "masks/a.png covers 86.3% of the image: are its black and white swapped?" in printed
     assert "1 mask: white is missing, 86.3% of the image\n" in printed
-    assert "1 masks belong to no image (alone.png)" in printed
+    assert "1 mask without an image (alone.png)" in printed
 
 
 def test_what_was_written_before_an_error_is_whole_and_counted(
@@ -417,4 +417,4 @@ def test_what_was_written_before_an_error_is_whole_and_counted(
     with pytest.raises(UserError, match="batch_size=1 images at a time do not fit into memory"):
         restore(folder, batch_size=1)
     assert list(images_of(folder / "out")) == ["a.png"]
-    assert "1 of 2 images were written to" in capfd.readouterr().err
+    assert "1 of 2 images had been written to" in capfd.readouterr().err
