@@ -21,6 +21,7 @@ import torch
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from files.words import count
 from launch.build import module_class
 from launch.errors import UserError
 from launch.named import named
@@ -55,12 +56,12 @@ def decided(config: DictConfig, steps_made: int = 0) -> tuple[bool, str]:
     steps = min(trial or config.trainer.max_steps, config.trainer.max_steps) - steps_made
     calls = steps * config.trainer.get("accumulate_grad_batches", 1)
     if calls < MIN_CALLS:
-        return False, f"{calls} steps are too few to earn the minute that compiling takes: that needs {MIN_CALLS}"
+        return False, f"{count(calls, 'step')}: too few to earn the minute that compiling takes: that needs {MIN_CALLS}"
     try:
         try_compiler(torch.device("cpu"), OmegaConf.select(config, "paths.cache_dir"))
     except ValueError as error:
         return False, str(error)
-    return True, f"{calls} steps of {kind.__name__} earn the minute that compiling takes"
+    return True, f"{count(calls, 'step')} of {kind.__name__} earn the minute that compiling takes"
 
 
 def settle_compile(config: DictConfig, steps_made: int = 0) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from datamodules.image_folder import image_files
 from files.images import named
+from files.words import count
 from generative.randomness import generator_for
 
 
@@ -57,7 +58,7 @@ def make_shards(folder: Path, output: Path, prefix: str, per_shard: int, labels:
     class_of = {file: file.relative_to(folder).parts for file in files}
     if labels and (stray := [str(file) for file, parts in class_of.items() if len(parts) == 1]):
         raise ValueError(
-            f"{len(stray)} images are in no subfolder that would be their label ({named(stray)}): move them, or leave out "
+            f"{count(len(stray), 'image')} in no subfolder that would be the label ({named(stray)}): move them, or leave out "
             "--labels"
         )
     classes = sorted({parts[0] for parts in class_of.values()}) if labels else []

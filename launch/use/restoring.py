@@ -183,5 +183,5 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
         )
     say_all([f"{printable(file)} is left out: {why}" for file, why in progress.left_out.items()])
     if job.unread:
-        say(f"not read, of their formats: {count(len(job.unread), 'picture')} ({named(job.unread)})")
+        say(f"{count(len(job.unread), 'picture')} of formats that are not read ({named(job.unread)})")
     say(f"{count(len(progress.written), 'image')} written to {job.target}")

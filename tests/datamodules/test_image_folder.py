@@ -111,9 +111,9 @@ def test_what_is_seen_of_some_files_is_said_once(root, recwarn):
     (root / "dir.png").mkdir()
     data = folder_data(root)
     assert sum(data.record()["images"].values()) == 15
-    told = [str(w.message) for w in recwarn if "images" in str(w.message) or "pictures" in str(w.message)]
+    told = [str(w.message) for w in recwarn if "images" in str(w.message) or "picture" in str(w.message)]
     assert len(told) == 3
-    assert "1 pictures in" in told[0]
+    assert "holds 1 picture of formats" in told[0]
     assert "(phone.HEIC)" in told[0]
     assert "4 of 15 images with transparent pixels, which are seen over white (" in told[1]
     assert "t2.png and 1 more)" in told[1]

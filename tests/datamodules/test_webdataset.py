@@ -200,7 +200,7 @@ def test_made_shards_hold_the_files_as_they_are(tmp_path):
         (
             lambda f: (f / "stray.png").write_bytes(png(1)),
             {"labels": True},
-            r"1 images are in no subfolder .*stray\.png",
+            r"1 image in no subfolder .*stray\.png",
         ),
         (None, {"per_shard": 0}, "--per-shard 0 must be at least 1"),
         (None, {"prefix": "../a"}, r"--prefix \.\./a is no beginning of a file name"),

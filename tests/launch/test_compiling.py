@@ -38,7 +38,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
             True,
             "1600",
         ),
-        (["experiment=meanflow_dit", *LONG, "+trainer.fast_dev_run=true"], False, "1 steps are too few"),
+        (["experiment=meanflow_dit", *LONG, "+trainer.fast_dev_run=true"], False, "1 step: too few"),
         (["experiment=meanflow_dit", *LONG, "trainer=fsdp"], False, "gathers weights"),
         (["experiment=meanflow_dit", *LONG, "trainer.accelerator=gpu"], False, "processors only"),
     ],
@@ -78,4 +78,4 @@ def test_a_resume_keeps_the_decision(began: int, tmp_path: Path, capsys: pytest.
     run.checkpoint.parent.mkdir()
     torch.save({"global_step": 100, "state_dict": {}}, run.checkpoint)
     assert resumed_config(run, ["compile=auto"])[0].module.compile is False
-    assert f"compile=auto: false: {began - 100} steps are too few" in capsys.readouterr().out
+    assert f"compile=auto: false: {began - 100} steps: too few" in capsys.readouterr().out

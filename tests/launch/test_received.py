@@ -418,7 +418,7 @@ def test_a_damaged_job_stops_no_sweep(
     run.record_path.write_bytes(b"")
     with pytest.warns(UserWarning, match=r"run\.json is damaged"):
         report(tmp_path)
-    assert "sweep of 1 jobs: 1 failed" in capsys.readouterr().out
+    assert "sweep of 1 job: 1 failed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", ["abc", None, [1.0], {"a": 1}, True])

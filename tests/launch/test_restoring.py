@@ -19,7 +19,7 @@ from launch.errors import UserError
 from launch.use.folders import plan, result_names
 from launch.use.restorer import Restorer
 from launch.use.restoring import restore_folder
-from lightning_modules import Output
+from lightning_modules import GenerativeModule, Output
 
 SIZE = 16
 HOLE = np.zeros((SIZE, SIZE), bool)
@@ -35,6 +35,7 @@ class Noise(torch.nn.Module):
     evaluation_seed = 0
     current_tasks: ClassVar = {"restore", "inpaint"}
     outputs: ClassVar = {"sample": Output(1), "decoded": Output(None, puts_back_known=False)}
+    diverged = GenerativeModule.diverged
 
     def __init__(self, channels: int = 3, feather: int = 0) -> None:
         super().__init__()
@@ -322,7 +323,7 @@ def test_nothing_is_overwritten_unless_told(folder: Path) -> None:
     give(folder, "a.jpg", Image.fromarray(NOISE))
     (folder / "out").mkdir()
     (folder / "out" / "a.png").write_text("an original")
-    with pytest.raises(UserError, match=r"1 files that would be overwritten \(a\.png\).*overwrite=true"):
+    with pytest.raises(UserError, match=r"1 file that would be overwritten \(a\.png\).*overwrite=true"):
         restore(folder)
     assert (folder / "out" / "a.png").read_text() == "an original"
     restore(folder, overwrite=True)

@@ -94,7 +94,7 @@ def test_preempted_job_is_queued_again_and_resumes(tmp_path: Path) -> None:
     assert job.finished, output
     assert [attempt["exit_code"] for attempt in job.attempts] == [128 + signal.SIGTERM, 0]
     assert len(job.run.record["resumed_at_steps"]) == 1
-    assert "sweep of 1 jobs: 1 finished" in output
+    assert "sweep of 1 job: 1 finished" in output
 
 
 @pytest.mark.slow
