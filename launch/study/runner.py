@@ -24,7 +24,7 @@ from launch.sweep.processes import Children, program
 from launch.threads import VARIABLES
 
 ONE_THREAD = dict.fromkeys(VARIABLES, "1")
-TIMING_NAME, EVALUATION_LOG = "timing.json", "evaluate.log"
+TIMING_NAME = "timing.json"
 WAIT_SECONDS = 0.2
 
 Item = TypeVar("Item")
@@ -86,7 +86,8 @@ class StudyRunner:
                 if stage is before and failures:
                     raise JobFailedError("; ".join(failures))
             trained = [each for each in cells if self._job(each).finished]
-            failures += self._side_by_side(self._evaluate, [each for each in trained if each.evaluations])
+            lines = [(each, line) for each in trained for line in each.evaluations]
+            failures += self._side_by_side(self._evaluate, lines)
         if failures:
             raise JobFailedError("; ".join(failures))
 
@@ -157,16 +158,12 @@ class StudyRunner:
         while run.is_locked() and not self._children.stopped_by:
             time.sleep(WAIT_SECONDS)
 
-    def _evaluate(self, planned: Planned) -> str | None:
+    def _evaluate(self, item: tuple[Planned, Sequence[str]]) -> str | None:
+        planned, line = item
         path, name = self.folder / planned.entry.run, planned.entry.run
-        for line in planned.evaluations:
-            if self._children.stopped_by:
-                return None
-            command = [*program("evaluate"), "-m", f"run={path}", *line]
-            code = self._children.run(command, path / EVALUATION_LOG, ONE_THREAD)
-            if failure := self._ended(f"{name} with {' '.join(line)}", code, path / EVALUATION_LOG):
-                return failure
-        return None
+        log = path / f"evaluate_{planned.evaluations.index(line) + 1}.log"
+        code = self._children.run([*program("evaluate"), "-m", f"run={path}", *line], log, ONE_THREAD)
+        return self._ended(f"{name} with {' '.join(line)}", code, log)
 
     def _ended(self, name: str, code: int, log: Path) -> str | None:
         if self._children.stopped_by:
