@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from datamodules.shards.index import SampleKeys, ShardIndex, index_shards
 from datamodules.shards.store import ShardStore
 from datamodules.splits import Split, Splits, check_fractions, check_own_images
 from files.images import SUFFIXES
+from files.packages import needed
 from files.words import count
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, Positive, WholeNumber
@@ -84,8 +84,8 @@ class WebDatasetDataModule(ImageDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(name, image_size, channels, num_classes, damaged=damaged, **settings)
-        if find_spec("webdataset") is None:
-            raise ValueError("data=webdataset needs the webdataset library: pip install 'triptych[webdataset]'")
+        with needed("webdataset", extra="webdataset", by="data=webdataset"):
+            import webdataset  # noqa: F401
         if bool(num_classes) != bool(label_key):
             raise ValueError(
                 f"data.num_classes={num_classes} and data.label_key={label_key} do not go together: set both for images "

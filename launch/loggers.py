@@ -206,13 +206,16 @@ def _build(config: DictConfig) -> Logger:
     try:
         return instantiate(config, _convert_="all")
     except InstantiationException as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError):
+        cause = error.__cause__
+        if not isinstance(cause, ModuleNotFoundError):
             raise
         extra = next((name for name in EXTRAS if name in str(config._target_).lower()), None)
+        if extra and cause.name not in (None, extra):  # Lightning's own sentence has no name
+            raise UserError(f"logger={extra} is installed but broken: {one_line(cause)}.") from error
         raise UserError(
             f"logger={extra} is not installed: pip install 'triptych[{extra}]'."
             if extra
-            else f"logger={config._target_} is not installed: {one_line(error.__cause__)}."
+            else f"logger={config._target_} is not installed: {one_line(cause)}."
         ) from error
 
 

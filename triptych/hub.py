@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from files.packages import needed
 from generative.weights import weights_hash
-from launch.errors import UserError, one_line
+from launch.errors import UserError, as_user_error, one_line
 from launch.use.load import CARD
 from lightning_modules import TrainingModule
 
@@ -83,11 +84,9 @@ class OnHub:
 
 @cache
 def _mixin() -> Any:
-    try:
+    with as_user_error(), needed("huggingface_hub", extra="hub", by="a model of the hub"):
         from huggingface_hub import ModelHubMixin, snapshot_download
-    except ImportError as error:
-        raise UserError("models of the hub need huggingface_hub: pip install 'triptych[hub]'.") from error
-    from huggingface_hub.repocard import metadata_load, metadata_save
+        from huggingface_hub.repocard import metadata_load, metadata_save
 
     import triptych
 

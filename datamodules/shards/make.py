@@ -12,13 +12,13 @@ import argparse
 import re
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from datamodules.image_folder import image_files
 from files.images import named
+from files.packages import needed
 from files.words import count
 from generative.randomness import generator_for
 
@@ -39,9 +39,8 @@ def make_shards(folder: Path, output: Path, prefix: str, per_shard: int, labels:
     Raises:
         ValueError: If shards of another set would be among these, an image has no label, or a setting cannot be used.
     """
-    if find_spec("webdataset") is None:
-        raise ValueError("shards are written by the webdataset library: pip install 'triptych[webdataset]'")
-    from webdataset import ShardWriter
+    with needed("webdataset", extra="webdataset", by="writing shards"):
+        from webdataset import ShardWriter
 
     if not re.fullmatch(r"[\w.-]+", prefix) or prefix.startswith("."):
         raise ValueError(f"--prefix {prefix} is no beginning of a file name: use letters, digits, -, . and _")

@@ -26,9 +26,11 @@ from launch.run_folder import RunFolder
 from launch.settings import BEFORE, Settings, earlier_settings, settings_of
 from launch.study.record import StudyRun
 from launch.sweep.jobs import LOG_NAME, RECORD_NAME, SweepJob
+from launch.use.load import MODEL
 
 BATCH_KEYS = ("data.global_batch_size", "trainer.accumulate_grad_batches")
 MARKS = ("run.json", ".hydra/config.yaml", RECORD_NAME, LOG_NAME)  # a folder with one of these is a run's
+RESULTS = ("metrics.json", "pictures.json")  # of evaluations
 REASON_LENGTH = 300  # characters of an error message
 _ERROR = re.compile(r"error: |[\w.]+(Error|Exception|Interrupt)\b")  # how the log of a run that failed ends
 
@@ -134,11 +136,21 @@ def run_folders(patterns: str) -> list[Path]:
         if not runs:
             runs = {path for folder in folders for path in folder.rglob("*") if path.is_dir() and _is_run(path)}
         if not runs:
+            _check_no_export(pattern, folders)
             raise UserError(
                 f"runs={pattern}: no run folder matches; name folders that train.py wrote, as in runs='outputs/**'."
             )
         found |= {path.resolve() for path in runs}
     return sorted(found)
+
+
+def _check_no_export(pattern: str, folders: set[Path]) -> None:
+    """Say that exports, and what was measured of them, are not what is compared here."""
+    said = "compare.py reads the settings and curves of trainings: python evaluate.py -m run=RUN,EXPORT lays them side by side."
+    if any((folder / MODEL).is_file() for folder in folders):
+        raise UserError(f"runs={pattern} is an export, not its run; {said}")
+    if any(path.name in RESULTS for folder in folders for path in folder.rglob("*.json")):
+        raise UserError(f"runs={pattern} holds evaluations without a run, as those of an export are; {said}")
 
 
 def _is_run(path: Path) -> bool:

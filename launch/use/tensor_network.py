@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from files.packages import needed
 from generative.types import Batch
-from launch.errors import UserError, one_line
+from launch.errors import UserError, as_user_error, one_line
 from lightning_modules import GenerativeModule, TrainingModule
 
 Format = Literal["weights", "torch_export", "onnx"]
@@ -165,6 +166,11 @@ def tensor_file(wrapper: TensorNetwork, kind: Format) -> TensorFile:
     Raises:
         UserError: The network cannot be written so, what is needed is not installed, or the outputs differ by more than 1e-4.
     """
+    if kind == "onnx":
+        with as_user_error(), needed("onnx", "onnxscript", "onnxruntime", extra="onnx", by=f"format={kind}"):
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
     try:
         program, free = _traced(wrapper)
         nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
@@ -173,8 +179,6 @@ def tensor_file(wrapper: TensorNetwork, kind: Format) -> TensorFile:
             wrapper = TensorNetwork(wrapper.network, wrapper.arguments, unread).eval()
             program = _program(wrapper, free)
         written = (_onnx if kind == "onnx" else _pt2)(program, wrapper)
-    except ImportError as error:
-        raise UserError(f"format={kind} needs {error.name}: pip install 'triptych[onnx]'.") from error
     except Exception as error:  # what cannot be traced has no common error
         reason = one_line(error)[:200]
         raise UserError(f"format={kind}: {type(wrapper.network).__name__} cannot be written so: {reason}.") from error
@@ -249,7 +253,6 @@ def _pt2(program: Any, wrapper: TensorNetwork) -> _Written:
 
 def _onnx(program: Any, wrapper: TensorNetwork) -> _Written:
     import onnxruntime
-    import onnxscript  # noqa: F401
 
     names, outputs = list(wrapper.inputs), wrapper.outputs
     exported: Any = torch.onnx.export(

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -311,7 +312,7 @@ def test_what_is_wrong_is_one_sentence(folder, spoil, settings, message):
 
 
 def test_missing_library_is_named(folder, monkeypatch):
-    monkeypatch.setattr(webdataset, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(ValueError, match=r"pip install 'triptych\[webdataset\]'"):
         shard_data(folder)
 

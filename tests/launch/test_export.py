@@ -512,6 +512,11 @@ def test_an_export_names_no_place_of_its_machine(restorer: RunFolder, tmp_path: 
     assert "tokenizer=PATH" in card
 
 
+def size_of_tensors(file: Path) -> int:
+    content = file.read_bytes()
+    return len(content) - 8 - int.from_bytes(content[:8], "little")  # what a small file says of itself is most of it
+
+
 @pytest.mark.parametrize(("precision", "share", "error"), [("float16", 0.52, 0.01), ("int8", 0.35, 0.1)])
 def test_rounded_weights_take_less_and_make_nearly_the_same(
     precision: str, share: float, error: float, runs: dict[str, RunFolder], tmp_path: Path
@@ -519,7 +524,7 @@ def test_rounded_weights_take_less_and_make_nearly_the_same(
     run = runs["vqgan_scenes"]
     for kind in ("float32", precision):
         export.main([f"run={run.path}", f"precision={kind}", f"output={tmp_path / kind}"])
-    sizes = [(tmp_path / kind / "model.safetensors").stat().st_size for kind in ("float32", precision)]
+    sizes = [size_of_tensors(tmp_path / kind / "model.safetensors") for kind in ("float32", precision)]
     assert sizes[1] < share * sizes[0]
     whole, rounded = (load_export(tmp_path / kind) for kind in ("float32", precision))
     assert {value.dtype for value in rounded.network.parameters()} == {torch.float32}

@@ -21,7 +21,7 @@ from test_export import ABSOLUTE, assert_names_no_place
 import triptych
 from generative.export import ExportError, read_network
 from launch import build
-from launch.commands import evaluate, export
+from launch.commands import compare, evaluate, export
 from launch.errors import EXIT_USER_ERROR, UserError, exit_code
 from launch.run_folder import RunFolder
 from launch.use.exported import ExportFolder
@@ -67,6 +67,12 @@ def test_an_export_is_evaluated_as_its_run(run: RunFolder, exported: Path, here:
         evaluate.main([f"run={folder}", f"pictures={exported / 'images'}", "name=pictures"])
     of_run, of_export = (read_json(path / "pictures" / "pictures.json") for path in (run.path / "evaluations", place))
     assert of_run["metrics"] == of_export["metrics"]
+    for given, message in (
+        (place, "holds evaluations without a run, as those of an export"),
+        (exported, "is an export, not"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare.compare([f"runs={given}"])
     assert sorted(exported.rglob("*")) == before  # nothing is added to what is handed around
 
 
@@ -199,6 +205,9 @@ def test_what_cannot_be_written_is_one_sentence(here: Path, monkeypatch: pytest.
         tensor_file(TensorNetwork(Slippery(), image), "torch_export")
     with pytest.raises(UserError, match="format=torch_export: Looking cannot be written so: "):
         tensor_file(TensorNetwork(Looking(), image), "torch_export")
+    if find_spec("onnx") is None:
+        monkeypatch.setitem(sys.modules, "onnx", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "onnxscript", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"format=onnx needs onnxruntime: pip install 'triptych\[onnx\]'"):
         tensor_file(TensorNetwork(torch.nn.Identity(), {"input": torch.rand(2, 1)}), "onnx")
@@ -263,5 +272,5 @@ def test_the_hub_keeps_what_was_loaded(
     with pytest.raises(UserError, match="the weights are not those of .* any more"):
         model.save_pretrained("changed")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"need huggingface_hub: pip install 'triptych\[hub\]'"):
+    with pytest.raises(UserError, match=r"needs huggingface_hub: pip install 'triptych\[hub\]'"):
         model.push_to_hub("me/digits")

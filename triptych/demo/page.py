@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from datamodules.labels import COLOURS
-from launch.errors import UserError, one_line
+from files.packages import needed
+from launch.errors import UserError, as_user_error, one_line
 from launch.use.degrading import known_degradations
 from triptych.demo import answers
 from triptych.demo.pictures import MAX_BYTES, address, as_image, image_address, received, received_hole
@@ -37,7 +38,6 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self'; font-src 'self' data:"
 )
-NO_GRADIO = "python demo.py needs Gradio: install it with pip install -e '.[demo]'."
 
 
 class Policy:
@@ -71,11 +71,9 @@ def served(runs: Mapping[str, Model], port: int | None = None) -> Iterator[str]:
     Raises:
         UserError: Gradio is missing, or the port is taken.
     """
-    try:
+    with as_user_error(), needed("gradio", extra="demo", by="python demo.py"):
         import gradio as gr
         from starlette.middleware import Middleware
-    except ImportError as error:
-        raise UserError(NO_GRADIO) from error
     with tempfile.TemporaryDirectory(prefix="triptych-demo-") as temporary:
         os.environ["GRADIO_TEMP_DIR"] = temporary  # what is posted past the page ends with it
         page = page_of(runs)
