@@ -56,7 +56,10 @@ def decided(config: DictConfig, steps_made: int = 0) -> tuple[bool, str]:
     steps = min(trial or config.trainer.max_steps, config.trainer.max_steps) - steps_made
     calls = steps * config.trainer.get("accumulate_grad_batches", 1)
     if calls < MIN_CALLS:
-        return False, f"{count(calls, 'step')}: too few to earn the minute that compiling takes: that needs {MIN_CALLS}"
+        return (
+            False,
+            f"{count(calls, 'step')}: too few to earn the minute that compiling takes: that needs {MIN_CALLS:,}",
+        )
     try:
         try_compiler(torch.device("cpu"), OmegaConf.select(config, "paths.cache_dir"))
     except ValueError as error:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from launch.checking import check_values
 from launch.command_line import check_names, filled_in, require_experiment, taken
 from launch.compiling import AUTO, KEY, settle_compile
-from launch.compose import apply_overrides, compose_config, literal, merged, parse, quoted, without_hydra
+from launch.compose import apply_overrides, as_given, compose_config, literal, merged, parse, quoted, without_hydra
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
 from launch.options import leave_out
@@ -83,8 +83,8 @@ def is_plain(overrides: list[str]) -> bool:
 def hydra_arguments() -> tuple[list[str], Path]:
     """Return the command line with which Hydra composes the config in force once more, and the folder that it makes."""
     hydra, folder = HydraConfig.get(), _output_folder()
-    others = [override for override in hydra.overrides.hydra if parse(override)[0] != "hydra.run.dir"]
-    return [*others, *hydra.overrides.task, f"hydra.run.dir={quoted(folder)}"], folder
+    others = [override for override in as_given(hydra.overrides.hydra) if parse(override)[0] != "hydra.run.dir"]
+    return [*others, *as_given(hydra.overrides.task), f"hydra.run.dir={quoted(folder)}"], folder
 
 
 def _output_folder() -> Path:
@@ -162,8 +162,9 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
     """
     hydra: Any = HydraConfig.get()
     run = RunFolder(_output_folder())
-    overrides = [o for o in hydra.overrides.task if parse(o)[0] not in THIS_TIME]
-    _prepare_child_processes(list(hydra.overrides.task), run)
+    given = as_given(hydra.overrides.task)
+    overrides = [o for o in given if parse(o)[0] not in THIS_TIME]
+    _prepare_child_processes(given, run)
     if not config.resume:
         if (unused := leave_out(config, overrides)) and is_main_process():
             print(f"not used, as this run has no such part: {', '.join(unused)} of the experiment", flush=True)  # noqa: T201

@@ -92,10 +92,11 @@ def checkpoint(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def assert_close(a: Any, b: Any, where: str = "", rtol: float = 1e-4, atol: float = 5e-6) -> None:
+def assert_close(a: Any, b: Any, where: str = "", rtol: float = 1e-4, atol: float = 1e-5) -> None:
     """Assert that two nested states of one layout are equal but for the order of sums.
 
-    Three steps of Adam move a weight by up to 4.5e-3, also where its gradient is nearly zero and the order of sums decides.
+    Three steps of Adam move a weight by up to 4.5e-3, also where its gradient is nearly zero and the order of sums decides:
+    equal is what differs by less than 1/450 of that.
     """
     if isinstance(a, torch.Tensor):
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda text: f"{where}: {text}")

@@ -126,23 +126,23 @@ class ShardFiles:
             except OSError as error:
                 raise ShardError(f"the shard {path} cannot be opened ({error.strerror}): check its path") from error
         with one_at_a_time(path):
-            if not path.exists():
-                try:
-                    self._download(location, path)
-                except (
-                    OSError,
-                    WriteError,
-                    HTTPException,
-                    ValueError,
-                ) as error:  # ValueError: an unknown kind of address
-                    cause = error.__cause__ if isinstance(error, WriteError) else error
-                    reason = cause if isinstance(cause, HTTPError) else getattr(cause, "reason", None) or cause
-                    raise ShardError(
-                        f"the shard {location} cannot be downloaded to {path.parent} ({reason}): check the address, the "
-                        "network and the space on the disk, or set paths.cache_dir to another folder"
-                    ) from error
-            os.utime(path)  # used last now
-            return path.open("rb")
+            while True:
+                if not path.exists():
+                    self._fetch(location, path)
+                with suppress(FileNotFoundError):  # others have made room for theirs just now
+                    os.utime(path)  # used last now
+                    return path.open("rb")
+
+    def _fetch(self, location: str, path: Path) -> None:
+        try:
+            self._download(location, path)
+        except (OSError, WriteError, HTTPException, ValueError) as error:  # ValueError: an unknown kind of address
+            cause = error.__cause__ if isinstance(error, WriteError) else error
+            reason = cause if isinstance(cause, HTTPError) else getattr(cause, "reason", None) or cause
+            raise ShardError(
+                f"the shard {location} cannot be downloaded to {path.parent} ({reason}): check the address, the "
+                "network and the space on the disk, or set paths.cache_dir to another folder"
+            ) from error
 
     def _download(self, url: str, path: Path) -> None:
         """Write a shard whole or not at all; an interrupted HTTP transfer continues where it stopped."""

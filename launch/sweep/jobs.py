@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from launch.compose import quoted
+from launch.compose import as_given, quoted
 from launch.errors import JobFailedError, UserError
 from launch.metrics_csv import last_values
 from launch.names import swept_and_fixed
@@ -131,7 +131,7 @@ def run_job(config: DictConfig) -> float | None:
         JobFailedError: The job ended with an error. After a signal this process ends, and with it the sweep.
     """
     hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
+    overrides = as_given(hydra.overrides.task)
     job = _job(Path(hydra.runtime.output_dir), hydra.job.num, identity(overrides))
     swept, fixed = swept_and_fixed(overrides)
     name = f"#{job.number} {' '.join(swept or fixed)}"

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import sys
 import tarfile
 import threading
@@ -414,6 +415,22 @@ def test_the_cache_keeps_its_size_and_fetches_again(folder, address):
         assert torch.equal(a, b.image)
     with pytest.raises(ValueError, match=r"data\.cache_gigabytes=.* does not hold the 2 shards of data\.mixed_shards"):
         remote(address, folder, cache_gigabytes=1.5 * size / 1e9, mixed_shards=2).setup()
+
+
+def test_a_shard_that_others_remove_just_after_its_download_is_fetched_again(folder, address, monkeypatch):
+    touch, removed = os.utime, []
+
+    def late(path):
+        if not removed:
+            removed.append(path)
+            Path(path).unlink()
+        touch(path)
+
+    monkeypatch.setattr(os, "utime", late)
+    files = shard_files.ShardFiles([f"{address}/train-000.tar"], folder.parent / "got")
+    with files.open(0) as file:
+        assert file.read() == first_shard(folder).read_bytes()
+    assert removed
 
 
 @pytest.mark.parametrize(

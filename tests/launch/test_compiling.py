@@ -27,7 +27,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 @pytest.mark.parametrize(
     ("overrides", "compiles", "words"),
     [
-        (["experiment=meanflow_dit", *LONG], True, f"{MIN_CALLS} steps of DiT earn"),
+        (["experiment=meanflow_dit", *LONG], True, f"{MIN_CALLS:,} steps of DiT earn"),
         (["experiment=maskgit_scenes", *LONG], True, "TokenTransformer"),
         (["experiment=ddpm_scenes", *LONG], False, "UNet trains no faster compiled"),
         (["experiment=label_classifier", *LONG], False, "LabelClassifier trains no faster"),
@@ -36,7 +36,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         (
             ["experiment=meanflow_dit", *LONG, "trainer.max_steps=800", "trainer.accumulate_grad_batches=2"],
             True,
-            "1600",
+            "1,600",
         ),
         (["experiment=meanflow_dit", *LONG, "+trainer.fast_dev_run=true"], False, "1 step: too few"),
         (["experiment=meanflow_dit", *LONG, "trainer=fsdp"], False, "gathers weights"),
@@ -67,7 +67,7 @@ def test_a_resume_keeps_the_decision(began: int, tmp_path: Path, capsys: pytest.
     settle_compile(config)
     compiles = began == MIN_CALLS
     assert config.module.compile is compiles
-    assert capsys.readouterr().out.startswith(f"compile=auto: {str(compiles).lower()}: {began} steps ")
+    assert capsys.readouterr().out.startswith(f"compile=auto: {str(compiles).lower()}: {began:,} steps")
     settle_compile(config)
     run = RunFolder(tmp_path)
     run.write_config(config, overrides)
