@@ -78,4 +78,4 @@ def test_a_resume_keeps_the_decision(began: int, tmp_path: Path, capsys: pytest.
     run.checkpoint.parent.mkdir()
     torch.save({"global_step": 100, "state_dict": {}}, run.checkpoint)
     assert resumed_config(run, ["compile=auto"])[0].module.compile is False
-    assert f"compile=auto: false: {began - 100} steps: too few" in capsys.readouterr().out
+    assert f"compile=auto: false: {began - 100:,} steps: too few" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from generative.networks.tokenizer import load_tokenizer
 from launch.compose import apply_overrides, compose_config, parse
 from launch.errors import UserError
 from launch.run_folder import RunFolder, identity, newest_unfinished, write_json
+from launch.start import composed_start, current_run, put_in_force
 from launch.trained_parts import trained_classifier
 
 OVERRIDES = ["experiment=meanflow_dit", "seed=1"]
@@ -43,6 +44,15 @@ def test_auto_means_the_newest_unfinished_run_of_the_same_overrides(tmp_path: Pa
     with new.locked():  # a run that is still running is not touched
         assert newest_unfinished(tmp_path, OVERRIDES) == RunFolder(tmp_path / "old")
     assert newest_unfinished(tmp_path, ["experiment=meanflow_dit"]) is None
+
+
+def test_an_interpolation_among_the_overrides_is_recorded_as_given_and_the_run_is_found_again(tmp_path: Path) -> None:
+    given = ["experiment=regression_dit", "network.label_factors=${data.label_factors}", f"hydra.run.dir={tmp_path}"]
+    with put_in_force(composed_start(given)) as config:
+        run, _, overrides, _ = current_run(config)
+    assert sorted(overrides) == sorted(given[:2])
+    run = make_run(tmp_path.parent, tmp_path.name, "2026-01-01", overrides=overrides)
+    assert newest_unfinished(tmp_path.parent, [*given, "resume=auto"]) == run
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:
