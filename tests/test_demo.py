@@ -200,6 +200,7 @@ def test_the_page_answers_in_a_browser(width: int, url: str, browser: Any, tmp_p
     page.get_by_role("tab", name="Fill a hole").click()
     page.click("#fill")
     page.wait_for_selector("text=There is no hole yet")
+    page.wait_for_selector(".toast-body", state="detached")  # on a phone it covers the picture for some seconds
     page.locator("#fill-picture canvas").scroll_into_view_if_needed()
     box = page.locator("#fill-picture canvas").bounding_box()
     assert box["width"] > 200

@@ -29,6 +29,7 @@ from triptych.model import Model
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the first import of gradio
 
 HERE = "127.0.0.1"
+SHOWN = 5.0  # seconds of a message, which covers the top of a phone
 SCRIPT, STYLE = ((Path(__file__).parent / f"page.{kind}").read_text() for kind in ("js", "css"))
 AS_IT_IS = "as it is"
 MAX_EXAMPLES = 16
@@ -128,7 +129,7 @@ def said_in_one_sentence(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False, title="That does not work") from error
+            raise gr.Error(str(error), SHOWN, print_exception=False, title="That does not work") from error
         except Exception as error:
             raise gr.Error(f"The model failed: {one_line(error)}", title="That does not work") from error
 
