@@ -43,6 +43,12 @@ HYDRA_FLAGS = {
 }
 
 
+def as_given(overrides: Any) -> list[str]:
+    """Return the overrides in Hydra's config as they were given: a list of it has interpolations replaced by their values."""
+    plain: Any = OmegaConf.to_container(overrides, resolve=False)
+    return [str(override) for override in plain]
+
+
 def taken(arguments: list[str], key: str) -> tuple[str | None, list[str]]:
     """Take the arguments of a key out of a command line.
 

@@ -223,12 +223,6 @@ def written_out(argument: str) -> str:
     return f"init.run={quoted(value) if '=' in value and value[0] not in QUOTES else value}"
 
 
-def as_given(overrides: Any) -> list[str]:
-    """Return the overrides in Hydra's config as they were given: a list of it has interpolations replaced by their values."""
-    plain: Any = OmegaConf.to_container(overrides, resolve=False)
-    return [str(override) for override in plain]
-
-
 def parse(override: str) -> tuple[str, Any]:
     """Split an override into its key, without ``+`` or ``~``, and its value.
 

@@ -15,9 +15,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from launch.checking import check_values
-from launch.command_line import check_names, filled_in, require_experiment, taken
+from launch.command_line import as_given, check_names, filled_in, require_experiment, taken
 from launch.compiling import AUTO, KEY, settle_compile
-from launch.compose import apply_overrides, as_given, compose_config, literal, merged, parse, quoted, without_hydra
+from launch.compose import apply_overrides, compose_config, literal, merged, parse, quoted, without_hydra
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
 from launch.options import leave_out

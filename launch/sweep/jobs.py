@@ -17,7 +17,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from launch.compose import as_given, quoted
+from launch.command_line import as_given
+from launch.compose import quoted
 from launch.errors import JobFailedError, UserError
 from launch.metrics_csv import last_values
 from launch.names import swept_and_fixed
