@@ -22,23 +22,24 @@ def posteriors(
     Args:
         law: Law of the clean images.
         degradation: What they were degraded by, with its severities of evaluation.
-        degraded_BCHW: (B, C, H, W) degraded images.
-        validity_B1HW: (B, 1, H, W) validity maps.
+        degraded_BCHW: (B, C, H, W) degraded images, on any device.
+        validity_B1HW: (B, 1, H, W) validity maps, on any device.
 
     Yields:
-        (R,) row numbers, and the law of these R clean images.
+        (R,) row numbers, and the law of these R clean images, in float64 on the CPU.
 
     Raises:
         ValueError: The degradation is not linear, or no restorer is told what it did.
     """
+    degraded_BCHW, validity_B1HW = degraded_BCHW.cpu().double(), validity_B1HW.cpu()
     maps_G, group_B = validity_B1HW.flatten(1).unique(dim=0, return_inverse=True)
     for group in range(len(maps_G)):
         rows_R = (group_B == group).nonzero()[:, 0]
-        observation = degradation.observation(validity_B1HW[rows_R[:1]].cpu())
+        observation = degradation.observation(validity_B1HW[rows_R[:1]])
         operator_PP, noise_PP = observation.matrices(*degraded_BCHW.shape[-2:])
         if degradation.clips:
             _check_range(law, operator_PP, noise_PP)
-        seen_RCP = observation.seen(degraded_BCHW[rows_R].cpu().double()).flatten(2)
+        seen_RCP = observation.seen(degraded_BCHW[rows_R]).flatten(2)
         yield rows_R, law.given(seen_RCP, operator_PP, noise_PP)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from elsewhere import Elsewhere, away
 from hydra.utils import get_class, instantiate
 from torch import Tensor
 
@@ -164,3 +165,17 @@ def test_what_the_exact_network_needs(
         )
     with pytest.raises(ValueError, match="knows no labels"):
         ExactNetwork(FIELD, Downsample(2), label_factors=[10])
+
+
+@pytest.mark.parametrize("output", ["v", "velocity"])
+def test_it_answers_where_it_is_asked_on_another_device(output: str) -> None:
+    condition, _, _ = problem(FIELD, 3)
+    assert condition.image is not None
+    schedule = SCHEDULE if output == "v" else None
+    times = torch.full((3, 1 if schedule else 2), 0.5)
+    here, there = (ExactNetwork(FIELD, HOLE, schedule, output, times.shape[1], times.shape[1], 2) for _ in range(2))
+    z = randomness(3).normal(1, SIZE, SIZE)
+    here = here(z, times, condition)
+    there = there(away(z), away(times), Condition(away(condition.image)))
+    assert all(isinstance(answer, Elsewhere) for answer in there)
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))

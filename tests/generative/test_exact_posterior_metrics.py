@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from elsewhere import away
 from scipy import linalg
 from torch import Tensor
 
@@ -95,3 +96,16 @@ def test_a_mean_alone_is_compared_and_what_is_not_linear_refused() -> None:
     assert found["optimum_gap/mean"] == pytest.approx(10 * math.log10(0.01 / variance), abs=0.1)
     with pytest.raises(ValueError, match="beyond black and white"):
         ExactPosteriorMetrics(prior, GaussianNoise(0.7))
+
+
+def test_answers_on_another_device_are_measured_alike() -> None:
+    prior, degradation = GaussianField(SIZE), BlockMask(3)
+    batch = problem(prior, degradation).select(torch.arange(4))
+    mean, samples = torch.zeros_like(batch.image), torch.randn(2, *batch.image.shape)
+    found = []
+    for move in (lambda tensor: tensor, away):
+        metrics = ExactPosteriorMetrics(prior, degradation)
+        draws = IndexRandomness.for_images(2, "exact", batch.index)
+        metrics.update(batch.map(move), move(mean), move(samples), draws)
+        found.append(metrics.compute())
+    assert found[0] == found[1]
