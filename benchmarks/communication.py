@@ -28,12 +28,12 @@ EXPERIMENTS = {  # of which a preset is built; by the start of the preset's name
     "unet_tiny": "ddpm_scenes",
     "unet": "ddpm_iclevr_large",
     "token_transformer_tiny": "maskgit_scenes",
-    "token_transformer": "maskgit_cats",
+    "token_transformer": "maskgit_cats_large",
     "autoencoder_tiny": "vqgan_scenes",
-    "autoencoder": "vqgan_cats",
+    "autoencoder": "vqgan_cats_large",
     "resnet": "label_classifier",
 }
-TOKENIZER_OF = {"maskgit_scenes": "vqgan_scenes", "maskgit_cats": "vqgan_cats"}
+TOKENIZER_OF = {"maskgit_scenes": "vqgan_scenes", "maskgit_cats_large": "vqgan_cats_large"}
 RANKS = (2, 8, 64)
 LINKS = {  # bytes per second in each direction
     "NVLink 4": 450e9,  # NVIDIA H100 SXM: 900 GB/s, both directions together

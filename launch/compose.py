@@ -178,7 +178,8 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
     while parent_key and not OmegaConf.is_dict(parent):
         parent_key, _, leaf = parent_key.rpartition(".")
         parent = OmegaConf.select(config, parent_key) if parent_key else config
-    options = [str(k) for k in parent if not str(k).startswith("_")] + ([] if parent_key else ["experiment", "resume"])
+    keys = [*map(str, parent), *([] if parent_key else ["experiment", "resume"])]
+    options = list(dict.fromkeys(key for key in keys if not key.startswith("_")))
     prefix = f"{parent_key}." if parent_key else ""
     hint = near_matches(leaf, options)
     taken_away = any(o.startswith("~") and parse(o)[0] == key for o in overrides)

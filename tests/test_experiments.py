@@ -34,7 +34,7 @@ JUDGED = {
 }  # a judge, and what it judges
 # What needs a run before it: test_cats_run_from_tokenizer_to_inpainting, tests/lightning_modules and tests/launch.
 IN_TURN = [f"{kind}_{data}" for kind in ("vqgan", "autoencoder", "maskgit") for data in ("scenes", "cats")]
-IN_TURN += ["pmrf", "meanflow_regression", "maskgit_cats_lab"]
+IN_TURN += ["pmrf", "meanflow_regression", "vqgan_cats_large", "maskgit_cats_large", "maskgit_cats_lab"]
 ALONE = [name for name in experiments() if name not in (*IN_TURN, *JUDGED, *JUDGED.values())]
 
 
@@ -110,8 +110,8 @@ def test_cats_run_from_tokenizer_to_inpainting(tmp_path: Path) -> None:
             image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
             image.save(tmp_path / "cats" / split / f"{number}.png")
     data = [f"data.root={tmp_path / 'cats'}", f"paths.outputs={tmp_path}"]
-    # The last one finds the first one's tokenizer; it is maskgit_cats with a lab's settings.
-    for name in ("vqgan_cats", "autoencoder_cats", "maskgit_cats_lab"):
+    # The last ones find the newest tokenizer; maskgit_cats_lab is maskgit_cats_large with a lab's settings.
+    for name in ("vqgan_cats_large", "vqgan_cats", "autoencoder_cats", "maskgit_cats", "maskgit_cats_lab"):
         run = train_here(tmp_path / name / "run", f"experiment={name}", *data)
         assert_run_folder(run)
     assert run.record["parts"]["tokenizer"]["path"] == str(

@@ -132,9 +132,8 @@ def all_parts(tmp_path_factory: pytest.TempPathFactory, parts: dict[str, Any]) -
         for number in range(count):
             image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
             image.save(folder / "images" / split / f"{number}.png")
-    cats = train_here(
-        folder / "vqgan_cats" / "run", "experiment=vqgan_cats", f"paths.outputs={folder}", f"data.root={folder}/images"
-    )
+    data = [f"paths.outputs={folder}", f"data.root={folder}/images"]
+    cats = train_here(folder / "vqgan_cats_large" / "run", "experiment=vqgan_cats_large", *data)
     return {**parts, "root": str(folder / "images"), "maskgit_cats": str(cats.path)}
 
 
