@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.checkpoint import AtomicCheckpointIO, LastCheckpoint
+from callbacks.checkpoint import AtomicCheckpointIO
 from datamodules.base import ImageDataModule
 from generative.degradations import Degradation
 from generative.metrics import catalogue
@@ -110,11 +110,7 @@ def build_callbacks(config: DictConfig) -> list[Callback]:
     """
     with as_user_error():
         catalogue.listed()  # a metric that is listed wrongly is told now, and not where it is shown first
-        callbacks = [instantiate(n, _convert_="all") for n in config.callbacks.values() if n is not None]
-    for callback in callbacks:
-        if isinstance(callback, LastCheckpoint):
-            callback.run_config = plain_config(config)
-    return callbacks
+        return [instantiate(n, _convert_="all") for n in config.callbacks.values() if n is not None]
 
 
 def build_trainer(

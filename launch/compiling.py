@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from files.words import count
@@ -67,37 +66,44 @@ def decided(config: DictConfig, steps_made: int = 0) -> tuple[bool, str]:
     return True, f"{count(calls, 'step')} of {kind.__name__} earn the minute that compiling takes"
 
 
-def settle_compile(config: DictConfig, steps_made: int = 0) -> None:
-    """Put what was decided in the place of ``auto``, and tell it; true and false stay.
-
-    Args:
-        config: The config of a run that begins or continues, changed in place.
-        steps_made: Optimiser steps behind it.
-    """
-    if OmegaConf.select(config, KEY) == AUTO:
-        compiles, why = decided(config, steps_made)
-        OmegaConf.update(config, KEY, compiles)
-        if is_main_process():
-            print(f"{KEY}={AUTO}: {str(compiles).lower()}: {why}", flush=True)  # noqa: T201
-
-
-def check_compile(config: DictConfig, trainer: Trainer) -> None:
-    """Check, where the network is to be compiled, that it can be.
-
-    Args:
-        trainer: The trainer, which knows the device.
+def check_compile(config: DictConfig) -> None:
+    """Check, where the network is to be compiled, that it can be on some machine.
 
     Raises:
-        UserError: It cannot, or this machine has no compiler.
+        UserError: It cannot.
     """
-    if config.module.get(KEY) is not True:
-        return
-    if obstacle := _obstacle(config):
+    if config.module.get(KEY) is True and (obstacle := _obstacle(config)):
         raise UserError(f"compile=true cannot be: {obstacle}; use compile=false.")
-    try:
-        try_compiler(trainer.strategy.root_device, OmegaConf.select(config, "paths.cache_dir"))
-    except ValueError as error:
-        raise UserError(f"compile=true: {error}, or set compile=false.") from error
+
+
+def settle_compile(config: DictConfig, device: torch.device, steps_made: int = 0) -> bool:
+    """Decide what ``auto`` stands for, and tell it; where ``true`` was chosen, try the compiler.
+
+    To try it takes seconds: all that is free to check comes before.
+
+    Args:
+        config: The config of a run that begins or continues.
+        device: Device of the training.
+        steps_made: Optimiser steps behind it.
+
+    Returns:
+        Whether the network is compiled.
+
+    Raises:
+        UserError: It was to be, and this machine has no compiler.
+    """
+    asked = config.module.get(KEY)
+    if asked == AUTO:
+        compiles, why = decided(config, steps_made)
+        if is_main_process():
+            print(f"{KEY}={AUTO}: {str(compiles).lower()}: {why}", flush=True)  # noqa: T201
+        return compiles
+    if asked is True:
+        try:
+            try_compiler(device, OmegaConf.select(config, "paths.cache_dir"))
+        except ValueError as error:
+            raise UserError(f"compile=true: {error}, or set compile=false.") from error
+    return asked is True
 
 
 def _obstacle(config: DictConfig) -> str | None:

@@ -229,6 +229,12 @@ class History(Callback):
             check_changes(run, self.changes)
             check_early_stop(run, self.changes)
 
+    def settle(self, key: str, value: Any) -> None:
+        """Record what a setting stands for that was left open, as by ``auto``: before the run begins."""
+        OmegaConf.update(self.in_force, key, value)
+        if (change := self.changes.pop(key, None)) and change["from"] != value:
+            self.changes[key] = {**change, "to": value}
+
     def entries(self) -> list[dict[str, Any]]:
         """Return the history with the entry of this start, once the record is filled."""
         earlier = history_of(self.before)
@@ -257,7 +263,7 @@ class History(Callback):
         }
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LastCheckpoint):
-                callback.run = json.loads(json.dumps(own))
+                callback.run, callback.run_config = json.loads(json.dumps(own)), plain_config(self.config)
         if not is_main_process():
             return
         if self.resumed:

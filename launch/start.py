@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from launch.checking import check_values
 from launch.command_line import as_given, check_names, filled_in, require_experiment, taken
-from launch.compiling import AUTO, KEY, settle_compile
 from launch.compose import apply_overrides, compose_config, literal, merged, parse, quoted, without_hydra
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
@@ -170,7 +169,6 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
             print(f"not used, as this run has no such part: {', '.join(unused)} of the experiment", flush=True)  # noqa: T201
         make_absolute(config)
         settle_precision(config)
-        settle_compile(config)
         return run, config, overrides, config
     return run, *resumed_config(run, overrides, config, config[DATA_CHANGED])
 
@@ -195,8 +193,6 @@ def resumed_config(
     make_absolute(in_force)
     settle_precision(in_force)
     tell_kept_precision(in_force, merged(recorded, new))
-    if in_force.get(KEY) == AUTO:  # asked for now: a run that begins records true or false
-        settle_compile(in_force, run.load_checkpoint()["global_step"])
     config = filled_in(run, in_force, new)
     config.resume = literal(run.path)
     if data_changed is not None:

@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.embedded import digits
 from launch.command_line import split_flags
-from launch.compiling import settle_compile
 from launch.compose import compose_config, without_hydra
 from launch.paths import make_absolute
 from launch.received import note_typed
@@ -70,7 +69,6 @@ def composed(folder: Path, overrides: list[str]) -> DictConfig:
     note_typed(overrides)
     config = compose_config(overrides)
     make_absolute(config)
-    settle_compile(config)
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / ".hydra" / "config.yaml")
     OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")

@@ -8,13 +8,14 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from callbacks.watching import MetricWatcher
 from launch import build
 from launch.command_line import MULTIRUN, show_help, split_flags, tell_choices
 from launch.commands.report import report_of_training
-from launch.compiling import check_compile
+from launch.compiling import AUTO, check_compile, settle_compile
+from launch.compiling import KEY as COMPILE
 from launch.compose import compose_config, help_text, values_of, written_out
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer, check_unchanged, data_record
@@ -62,7 +63,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
     build.check_ranks(config, trainer)
     if any(isinstance(callback, MetricWatcher) and callback.metric for callback in trainer.callbacks):  # type: ignore[attr-defined]
         trainer.num_sanity_val_steps = 1  # tells whether there is such a metric before anything is trained
-    check_compile(config, trainer)
+    check_compile(config)
     tell_choices(config)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     build.check_training(module)
@@ -76,6 +77,11 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         check_unchanged(run, config, datamodule, answer=answer)
         check_optimizer_state(module, run, resumed[1])
         datamodule.start_step = step * config.trainer.accumulate_grad_batches
+    module.compile_training = settle_compile(config, trainer.strategy.root_device, step)  # last: it takes seconds
+    if config.get(COMPILE) == AUTO:
+        for each in (config, shown):
+            OmegaConf.update(each, COMPILE, module.compile_training)
+        history.settle(COMPILE, module.compile_training)
 
     before = history.before
     history.record = {
