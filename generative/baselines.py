@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generative.float32 import whole_float32
+
 RADIUS = 3  # px, of OpenCV's inpainting
 
 
@@ -75,7 +77,8 @@ def nearest(degraded_BCHW: Tensor, validity_B1HW: Tensor, training: Iterable[Ten
     image_BCHW = degraded_BCHW.clone()
     for chunk_NCHW in training:
         # Without the target's own square, which is the same for all.
-        distance_BN = counts_BD @ chunk_NCHW.square().sum(1).flatten(1).T - 2 * target_BD @ chunk_NCHW.flatten(1).T
+        with whole_float32(image_BCHW.device):
+            distance_BN = counts_BD @ chunk_NCHW.square().sum(1).flatten(1).T - 2 * target_BD @ chunk_NCHW.flatten(1).T
         least_B, number_B = distance_BN.min(1)
         nearer_B = least_B < best_B
         best_B[nearer_B], image_BCHW[nearer_B] = least_B[nearer_B], chunk_NCHW[number_B[nearer_B]]

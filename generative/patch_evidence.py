@@ -22,6 +22,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from generative.float32 import whole_float32
+
 TO_PATCHES = "b c (h p) (w q) -> b (h w) (c p q)"
 
 
@@ -45,11 +47,17 @@ def patch_evidence(
     )
     pixel_BNP = known_BNP * rearrange(degraded_BCHW, TO_PATCHES, h=grid_size, w=grid_size)
     # |x - m|^2 / 2 over the known pixels, less |x|^2 / 2, which matters only where the deviations differ.
-    distance_BNK = 0.5 * known_BNP @ patch_KP.square().T - pixel_BNP @ patch_KP.T
+    distance_BNK = _distance(known_BNP, pixel_BNP, patch_KP)
     if not isinstance(std, Tensor):
         return -distance_BNK / std**2
     distance_BNK = distance_BNK + 0.5 * pixel_BNP.square().sum(dim=-1, keepdim=True)
     return -distance_BNK / std.square() - known_BNP.sum(dim=-1, keepdim=True) * std.log()
+
+
+@torch.compiler.disable  # the precision of products is not for a graph to set
+def _distance(known_BNP: Tensor, pixel_BNP: Tensor, patch_KP: Tensor) -> Tensor:
+    with whole_float32(patch_KP.device):  # a small deviation makes much of the least difference
+        return 0.5 * known_BNP @ patch_KP.square().T - pixel_BNP @ patch_KP.T
 
 
 def code_patches(image_BCHW: Tensor, tokens_BN: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:

@@ -136,6 +136,7 @@ def build_trainer(
             "trainer=ddp_cpu for several processes."
         )
     settle_precision(config)
+    torch.set_float32_matmul_precision("high")  # of a test after a training and of one later alike
     with as_user_error():
         profiler = PROFILERS.get(config.trainer.get("profiler"))
         make = instantiate(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from files.pixels import from_levels, to_bytes
+from generative.float32 import whole_float32
 from generative.frozen import Frozen
 from generative.weights import weights_hash
 
@@ -102,7 +103,8 @@ class NetworkExtractor(FeatureExtractor):
 
     @torch.no_grad()
     def __call__(self, image_BCHW: Tensor) -> Features:
-        features = self.network.features(from_levels(to_bytes(image_BCHW)))  # type: ignore[operator]
+        with whole_float32(image_BCHW.device):
+            features = self.network.features(from_levels(to_bytes(image_BCHW)))  # type: ignore[operator]
         return Features(features.float())
 
 

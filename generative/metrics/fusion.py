@@ -21,6 +21,7 @@ from torchmetrics.functional.image import (
     visual_information_fidelity,
 )
 
+from generative.float32 import whole_float32
 from generative.metrics.catalogue import Metric, Table
 from generative.metrics.means import MeanMetrics
 from generative.metrics.restoration import SSIM_BORDER, SSIM_MIN_SIZE
@@ -217,6 +218,10 @@ class FusionMetrics(MeanMetrics):
             outputs: (B, C, H, W) images in [-1, 1] by name; rounded to 8 bits.
             batch: The batch with its clean images and, for SCD, its degraded ones.
         """
+        with whole_float32(batch.image.device):
+            self._update(outputs, batch)
+
+    def _update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         clean, degraded = _levels(batch.image), None if batch.degraded is None else _levels(batch.degraded)
         size, num_images = min(clean.shape[-2:]), len(batch.image)
         if size < SOBEL_SIZE:

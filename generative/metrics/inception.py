@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from files.pixels import to_bytes
+from generative.float32 import whole_float32
 from generative.metrics.features import INCEPTION, FeatureExtractor, Features
 from generative.weight_files import WeightsError, find_weights, load_tensors
 from generative.weight_files import WeightsMissingError as WeightsMissingError  # what ``find_inception_weights`` raises
@@ -47,7 +48,8 @@ class InceptionExtractor(FeatureExtractor):
         image = to_bytes(image_BCHW)
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
-        parts = [self.network(part) for part in image.split(INCEPTION_BATCH)]
+        with whole_float32(image.device):
+            parts = [self.network(part) for part in image.split(INCEPTION_BATCH)]
         return Features(*(torch.cat(layer) for layer in zip(*parts, strict=True)))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from generative.float32 import whole_float32
 from generative.metrics.catalogue import Metric, Pooled, Table
 from generative.metrics.means import MeanMetrics
 from generative.types import Batch
@@ -111,7 +112,10 @@ def ssim(restored_BCHW: Tensor, clean_BCHW: Tensor) -> Tensor:
     inside = slice(SSIM_BORDER, -SSIM_BORDER)
     values = []
     for a, b in zip(restored.split(planes), clean.split(planes), strict=True):
-        _, full = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none", return_full_image=True)
+        with whole_float32(a.device):  # variances are small differences of large means
+            _, full = structural_similarity_index_measure(
+                a, b, data_range=1.0, reduction="none", return_full_image=True
+            )
         values.append(full[..., inside, inside].flatten(1).mean(1))  # torchmetrics reflects the border
     return torch.cat(values).view(clean_BCHW.shape[:2]).mean(1)
 

@@ -26,6 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from generative.checks import checked
+from generative.float32 import whole_float32
 from generative.networks.bottlenecks import Bottleneck, Latent
 from generative.randomness import Randomness
 from generative.ranges import AtLeastTwo, BelowOne, Count, NonNegative
@@ -64,7 +65,8 @@ class _NearestCode(Bottleneck):
             (M,) int64 indices; the first of equally near ones.
         """
         # |v - c|^2 without |v|^2, which is the same for all codes.
-        return (code_KD.square().sum(1) - 2 * vector_MD @ code_KD.T).argmin(1)
+        with whole_float32(vector_MD.device):  # of two codes that are nearly as near the nearer one on any device
+            return (code_KD.square().sum(1) - 2 * vector_MD @ code_KD.T).argmin(1)
 
     def forward(self, z_BDHW: Tensor, randomness: Randomness | None = None) -> Latent:
         batch, _, height, _ = z_BDHW.shape

@@ -1,7 +1,8 @@
 """The derivative of a flow map's average velocity along a direction: exactly, or by a difference.
 
 What can go wrong with it, and what is done about it:
-- reduced precision ruins it: it is taken in float32 with autocast off, where a difference also needs the forward pass's own u;
+- reduced precision ruins it, be it autocast's or TF32's: it is taken in whole float32, where a difference also needs the
+  forward pass's own u;
 - fused attention has no forward-mode derivative: it has a rule of its own (``generative.dual``), or the plain softmax;
 - compiling around forward mode can give wrong tangents: the exact derivative runs uncompiled;
 - high-frequency time features make du/dt huge: the network embeds times with low frequencies.
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from generative.dual import Dual, tangent_of
+from generative.float32 import is_rounded, whole_float32
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
 from generative.types import Condition
@@ -33,7 +35,7 @@ def exactly(device: torch.device) -> Iterator[None]:
     """Run a network in float32, uncompiled, with an attention that can be differentiated forward."""
     with (
         sdpa_kernel(SDPBackend.MATH),
-        torch.autocast(device.type, enabled=False),
+        whole_float32(device),
         torch.compiler.set_stance("force_eager"),
     ):
         yield
@@ -87,8 +89,8 @@ def total_difference(
         (B, C, H, W) float32 difference quotient, without gradient.
     """
     span = (t_B - r_B).clamp(max=step)
-    reduced = u_BCHW.dtype != torch.float32 or torch.is_autocast_enabled(z_BCHW.device.type)
-    with torch.no_grad(), torch.autocast(z_BCHW.device.type, enabled=False):
+    reduced = u_BCHW.dtype != torch.float32 or is_rounded(z_BCHW.device)
+    with torch.no_grad(), whole_float32(z_BCHW.device):
         z = z_BCHW.float()
         u = flow_map.velocities(z, r_B, t_B, condition)[0] if reduced else u_BCHW.detach()
         before = flow_map.velocities(z - per_image(span) * velocity_BCHW.float(), r_B, t_B - span, condition)[0]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from generative.checks import checked
 from generative.dual import Dual, primal_of, tangent_of
+from generative.float32 import is_rounded, whole_float32
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.derivative import DerivativeObjective, exactly
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
@@ -53,8 +54,8 @@ class LagrangianSelfDistillation(_OwnTarget, DerivativeObjective):
                 u, _ = flow_map.velocities(z, Dual.of(rows.r, torch.ones_like(rows.r)), rows.t, rows.condition)
                 return primal_of(u), tangent_of(u)
         step = (rows.t - rows.r).clamp(max=self.difference_step)
-        reduced = torch.is_autocast_enabled(z.device.type)
-        with torch.autocast(z.device.type, enabled=False):
+        reduced = is_rounded(z.device)
+        with whole_float32(z.device):
             u = flow_map.velocities(z, rows.r, rows.t, rows.condition)[0] if reduced else rows.u
             later, _ = flow_map.velocities(z, rows.r + step, rows.t, rows.condition)
         return u, (later - u) / per_image(step).clamp(min=torch.finfo(torch.float32).tiny)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -52,7 +51,6 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
     if resumed and step >= config.trainer.max_steps:
         check_steps_left(run, step, config.trainer.max_steps)
 
-    torch.set_float32_matmul_precision("high")
     trainer = build.build_trainer(
         config,
         run.path,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from elsewhere import Elsewhere, away
+from elsewhere import Elsewhere, SecondDevice, away
 from hydra.utils import get_class, instantiate
 from torch import Tensor
 
@@ -176,6 +176,7 @@ def test_it_answers_where_it_is_asked_on_another_device(output: str) -> None:
     here, there = (ExactNetwork(FIELD, HOLE, schedule, output, times.shape[1], times.shape[1], 2) for _ in range(2))
     z = randomness(3).normal(1, SIZE, SIZE)
     here = here(z, times, condition)
-    there = there(away(z), away(times), Condition(away(condition.image)))
+    with SecondDevice():
+        there = there(away(z), away(times), Condition(away(condition.image)))
     assert all(isinstance(answer, Elsewhere) for answer in there)
     assert all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))

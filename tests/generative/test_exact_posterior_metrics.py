@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from elsewhere import away
+from elsewhere import SecondDevice, away
 from scipy import linalg
 from torch import Tensor
 
@@ -106,6 +106,7 @@ def test_answers_on_another_device_are_measured_alike() -> None:
     for move in (lambda tensor: tensor, away):
         metrics = ExactPosteriorMetrics(prior, degradation)
         draws = IndexRandomness.for_images(2, "exact", batch.index)
-        metrics.update(batch.map(move), move(mean), move(samples), draws)
+        with SecondDevice():
+            metrics.update(batch.map(move), move(mean), move(samples), draws)
         found.append(metrics.compute())
     assert found[0] == found[1]
