@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import re
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pydantic_core import SchemaError
 
 Class = TypeVar("Class", bound=type)
 Check = Callable[[Any], str | None]
+_CHECKED: set[Callable[..., None]] = set()  # constructors of the classes that are marked
 WORDS = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -60,6 +62,7 @@ def checked(key: str) -> Callable[[Class], Class]:
             own_init(self, *args, **kwargs)
 
         owner.__init__ = __init__  # type: ignore[misc]
+        _CHECKED.add(__init__)
         return owner
 
     return wrapped
@@ -98,10 +101,30 @@ def hints_of(target: Any) -> dict[str, Any]:
         function = vars(owner).get("__init__")
         if function is None:
             continue
-        with suppress(NameError):  # some libraries name types that they import for type checkers only
-            hints = typing.get_type_hints(function, include_extras=True) | hints
+        hints = _resolved(function, owner) | hints
         if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
             break
+    return hints
+
+
+def _resolved(function: Any, owner: type) -> dict[str, Any]:
+    """Resolve the annotations of a constructor; those that name what its module does not have are left out of others' classes.
+
+    Some libraries name types that they import for type checkers only. A class that is marked ``checked`` would lose its checks.
+    """
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        if function in _CHECKED:
+            raise NameError(
+                f"an annotation of {owner.__module__}.{owner.__qualname__} names {error.name}, which is not known when it is "
+                "checked: correct the name, or import it outside of TYPE_CHECKING"
+            ) from error
+    hints: dict[str, Any] = {}
+    for name, hint in function.__annotations__.items():
+        with suppress(NameError):
+            alone = types.SimpleNamespace(__annotations__={name: hint})
+            hints |= typing.get_type_hints(alone, inspect.unwrap(function).__globals__, include_extras=True)
     return hints
 
 

@@ -6,10 +6,10 @@ import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -240,5 +240,9 @@ def test_a_module_chooses_its_parts_and_refuses_those_of_another(module: str) ->
 
 def test_what_conf_names_checks_its_options_and_ranges_whoever_builds_it() -> None:
     for target in own().arguments:
+        for owner in getattr(get_object(target), "__mro__", ()):
+            own_room = owner.__module__.partition(".")[0] in OWN_ROOMS
+            if own_room and not is_dataclass(owner):  # hints_of resolves those wholly
+                get_type_hints(owner.__init__)  # one that names what is not there would take its checks away
         if target.partition(".")[0] in OWN_ROOMS and any(map(restricts, hints_of(get_object(target)).values())):
             assert hasattr(get_object(target).__init__, "__wrapped__"), f"{target} is not marked as checked"

@@ -78,6 +78,17 @@ def test_annotations_of_the_base_count_where_arguments_are_handed_on() -> None:
     assert {name for name, hint in hints_of(Module).items() if restricts(hint)} == {"depths", "width"}
 
 
+def test_an_annotation_that_names_nothing_is_told_or_left_out_alone() -> None:
+    def init(self, width: Count, layer: Missing) -> None:  # noqa: F821
+        """As a class that imports a type for type checkers only."""
+
+    others = type("Others", (), {"__init__": init})
+    assert hints_of(others) == {"width": Count, "return": type(None)}
+    own = checked("part")(others)
+    with pytest.raises(NameError, match="Others names Missing, which is not known"):
+        own(1, None)
+
+
 def test_no_subclass_loses_the_range_of_what_it_overrides() -> None:
     classes = [
         value
