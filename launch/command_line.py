@@ -19,7 +19,6 @@ from launch.compose import (
     literal,
     merged,
     parse,
-    register_resolvers,
 )
 from launch.errors import UserError
 from launch.names import checked_name
@@ -27,6 +26,7 @@ from launch.options import experiments
 from launch.output import as_typed
 from launch.paths import make_absolute
 from launch.received import note_typed
+from launch.resolvers import register_resolvers
 from launch.run_folder import RunFolder, is_main_process
 from launch.trained_parts import TRAINED
 

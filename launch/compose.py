@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import secrets
 import shlex
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, near_matches, one_line
 from launch.former import FORMER_OPTIONS
-from launch.names import job_folder
 from launch.options import (
     FOR_NEW_RUNS,
     NONE,
@@ -29,41 +27,10 @@ from launch.options import (
     keys_set_by,
     leave_out,
     optional_groups,
-    register_none,
     without_null,
 )
 from launch.received import CONF_DIR, checked_config, override_parser
-from launch.trained_parts import (
-    folded_channels,
-    space_channels,
-    space_size,
-    trained_classifier,
-    trained_regression,
-    trained_space,
-    trained_tokenizer,
-)
-
-
-def register_resolvers() -> None:
-    """Make ``${sum:a,b}``, ``${when:condition,a,b}``, ``${run_id:}`` and the like known, and the option that is none."""
-    register_none()
-    OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
-    OmegaConf.register_new_resolver("equal", lambda one, other: one == other, replace=True)
-    OmegaConf.register_new_resolver("when", _when, replace=True)
-    OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-    resolvers = (
-        trained_classifier, trained_tokenizer, trained_space, trained_regression, space_size, space_channels, folded_channels,
-    )  # fmt: skip
-    for resolver in resolvers:
-        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-
-
-def _when(condition: Any, this: Any, other: Any) -> Any:
-    """Return one of two values; a list as a node, which a list as it is cannot become a part of a config."""
-    value = this if condition else other
-    return OmegaConf.create(value) if isinstance(value, list) else value
-
+from launch.resolvers import register_resolvers
 
 QUOTES = ("'", '"')
 _UNKNOWN = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?! is)")

@@ -36,7 +36,7 @@ MAX_DEPTH, MAX_NODES = 50, 50_000  # a file can hold itself, and a few lines can
 
 _REFERENCE = re.compile(r"\$\{\.*\w[\w.]*\}")
 _CALL = re.compile(  # once references and the calls within it are left out
-    r"\$\{(sum|equal|when|run_id|oc\.select|trained_\w+|space_\w+|folded_channels):[^\"'\\${}]*\}"
+    r"\$\{(sum|equal|when|nearest_levels|run_id|oc\.select|trained_\w+|space_\w+|folded_channels):[^\"'\\${}]*\}"
 )
 _PAIR = re.compile(r"\$\{oc\.create:[^\"'\\$]*\}")
 _OUTSIDE = re.compile(r"(^|/)\.\.(/|$)|^[/~]")

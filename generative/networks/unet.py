@@ -11,7 +11,7 @@ Shape legend: B batch, C channels, H/W height and width, T network times, K cond
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -102,11 +102,7 @@ class UNet(ImageNetwork):
             "linear": linear_attention,
             "cross": cross_attention,
         }
-        for kind, resolutions in kinds.items():
-            if missing := sorted(set(resolutions) - set(sizes)):
-                raise ValueError(
-                    f"network.{kind}_attention={missing} is no resolution of the network: choose of {sizes}."
-                )
+        _check_resolutions(kinds, sizes)
         if not label_factors:
             kinds["cross"] = ()
         embedding_dim = 4 * base_channels
@@ -203,6 +199,34 @@ class UNet(ImageNetwork):
             h = run(layer, h)
         h = self.head_norm(h, embedding_BE) if isinstance(self.head_norm, AdaptiveNorm) else self.head_norm(h)
         return F.pixel_shuffle(self.head(F.silu(h)), self.patch_size).chunk(self.num_outputs, dim=1)
+
+
+def nearest_levels(
+    resolutions: Sequence[int], image_size: int, patch_size: int, channel_multipliers: Sequence[int]
+) -> list[int]:
+    """Return for resolutions that are meant for one size of images those that a network for another size has.
+
+    Args:
+        resolutions: Sides of feature maps.
+        image_size: Height and width of the images; the other arguments are ``UNet``'s too.
+
+    Returns:
+        The sides of the nearest levels, by their ratio, each once; a resolution that the network has is its own nearest one.
+    """
+    sizes = [image_size // patch_size // 2**level for level in range(len(channel_multipliers))]
+    near = [
+        min(filter(None, sizes), key=lambda size: max(size / each, each / size), default=each) for each in resolutions
+    ]
+    return list(dict.fromkeys(near))
+
+
+def _check_resolutions(kinds: Mapping[AttentionKind, Sequence[int]], sizes: list[int]) -> None:
+    """ValueError where attention is to be at sides that no level has."""
+    missing = {kind: sorted(set(resolutions) - set(sizes)) for kind, resolutions in kinds.items()}
+    named = [f"network.{kind}_attention={wrong}" for kind, wrong in missing.items() if wrong]
+    if named:
+        said = "name no resolutions" if len(named) > 1 else "names no resolution"
+        raise ValueError(f"{' and '.join(named)} {said} of the network: choose of {sizes}.")
 
 
 def _level_sizes(image_size: int, patch_size: int, num_levels: int) -> list[int]:

@@ -14,10 +14,10 @@ from torch import Tensor
 from generative.degradations import Degradation, Mixture
 from generative.randomness import IndexRandomness
 from generative.types import Degraded
-from launch.compose import register_resolvers
 from launch.errors import UserError, as_user_error, near_matches
 from launch.options import groups
 from launch.received import CONF_DIR, TARGET
+from launch.resolvers import register_resolvers
 
 RANGES = {"train", "evaluation"}  # keys of a severity that has a range for training
 STEPS = "steps"

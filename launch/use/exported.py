@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from generative.export import ExportError, read_network
 from launch.checking import check_values
 from launch.command_line import overridden_run
-from launch.compose import apply_overrides, compose_config, literal, merged, parse, register_resolvers
+from launch.compose import apply_overrides, compose_config, literal, merged, parse
 from launch.data_check import settings_digest
 from launch.errors import UserError
 from launch.names import file_name
@@ -22,6 +22,7 @@ from launch.options import experiments
 from launch.paths import PLACE, make_absolute
 from launch.received import checked_overrides
 from launch.record_files import check_shape
+from launch.resolvers import register_resolvers
 from launch.run_folder import RunFolder
 from launch.trained_parts import TRAINED
 from launch.use.load import MODEL, exported_weights, load_export, load_run, read_config

@@ -27,7 +27,8 @@ from generative.randomness import StepRandomness, generator_for
 from generative.samplers import Euler, FlowMapSampler, Heun
 from generative.schedules import TimeDistribution
 from generative.types import Condition
-from launch.compose import compose_config, register_resolvers
+from launch.compose import compose_config
+from launch.resolvers import register_resolvers
 
 OBJECTIVES = [
     MeanFlow,

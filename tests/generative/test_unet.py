@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from generative.flow_map import FlowMap
 from generative.networks import UNet
 from generative.networks.attention import LinearAttention
+from generative.networks.unet import nearest_levels
 from generative.networks.unet_blocks import ResidualBlock, SinusoidalTimeEmbedding, Stage
 from generative.objectives.derivative import total_derivative
 from generative.types import Condition
+from launch import build
+from launch.compose import compose_config
+from launch.resolvers import register_resolvers
 
 SMALL: dict[str, Any] = {
     "image_size": 16, "in_channels": 3, "base_channels": 8, "channel_multipliers": (1, 2), "num_blocks": 1,
@@ -178,6 +182,7 @@ def test_derivative_of_mean_flow_goes_through_the_network() -> None:
         ({"image_size": 18, "patch_size": 2}, "network.patch_size=2"),
         ({"full_attention": (8, 7)}, r"network.full_attention=\[7\] .* \[16, 8\]"),
         ({"cross_attention": (4,)}, r"network.cross_attention=\[4\]"),
+        ({"full_attention": (4,), "cross_attention": (2,)}, r"full_attention=\[4\] and network.cross_attention=\[2\]"),
         ({"base_channels": 6}, "network.num_groups=4"),
         ({"head_dim": 5}, "network.head_dim=5"),
     ],
@@ -187,7 +192,49 @@ def test_sizes_that_do_not_fit_are_refused(settings: dict[str, Any], message: st
         UNet(**SMALL | settings)
 
 
+@pytest.mark.parametrize(
+    ("resolutions", "sizes", "expected"),
+    [
+        ([8], (32, 2, [1, 1]), [8]),
+        ([8], (8, 1, [1, 1]), [8]),  # latents: a level that is there stays, whichever it is
+        ([8], (64, 2, [1, 1]), [16]),
+        ([16, 8], (128, 2, [1, 2, 4]), [16]),
+        ([32, 16, 8], (64, 1, [1, 2, 2, 3]), [32, 16, 8]),
+        ([8], (4, 8, [1]), [8]),  # no level at all: the network says so
+    ],
+)
+def test_resolutions_follow_the_size_of_the_images(
+    resolutions: list[int], sizes: tuple[int, int, list[int]], expected: list[int]
+) -> None:
+    assert nearest_levels(resolutions, *sizes) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "full", "cross"),
+    [
+        ("ddpm_scenes", [8], [8]),
+        ("ddpm_iclevr", [8], [16, 8]),
+        ("ddpm_iclevr_large", [16, 8], [32, 16, 8]),
+        ("ddpm_cifar10", [16], []),
+        ("ddpm_scenes data=scenes64", [16], [16]),
+    ],
+)
+def test_experiments_have_attention_where_their_images_let_them(
+    arguments: str, full: list[int], cross: list[int]
+) -> None:
+    network = compose_config(f"experiment={arguments}".split()).network
+    assert (network.full_attention, network.cross_attention) == (full, cross)
+
+
+def test_a_network_can_be_built_for_other_images() -> None:
+    network = build.build_module(compose_config(["experiment=ddpm_scenes", "data=scenes64"])).network
+    assert num_parameters(network) == num_parameters(
+        build.build_module(compose_config(["experiment=ddpm_scenes"])).network
+    )
+
+
 def preset(name: str, **settings: Any) -> UNet:
+    register_resolvers()
     folder = ROOT / "conf" / "network"
     config = OmegaConf.load(folder / f"{name}.yaml")
     for base in config.pop("defaults", []):
