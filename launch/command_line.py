@@ -22,7 +22,7 @@ from launch.compose import (
 )
 from launch.errors import UserError
 from launch.names import checked_name
-from launch.options import experiments
+from launch.options import experiments, keys_set_by, tell_set_in_vain
 from launch.output import as_typed
 from launch.paths import make_absolute
 from launch.received import note_typed
@@ -272,7 +272,10 @@ def overridden_run(folder: str, overrides: list[str]) -> tuple[RunFolder, DictCo
         raise UserError("init= says what a new run begins with, and this one has begun: leave it out.")
     run = RunFolder.existing(folder, "run")
     recorded = run.overrides()
-    fresh = compose_config(merged(recorded, overrides), recorded=recorded)
+    left_out: list[str] = []
+    fresh = compose_config(merged(recorded, overrides), recorded=recorded, left_out=left_out)
+    if is_main_process() and any(keys_set_by(*map(str, parse(override))) for override in overrides):  # as by task=
+        tell_set_in_vain(left_out, recorded)
     config = apply_overrides(run_config(run), recorded, overrides, fresh)
     make_absolute(config)
     check_values(fresh)

@@ -37,7 +37,11 @@ _UNKNOWN = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?!
 
 
 def compose_config(
-    overrides: list[str], config_name: str = "train", with_hydra: bool = False, recorded: Collection[str] = ()
+    overrides: list[str],
+    config_name: str = "train",
+    with_hydra: bool = False,
+    recorded: Collection[str] = (),
+    left_out: list[str] | None = None,
 ) -> DictConfig:
     """Compose a config.
 
@@ -46,6 +50,7 @@ def compose_config(
         with_hydra: Keep the ``hydra`` node.
         recorded: Overrides of an earlier run. One whose key ``conf/`` no longer has in such a run is left out: its value
             stands in the run's recorded config. So is one of a part that is not there now, as a callback of another task.
+        left_out: Takes the keys that the run does not read, and that were taken out.
 
     Returns:
         The config, interpolations not resolved.
@@ -65,11 +70,13 @@ def compose_config(
         unknown = _UNKNOWN.search(str(error))
         gone = [o for o in recorded if o in overrides and unknown and parse(o)[0] == unknown.group(1)]
         if gone:
-            return compose_config([o for o in overrides if o not in gone], config_name, with_hydra, recorded)
+            return compose_config([o for o in overrides if o not in gone], config_name, with_hydra, recorded, left_out)
         raise UserError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().clear()
-    leave_out(config, [override for override in overrides if override not in recorded])
+    gone = leave_out(config, [override for override in overrides if override not in recorded])
+    if left_out is not None:
+        left_out += gone
     return config
 
 

@@ -157,7 +157,7 @@ def leave_out(config: DictConfig, overrides: Iterable[str]) -> list[str]:
         overrides: What it was composed from.
 
     Returns:
-        The keys that were taken out although the experiment's own file sets them, as where ``task=`` makes another run of it.
+        The keys that were taken out; of a part that the run is without, the part's.
 
     Raises:
         UserError: The command line chooses such a group, sets such a key, or a task that the module cannot do; a file sets
@@ -167,10 +167,22 @@ def leave_out(config: DictConfig, overrides: Iterable[str]) -> list[str]:
     check_named(config)
     left_out = [*_leave_out_missing(config, overrides), *_leave_out_of_others(config, overrides)]
     _check_task(config)
-    left_out += _leave_out_unread(config, overrides)
+    return [*left_out, *_leave_out_unread(config, overrides)]
+
+
+def tell_set_in_vain(left_out: list[str], overrides: Iterable[str]) -> None:
+    """Print what the experiment's own file sets although the run does not read it, as where ``task=`` makes another run of it.
+
+    Args:
+        left_out: The keys that ``leave_out`` took out.
+        overrides: What the config was composed from.
+    """
+    overrides = list(overrides)
     chosen = next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("experiment=")), None)
     wanted = {} if chosen is None else dict.fromkeys(_keys_set_by_experiment(chosen))
-    return [key for key in wanted if any(key == gone or key.startswith(f"{gone}.") for gone in left_out)]
+    unused = [key for key in wanted if any(key == gone or key.startswith(f"{gone}.") for gone in left_out)]
+    if unused:
+        print(f"not used, as this run has no such part: {', '.join(unused)} of the experiment", flush=True)  # noqa: T201
 
 
 def _keys_set_by_experiment(name: str) -> list[str]:

@@ -19,7 +19,7 @@ from launch.command_line import as_given, check_names, filled_in, require_experi
 from launch.compose import apply_overrides, compose_config, literal, merged, parse, quoted, without_hydra
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
-from launch.options import leave_out
+from launch.options import leave_out, tell_set_in_vain
 from launch.paths import absolute_path, make_absolute
 from launch.precision import settle_precision, tell_kept_precision
 from launch.received import note_typed
@@ -49,7 +49,8 @@ def composed_start(overrides: list[str]) -> DictConfig:
     if resume not in (None, "null", "auto"):
         return _checked(*_resume_overrides(str(resume), overrides))
     require_experiment(overrides)
-    config = _checked(overrides)
+    left_out: list[str] = []
+    config = _checked(overrides, left_out=left_out)
     if resume == "auto":
         found = _unfinished(config, overrides)
         if is_main_process():
@@ -58,6 +59,8 @@ def composed_start(overrides: list[str]) -> DictConfig:
         if found:
             this_time = [o for o in overrides if o.startswith(f"{DATA_CHANGED}=")]
             return _checked(*_resume_overrides(str(found.path), this_time))
+    if is_main_process():
+        tell_set_in_vain(left_out, overrides)
     return config
 
 
@@ -111,8 +114,8 @@ def put_in_force(config: DictConfig) -> Iterator[DictConfig]:
         HydraConfig.instance().cfg = None
 
 
-def _checked(overrides: list[str], recorded: Collection[str] = ()) -> DictConfig:
-    config = compose_config(overrides, with_hydra=True, recorded=recorded)
+def _checked(overrides: list[str], recorded: Collection[str] = (), left_out: list[str] | None = None) -> DictConfig:
+    config = compose_config(overrides, with_hydra=True, recorded=recorded, left_out=left_out)
     check_values(without_hydra(config))
     return config
 
@@ -165,8 +168,7 @@ def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], D
     overrides = [o for o in given if parse(o)[0] not in THIS_TIME]
     _prepare_child_processes(given, run)
     if not config.resume:
-        if (unused := leave_out(config, overrides)) and is_main_process():
-            print(f"not used, as this run has no such part: {', '.join(unused)} of the experiment", flush=True)  # noqa: T201
+        leave_out(config, overrides)  # Hydra may have composed it once more
         make_absolute(config)
         settle_precision(config)
         return run, config, overrides, config
