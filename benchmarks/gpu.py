@@ -52,7 +52,6 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning").setLevel(logging.ERROR)
-    torch.set_float32_matmul_precision("high")  # as train.py does
     print(f"{hardware_text(hardware(torch.device('cuda')))}, torch {torch.__version__}, commit {git_revision()}\n")
     print("| | batch | precision | compiled | ms a step | images/s | ratio | GPU memory, MiB |")
     print("|---|---:|---|---|---:|---:|---:|---:|")

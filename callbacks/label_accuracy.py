@@ -20,7 +20,6 @@ from callbacks.measuring import MeasuringCallback, SetupError, first_rows, log_m
 from datamodules.base import datamodule_of
 from files.grids import picture_grid
 from generative.checks import checked
-from generative.float32 import whole_float32
 from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.by_image import ImageSums, ImageValues
 from generative.metrics.catalogue import STD, Metric, value_name
@@ -260,8 +259,7 @@ class LabelAccuracy(MeasuringCallback):
 
     def _judge(self, image_BCHW: Tensor) -> Tensor:
         assert self._classifier is not None
-        with whole_float32(image_BCHW.device):
-            return self._classifier.to(image_BCHW.device)(image_BCHW.float())
+        return self._classifier.to(image_BCHW.device)(image_BCHW)
 
 
 def _notes(recognised_SL: Tensor, sets_SL: Tensor, names: Sequence[str]) -> list[str]:

@@ -27,7 +27,6 @@ from datamodules.base import ImageDataModule, datamodule_of
 from files.grids import render_grid
 from files.whole import whole_file
 from generative.checks import checked
-from generative.float32 import whole_float32
 from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.label_kept import LabelKeptMetrics, judged_labels, visibility
 from generative.metrics.restoration import hole_mask
@@ -164,8 +163,7 @@ class LabelKept(BatchMetrics[LabelKeptMetrics]):
 
     def _see(self, image_BCHW: Tensor) -> Tensor:
         assert self._judge is not None
-        with whole_float32(image_BCHW.device):
-            probabilities_BL = self._judge.to(image_BCHW.device)(image_BCHW.float().clamp(-1, 1))
+        probabilities_BL = self._judge.to(image_BCHW.device)(image_BCHW.clamp(-1, 1))
         return judged_labels(probabilities_BL, self._has_one_label)
 
     def _visibility(self, batch: Batch, data: ImageDataModule) -> Tensor | None:

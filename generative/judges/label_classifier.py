@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from generative.checks import checked
+from generative.float32 import whole_float32
 from generative.networks.growth import of_labels
 from generative.networks.matrices import at_end
 from generative.ranges import Count
@@ -113,7 +114,7 @@ class LabelClassifier(nn.Module):
         return linear(self.features(image_BCHW))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Return the probability of each label.
+        """Return the probability of each label, computed with all digits of float32: a judge's answer is one on any device.
 
         Args:
             image_BCHW: (B, C, H, W) images in [-1, 1].
@@ -121,7 +122,8 @@ class LabelClassifier(nn.Module):
         Returns:
             (B, L) probabilities.
         """
-        return self.logits(image_BCHW).sigmoid()
+        with whole_float32(image_BCHW.device):
+            return self.logits(image_BCHW.float()).sigmoid()
 
     def log_likelihood(self, image_BCHW: Tensor, labels_BL: Tensor) -> Tensor:
         """Return how likely the labels are, present and absent ones; differentiable in the image.
