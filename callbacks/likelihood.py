@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from callbacks.measuring import MeasuringCallback, SetupError, first_rows
 from datamodules.base import datamodule_of
 from generative.checks import checked
+from generative.float32 import whole_float32
 from generative.likelihood import CALLS_PER_STEP, bits_per_dimension, of_levels, with_level_noise
 from generative.metrics.exact_posterior import EXACT
 from generative.metrics.likelihood import NLL, LikelihoodMetrics
@@ -78,7 +79,11 @@ class Likelihood(MeasuringCallback):
         rows = first_rows(outputs["batch"], self.num_images)
         if len(rows) == 0:
             return
-        with torch.inference_mode(False), trainer.precision_plugin.forward_context():
+        with (
+            torch.inference_mode(False),
+            trainer.precision_plugin.forward_context(),
+            whole_float32(outputs["batch"].image.device),
+        ):
             subset = outputs["batch"].select(rows).map(torch.clone)  # gradients pass through them
             if subset.validity is not None:
                 subset = subset.select((subset.validity == 0).flatten(1).all(1).nonzero()[:, 0])
@@ -100,7 +105,7 @@ class Likelihood(MeasuringCallback):
         else:
             nats_B = torch.empty(len(x_BCP), dtype=torch.float64)
             for rows_R, law in posteriors(prior.law, degradation, *batch.observed()):
-                nats_B[rows_R.cpu()] = -law.log_density(x_BCP[rows_R.cpu()])
+                nats_B[rows_R] = -law.log_density(x_BCP[rows_R])
         bits_B = bits_per_dimension(of_levels(nats_B, continuous), continuous)
         self._metrics.update({NLL: bits_B}, EXACT, batch.index)
 
