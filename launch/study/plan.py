@@ -127,7 +127,7 @@ def _tasks(settings: StudySettings, row: Row) -> list[str]:
 def _tokenizer_seconds(settings: StudySettings) -> float:
     """Return the seconds of a tokenizer: a share of those of the row that is built on it, the smallest of several."""
     tasks = [len(_tasks(settings, row)) for row in settings.rows.values() if row.needs_tokenizer]
-    return settings.budget.tokenizer_share * settings.seconds * min(tasks, default=1)
+    return settings.tokenizer_share * settings.seconds * min(tasks, default=1)
 
 
 def _has(config: DictConfig, key: str) -> bool:

@@ -34,7 +34,6 @@ class Budget:
     Attributes:
         seconds: Seconds of one thread for the training of a cell, its share of a tokenizer's included.
         judge_seconds: Those of the judge.
-        tokenizer_share: Share of the seconds of a row with a tokenizer that are the tokenizer's.
         seeds: Seeds of the trainings of cells and baselines.
         validations: Validations during each training.
         settings: Overrides of every run that has their key.
@@ -42,7 +41,6 @@ class Budget:
 
     seconds: Positive
     judge_seconds: Positive
-    tokenizer_share: BelowOne
     seeds: list[WholeNumber]
     validations: Count
     settings: Overrides
@@ -75,6 +73,8 @@ class StudySettings:
         budget_name: Name of the budget.
         folder: Where all of it lies.
         side_by_side: Processes at a time, of one thread each.
+        seconds_share: Share of the budget's seconds that its cells are given.
+        tokenizer_share: Share of the seconds of a row with a tokenizer that are the tokenizer's.
         data: Overrides of each data set, by name.
         tasks: Overrides of each task, by name.
         judge: Overrides of the judge's training; None: nothing is judged.
@@ -90,6 +90,7 @@ class StudySettings:
     folder: Path
     side_by_side: int
     seconds_share: float
+    tokenizer_share: float
     data: dict[str, Overrides]
     tasks: dict[str, Overrides]
     judge: Overrides | None
@@ -114,6 +115,7 @@ class _File:
     judge: Overrides | None
     tokenizer: Overrides | None
     seconds_share: PositiveShare
+    tokenizer_share: BelowOne
     paradigms: dict[str, Any]
     baselines: dict[str, Any] | None
     predictions: list[dict[str, Any]] | None
@@ -195,6 +197,7 @@ def _settings(study: str, budget: str, plain: dict[str, Any]) -> StudySettings:
         Path(whole.output).expanduser().resolve() / name,
         whole.side_by_side,
         file.seconds_share,
+        file.tokenizer_share,
         data,
         tasks,
         file.judge,
