@@ -31,12 +31,15 @@ WORDS = {
 class Baselines(BatchMetrics[RestorationMetrics]):
     """Measures in test what stands for no skill: mean colour and OpenCV in holes, and the nearest training image.
 
-    Their metrics are those of outputs of these names. Without OpenCV its row is missing, and the record says so.
+    Their metrics are those of outputs of these names; mean colour and OpenCV are measured on the images of which pixels are
+    known. Without OpenCV its row is missing, and the record says so.
 
     Args:
         num_images: Test images with a smaller index are used; None for all.
         num_training: Training images with a smaller index are looked through.
     """
+
+    tasks = frozenset({"restore", "inpaint"})
 
     def __init__(self, num_images: Count | None = None, num_training: Count = 20_000) -> None:
         super().__init__()
@@ -55,12 +58,14 @@ class Baselines(BatchMetrics[RestorationMetrics]):
             return
         batch = whole.select(rows)
         degraded, validity = batch.observed()
-        answers = {"nearest_image": nearest(degraded, validity, self._training_images(degraded.device))}
-        if bool((validity > 0).any()):
-            answers["mean_colour"] = mean_colour(degraded, validity)
+        self.metrics.update({"nearest_image": nearest(degraded, validity, self._training_images(degraded.device))}, batch)
+        known = (validity > 0).flatten(1).any(1).nonzero()[:, 0]  # image by image: no result may depend on the batch
+        if len(known):
+            degraded, validity = degraded[known], validity[known]
+            answers = {"mean_colour": mean_colour(degraded, validity)}
             if _has_opencv():
                 answers["opencv"] = diffused(degraded, validity)
-        self.metrics.update(answers, batch)
+            self.metrics.update(answers, batch.select(known))
 
     def _training_images(self, device: torch.device) -> Iterator[Tensor]:
         data = datamodule_of(self._trainer)

@@ -8,9 +8,9 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.measuring import MeasuringCallback, first_rows
+from callbacks.measuring import MeasuringCallback, SetupError, first_rows
 from datamodules.base import datamodule_of
-from generative.checks import checked
+from generative.checks import checked, near_matches
 from generative.metrics import CalibrationMetrics, ExactPosteriorMetrics, SampleScores
 from generative.metrics.by_image import ImageValues
 from generative.metrics.calibration import theoretical_gap
@@ -47,6 +47,8 @@ class Calibration(MeasuringCallback):
         record: Split, number of images and samples, definitions, theory and rank histograms behind ``results``.
     """
 
+    tasks = frozenset({"restore", "inpaint"})
+
     def __init__(self, num_images: Count = 256, num_samples: Count = 16, output: str = "sample") -> None:
         super().__init__()
         self.num_images = num_images
@@ -58,9 +60,20 @@ class Calibration(MeasuringCallback):
         self._is_set_up = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out whether the exact posterior is known, or say once why not of data whose law is."""
+        """Find out whether the exact posterior is known, or say once why not of data whose law is.
+
+        Raises:
+            SetupError: The module restores nothing, or has samples by another name.
+        """
+        super().setup(trainer, pl_module, stage)
         if self._is_set_up:
             return
+        samples = getattr(pl_module, "outputs", {}).keys() - {"mean"}
+        if samples and self.output not in samples:
+            raise SetupError(
+                f"callbacks.calibration.output={self.output} is no output of {type(pl_module).__name__} that could scatter: "
+                f"{near_matches(self.output, samples)}"
+            )
         self._is_set_up = True
         data = datamodule_of(trainer)
         prior, degradation = getattr(data, "prior", None), getattr(data, "degradation", None)

@@ -203,12 +203,14 @@ class LastCheckpoint(Checkpoint):
                 counts.update(dict.fromkeys(("ready", "started", "processed", "completed"), batches))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the step that a resumed run begins at, whose checkpoint is there already, and take over the signals.
+        """Note the step that a run begins at, whose checkpoint is there already where it is resumed, and take over the signals.
 
-        Not in ``on_fit_start``: Lightning restores the step after that, and adds signal handlers of its own, which leave a
+        It is not there where the run is resumed from ``previous.ckpt``: a damaged ``last.ckpt`` was set aside by then. Not in ``on_fit_start``: Lightning restores the step after that, and adds signal handlers of its own, which leave a
         validation unfinished and, with several ranks, send to the other processes from inside the handler.
         """
-        self._last_saved = self._last_seen = self._first_step = trainer.global_step
+        self._last_seen = self._first_step = trainer.global_step
+        is_there = trainer.strategy.broadcast(self.path(trainer).exists())  # as rank 0 sees it: all save, or none does
+        self._last_saved = trainer.global_step if is_there else -1
         self._handle_signals(self._on_signal)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

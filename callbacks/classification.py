@@ -16,6 +16,8 @@ class Classification(BatchMetrics[LabelAccuracyMetrics]):
     What the test measures is the ceiling of every label accuracy that this classifier will give to generated images.
     """
 
+    tasks = frozenset({"judge"})
+
     def metrics_of(self, module: LightningModule) -> LabelAccuracyMetrics:
         return LabelAccuracyMetrics("heldout")
 

@@ -16,6 +16,8 @@ class Codebook(BatchMetrics[CodebookMetrics]):
     A network without codes, such as an autoencoder with continuous latents, is passed over: there is nothing to measure.
     """
 
+    tasks = frozenset({"reconstruct"})
+
     def metrics_of(self, module: LightningModule) -> CodebookMetrics:
         network: Any = module.network
         return CodebookMetrics(getattr(network, "num_codes", None) or 0)

@@ -43,6 +43,8 @@ class Generation(DistanceCallback):
         results: Metrics of the last test, ``<metric>/sample``; empty without an extractor.
     """
 
+    tasks = frozenset({"generate"})
+
     def __init__(
         self,
         num_images: Count = 10_000,
@@ -59,6 +61,7 @@ class Generation(DistanceCallback):
         self.num_images = num_images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         self.set_up_extractors(trainer, InceptionExtractor)
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:

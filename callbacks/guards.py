@@ -125,7 +125,9 @@ class SpikeGuard(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        values, self._loss = self._read(trainer, self._loss, parameters), 0.0
+        factor = getattr(pl_module, "accumulated_factor", 1.0)  # which the module, whose turn is next, will apply
+        values = {name: factor * value for name, value in self._read(trainer, self._loss, parameters).items()}
+        self._loss = 0.0
         if not all(map(math.isfinite, values.values())):
             if getattr(trainer.precision_plugin, "scaler", None) is None:  # a loss scaler leaves such steps out itself
                 name = next(name for name, value in values.items() if not math.isfinite(value))

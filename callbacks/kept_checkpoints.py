@@ -61,6 +61,12 @@ class KeptCheckpoints(MetricWatcher):
             raise SetupError(
                 "callbacks.kept_checkpoints keeps checkpoints that callbacks.checkpoint writes: put it back."
             )
+        path = LastCheckpoint.path(trainer).with_name(LIST)
+        if self.metric and (listed := _metric_of(path)) not in (None, self.metric):
+            raise SetupError(
+                f"callbacks.kept_checkpoints.metric={self.metric} would take the place of the best by {listed}, which {path} "
+                f"lists: move that file and {path.with_name('best*.ckpt')} elsewhere, or keep {listed}."
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep what is due between two optimiser steps, as the last checkpoint is written."""
@@ -104,6 +110,14 @@ class KeptCheckpoints(MetricWatcher):
 
     def restore(self, state_dict: dict[str, Any]) -> None:
         self.best = [(int(step), float(value)) for step, value in state_dict["best"]][: self.num_best]
+
+
+def _metric_of(path: Path) -> str | None:
+    """Return the metric of a list of the best; None where there is no whole list."""
+    try:
+        return str(json.loads(path.read_text())["metric"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _name(kind: str, step: int) -> str:

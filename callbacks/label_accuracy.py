@@ -64,6 +64,8 @@ class LabelAccuracy(MeasuringCallback):
         record: Definitions, numbers of seeds, sets and images, values of the seeds, and the classifier.
     """
 
+    tasks = frozenset({"generate"})
+
     def __init__(
         self,
         classifier: str | None = None,
@@ -92,8 +94,10 @@ class LabelAccuracy(MeasuringCallback):
         """Load the classifier, or say that there is none.
 
         Raises:
-            SetupError: The classifier is missing but required, cannot be read, or is of another kind of images.
+            SetupError: The module draws nothing, or the classifier is missing but required, cannot be read, or is of another
+                kind of images.
         """
+        super().setup(trainer, pl_module, stage)
         data = datamodule_of(trainer)
         if self._classifier is not None or not data.label_sets:
             return

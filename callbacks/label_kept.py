@@ -78,6 +78,8 @@ class LabelKept(BatchMetrics[LabelKeptMetrics]):
         num_shown: Flips of each output in its picture.
     """
 
+    tasks = frozenset({"restore", "inpaint"})
+
     def __init__(
         self,
         classifier: str | None = None,
@@ -100,8 +102,9 @@ class LabelKept(BatchMetrics[LabelKeptMetrics]):
         """Load the classifier, or say once that there is none.
 
         Raises:
-            SetupError: It cannot be read, or is of other data.
+            SetupError: It cannot be read, or is of other data; or the module restores nothing.
         """
+        super().setup(trainer, pl_module, stage)
         if self._is_set_up:
             return
         self._is_set_up = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from generative.metrics.by_image import ImageValues
 from generative.types import Batch
+from lightning_modules.contract import TASKS, Task
 
 
 class SetupError(ValueError):
@@ -36,15 +38,33 @@ class MeasuringCallback(Callback, ABC):
     Sums live in callbacks and not in the module, so that a new metric does not break old checkpoints.
 
     Attributes:
+        tasks: What modules do that it can measure.
         results: Metrics of the last test.
         record: What they are and what they were measured on; see ``measure``.
         by_image: What each image has added to those of them that are means over the images.
     """
 
+    tasks: ClassVar[frozenset[Task]] = frozenset(TASKS)
+
     def __init__(self) -> None:
         self.by_image: dict[str, ImageValues] = {}
         self.results: dict[str, float] = {}
         self.record: dict[str, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the module does what is measured; what else a kind of measurement needs, it looks for here.
+
+        Raises:
+            SetupError: It does something else, so that nothing could be measured after the last step.
+        """
+        done: frozenset[Task] = getattr(pl_module, "current_tasks", self.tasks)
+        if not done & self.tasks:
+            key = "callbacks." + re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+            does, wanted = (" or ".join(task for task in TASKS if task in tasks) for tasks in (done, self.tasks))
+            raise SetupError(
+                f"{key} measures what modules {wanted}, and {type(pl_module).__name__} is set to {does}: leave it out, or "
+                "choose callbacks= of its task."
+            )
 
     @abstractmethod
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[dict[str, float], dict[str, Any]]:

@@ -43,6 +43,7 @@ class RankAgreement(Callback):
     def __init__(self, num_steps: WholeNumber = 3) -> None:
         self.num_steps = num_steps
         self._steps_left = 0
+        self._last_step = 0
         self._same_images = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,6 +53,7 @@ class RankAgreement(Callback):
             RankDisagreementError: They differ.
         """
         self._steps_left = self.num_steps if trainer.world_size > 1 else 0
+        self._last_step = trainer.global_step
         self._same_images = True
         if trainer.world_size == 1:
             return
@@ -77,8 +79,9 @@ class RankAgreement(Callback):
         """
         if self._steps_left == 0:
             return
-        self._steps_left -= 1
         step = trainer.global_step
+        self._steps_left -= step != self._last_step  # not where batches are accumulated still
+        self._last_step = step
         seed: int = pl_module.draw_seed  # type: ignore[assignment]
         own = torch.stack([torch.tensor(seed, device=pl_module.device), digest(batch.index)[0]])
         gathered: list[Tensor] = [torch.empty_like(own) for _ in range(trainer.world_size)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from callbacks.batch_metrics import BatchMetrics, Metrics
 from generative.metrics import RestorationMetrics
 from generative.types import Batch
+from lightning_modules.contract import ANSWERING
 
 
 class OfImages(Metrics, Protocol):
@@ -27,6 +28,8 @@ class ImageMetrics(BatchMetrics[OfImagesT]):
 
     What derives from it also measures whole pictures (``evaluate.py pictures=``).
     """
+
+    tasks = ANSWERING
 
     def take(self, outputs: dict[str, Any]) -> None:
         batch, restored = outputs["batch"], dict(outputs["outputs"])

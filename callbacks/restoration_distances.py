@@ -16,6 +16,7 @@ from generative.checks import checked
 from generative.metrics.inception import InceptionExtractor
 from generative.metrics.restoration_distances import RestorationDistanceMetrics
 from generative.ranges import Count
+from lightning_modules.contract import ANSWERING
 
 KEY = "callbacks.restoration_distances"
 BATCH_SIZE = 250  # reference images at a time on each rank; results do not depend on it
@@ -42,6 +43,8 @@ class RestorationDistances(DistanceCallback):
             extractor.
     """
 
+    tasks = ANSWERING
+
     def __init__(
         self,
         num_images: Count | None = None,
@@ -65,6 +68,7 @@ class RestorationDistances(DistanceCallback):
         self._distances: dict[str, RestorationDistanceMetrics] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         self.set_up_extractors(trainer, partial(InceptionExtractor, key=f"{KEY}.inception.weights"))
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

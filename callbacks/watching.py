@@ -17,7 +17,7 @@ from generative.ranges import Count, NonNegative
 class MetricWatcher(Callback, ABC):
     """Judges the value of one metric at each validation, once a step; a kind of watcher adds ``judge`` and its state.
 
-    A training with one that has a ``metric`` makes a validation of one batch before its first step
+    A training with one that has a ``metric`` makes a validation of some images before its first step
     (``trainer.num_sanity_val_steps``), so that a metric that is not measured is told at once. Own code rather than Lightning's
     ``EarlyStopping`` and ``ModelCheckpoint``: a run that continues from a checkpoint makes the validation of its step again,
     which they would count twice.

@@ -210,11 +210,19 @@ class TrainingModule(Described, LightningModule, ABC):
         Lightning adds up the gradients of the batches' losses over their number; those came weighted relative to the first.
         """
         if self._batch_weights:
-            first, total = float(self._batch_weights[0]), float(torch.stack(self._batch_weights).sum())
+            factor = self.accumulated_factor
             self._batch_weights.clear()
             for parameter in self.trainable_parameters():
                 if parameter.grad is not None:
-                    parameter.grad.mul_(self.trainer.accumulate_grad_batches * first / total)
+                    parameter.grad.mul_(factor)
+
+    @property
+    def accumulated_factor(self) -> float:
+        """What makes the gradients of the accumulated batches, and the sum of their losses, those of the mean over all terms."""
+        if not self._batch_weights:
+            return 1.0
+        first, total = float(self._batch_weights[0]), float(torch.stack(self._batch_weights).sum())
+        return self.trainer.accumulate_grad_batches * first / total
 
     def configure_model(self) -> None:
         """Shard the network where the trainer does, also called again before a test."""

@@ -152,7 +152,6 @@ class RestorationMetrics(MeanMetrics):
         """
         clean = batch.image.float()
         hole = None if batch.validity is None else hole_mask(batch.validity)
-        self._means.add("num_images", torch.ones(len(clean)))
         for name, output in outputs.items():
             if output.shape != clean.shape:
                 raise ValueError(
@@ -177,8 +176,8 @@ class RestorationMetrics(MeanMetrics):
 
     def compute(self) -> dict[str, float]:
         means = self._means.compute()
-        num_images = means.pop("num_images", None)
-        self.num_images = 0 if num_images is None else int(num_images.weight)
+        measured = [int(mean.weight) for name, mean in means.items() if name.startswith("psnr/")]
+        self.num_images = max(measured, default=0)  # an output may be of some images only
         metrics = {}
         for name, mean in means.items():
             metric, output = name.split("/", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import hydra
@@ -34,6 +35,8 @@ from launch.sweep.report import sweep_reported
 from launch.threads import training_threads
 from launch.use.warm_start import begin_with_run
 
+TRIED_IMAGES = 64  # of validation, before the first step of a training that watches a metric of it
+
 
 def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: DictConfig | None = None) -> None:
     """Fit, test the final weights, and write the records.
@@ -60,7 +63,8 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
     )
     build.check_ranks(config, trainer)
     if any(isinstance(callback, MetricWatcher) and callback.metric for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        trainer.num_sanity_val_steps = 1  # tells whether there is such a metric before anything is trained
+        # Tells whether there is such a metric before anything is trained; one of holes is not in every image.
+        trainer.num_sanity_val_steps = math.ceil(TRIED_IMAGES / config.data.eval_batch_size)
     check_compile(config)
     tell_choices(config)
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once

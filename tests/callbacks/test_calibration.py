@@ -10,11 +10,13 @@ import torch
 from conftest import SIZE
 
 from callbacks import Calibration
+from callbacks.measuring import SetupError
 from generative.degradations import BlockMask, SaltAndPepper
 from generative.metrics.calibration import theoretical_gap
 from generative.truth import GaussianField
 from launch import build
 from launch.compose import compose_config
+from lightning_modules.contract import Output
 
 
 def test_samples_of_the_first_images(restorer, data, make_trainer) -> None:
@@ -44,9 +46,17 @@ def test_results_do_not_depend_on_the_other_images(restorer, data, make_trainer)
 
 def test_a_module_without_the_output_is_passed_over(restorer, data, make_trainer) -> None:
     calibration = Calibration(output="posterior")
-    make_trainer(calibration).test(restorer, data, verbose=False)
+    make_trainer(calibration).test(restorer, data, verbose=False)  # which does not say what it makes
     assert calibration.results == {}
     assert calibration.record == {}
+
+
+def test_a_misspelt_output_is_told_before_anything_is_measured(restorer, data, make_trainer) -> None:
+    restorer.outputs = {"sample": Output(1), "mean": Output(1)}
+    with pytest.raises(SetupError, match=r"calibration\.output=smaple is no output of FakeRestorer .*: did you mean sample\?"):
+        make_trainer(Calibration(output="smaple")).fit(restorer, data)
+    restorer.outputs = {"mean": Output(1)}
+    make_trainer(Calibration(output="smaple"), max_steps=1).fit(restorer, data)  # a regression: nothing could scatter
 
 
 def test_samples_are_scored_and_a_mean_alone_is_compared_with_the_exact_posterior(

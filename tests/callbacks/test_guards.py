@@ -226,3 +226,16 @@ def test_two_ranks_decide_alike() -> None:
     for thread in ranks:
         thread.join()
     assert skipped[0] == skipped[1] == [step == 5 for step in range(8)]
+
+
+def test_accumulated_batches_are_judged_as_the_module_weighs_them() -> None:
+    """The first of them may have few terms: the sums relative to it are large, and what is stepped with is not."""
+    trainer, guard, skipped = SimpleNamespace(world_size=1, precision_plugin=None), SpikeGuard(window=3), []
+    for step in range(8):
+        scale = 1e4 if step == 5 else 1.0
+        module, weight = SimpleNamespace(accumulated_factor=1 / scale), nn.Parameter(torch.zeros(3))
+        trainer.global_step, weight.grad = step, scale * torch.ones(3)
+        guard.on_before_backward(trainer, module, torch.tensor(scale))
+        guard.on_before_optimizer_step(trainer, module, torch.optim.SGD([weight]))
+        skipped.append(weight.grad is None)
+    assert not any(skipped)

@@ -39,6 +39,7 @@ class Stencil(nn.Module):
 class FakeGenerator(FakeRestorer):
     """Draws noise; writes a share of the asked labels into it, the others by chance."""
 
+    tasks = current_tasks = frozenset({"generate"})
     evaluation_seed = 5
 
     def __init__(self, sighted: float, assisted: bool = False) -> None:

@@ -69,6 +69,7 @@ CASES: dict[str, tuple[str, Fault, str | None]] = {
     "swapped gradient": ("step", swapped_gradient, "first in network.0.bias"),
     "missing gradient": ("step", missing_gradient, "first in network.0.weight"),
     "unused everywhere": ("step", unused_everywhere, None),
+    "other gradient of several batches": ("accumulated", other_gradient, "first in network.1.weight"),
     "same noise": ("step", same_noise, "same noise at step 1"),
     "same images": ("step", same_images, "same images"),
     "same few images": ("step", same_few_images, None),
@@ -76,7 +77,7 @@ CASES: dict[str, tuple[str, Fault, str | None]] = {
 
 
 def fit(rank: int, fault: Fault, when: str) -> str | None:
-    """Go through the hooks of three steps and return what the callback says."""
+    """Go through the hooks of five steps and return what the callback says."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4))
     module: Any = SimpleNamespace(
@@ -92,15 +93,17 @@ def fit(rank: int, fault: Fault, when: str) -> str | None:
         if when == "start":
             fault(rank, network, module, batch)
         agreement.on_train_start(trainer, module)
-        for step in range(5):
-            trainer.global_step = step
+        num_batches = 4 if when == "accumulated" else 1  # a step
+        for index in range(5 * num_batches):
+            step = trainer.global_step = index // num_batches
             for parameter in network.parameters():
                 parameter.grad = torch.ones_like(parameter).cumsum(0) * (step + 1)
-            if when == "step":
+            if when != "start":
                 fault(rank, network, module, batch)
-            agreement.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
-            trainer.global_step = step + 1
-            agreement.on_train_batch_end(trainer, module, None, batch, step)
+            if (index + 1) % num_batches == 0:
+                agreement.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
+                trainer.global_step = step + 1
+            agreement.on_train_batch_end(trainer, module, None, batch, index)
     except RankDisagreementError as error:
         return str(error)
     return None

@@ -44,6 +44,7 @@ def fit(restorer, data, make_trainer, tmp_path: Path):
 
     def run(*callbacks: Callback, kill: int | None = None, **options: object) -> Trainer:
         path = tmp_path / "checkpoints" / "last.ckpt"
+        path = path if path.exists() else path.with_name("previous.ckpt")
         options = {"max_steps": 20, "val_check_interval": 2, "plugins": [AtomicCheckpointIO()]} | options
         killer = [Kill(kill)] if kill else []
         trainer = make_trainer(Scripted(), EMA(0.5), LastCheckpoint(3), *callbacks, *killer, **options)
@@ -86,6 +87,15 @@ def test_the_best_and_milestones_are_kept_also_by_a_run_that_was_killed(fit, tmp
     assert (batches["processed"], batches["completed"]) == (10, 9)
 
 
+def test_a_run_goes_on_from_the_checkpoint_before_though_it_is_of_a_kept_step(fit, tmp_path: Path) -> None:
+    fit(KeptCheckpoints("val/psnr/mean", every_n_steps=3), kill=11)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last.with_name("previous.ckpt"), weights_only=True)["global_step"] == 9
+    last.unlink()
+    fit(KeptCheckpoints("val/psnr/mean", every_n_steps=3))
+    assert kept(tmp_path).items() >= {"best.ckpt": 10, "step_00000009.ckpt": 9, "step_00000018.ckpt": 18}.items()
+
+
 @pytest.mark.parametrize("kill", [None, 7, 13])
 def test_a_training_that_has_stopped_improving_ends_also_after_a_kill(fit, tmp_path: Path, kill: int | None) -> None:
     stops = [EarlyStop("val/psnr/mean", patience=2, min_delta=0.5) for _ in range(2)]
@@ -103,7 +113,11 @@ def test_a_training_that_has_stopped_improving_ends_also_after_a_kill(fit, tmp_p
 
 def test_another_metric_begins_anew(fit, tmp_path: Path) -> None:
     fit(EarlyStop("val/psnr/mean", patience=9), KeptCheckpoints("val/psnr/mean"), max_steps=4)
-    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(SetupError, match=r"metric=val/loss would take the place of the best by val/psnr/mean, which .*best\.json"):
+        fit(KeptCheckpoints("val/loss"))
+    assert kept(tmp_path) == {"best.ckpt": 4, "best_00000004.ckpt": 4}
+    state = torch.load(path, weights_only=True)["callbacks"]
     stop, keeper = EarlyStop("val/loss"), KeptCheckpoints("val/loss")
     stop.load_state_dict(state["EarlyStop"])
     keeper.load_state_dict(state["KeptCheckpoints"])
