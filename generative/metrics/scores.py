@@ -96,7 +96,7 @@ def crps(samples_K: Tensor, truth: Tensor) -> Tensor:
     num_samples = len(samples_K)
     # Of sorted samples, number i from 0 is the larger one of i pairs and the smaller one of K - 1 - i.
     weight_K = (2.0 * torch.arange(num_samples, device=samples_K.device) - num_samples + 1).to(samples_K)
-    between = torch.tensordot(weight_K, samples_K.sort(dim=0).values, dims=1)
+    between = _weighted(weight_K, samples_K.sort(dim=0).values)
     return (samples_K - truth).abs().mean(0) - between / (num_samples * (num_samples - 1))
 
 
@@ -179,7 +179,7 @@ class SampleScores(MeanMetrics):
         for rank, share in enumerate(shares_RB):
             self._means.add(f"rank/{what}/{output}/{rank}", share, weights)
         inside_R = inside(len(shares_RB), RATE).to(shares_RB)
-        covered_B = torch.tensordot(inside_R, shares_RB, dims=1)
+        covered_B = _weighted(inside_R, shares_RB)
         self.by_image.add(f"{COVERAGES[what]}/{output}", covered_B, index_B, weights)
 
     def compute(self) -> dict[str, float]:
@@ -198,6 +198,11 @@ class SampleScores(MeanMetrics):
             covered = (torch.tensor(shares, dtype=torch.float64) * inside(len(shares), RATE)).sum().item()
             metrics[f"{COVERAGES[what]}/{output}"] = covered
         return metrics
+
+
+def _weighted(weight_K: Tensor, values: Tensor) -> Tensor:
+    """Return the (...) sum of (K, ...) values with weights: no product of matrices, whose factors a device may round."""
+    return (weight_K.view(-1, *[1] * (values.ndim - 1)) * values).sum(0)
 
 
 def _mean_of(image_BCHW: Tensor, where_B1HW: Tensor) -> Tensor:
