@@ -138,6 +138,7 @@ def test_one_image_is_too_few_for_any_distance(make, make_trainer, restorer, dat
 
 def test_reference_features_are_those_that_generation_keeps(make, make_trainer, restorer, data, classifier) -> None:
     restorer.evaluation_seed = 0
+    restorer.current_tasks = frozenset({"restore", "generate"})
     generation = Generation(num_images=4, label_classifier="file", cache_dir=make().cache_dir)
     make_trainer(generation).test(restorer, data, verbose=False)
     for num_reference, extracted in ((None, 0), (12, 12), (12, 0)):
