@@ -75,6 +75,7 @@ def tokenizer(restorer: Any, num_codes: int | None, extra: Callable[[Batch], dic
     network = nn.Linear(1, 1)
     network.num_codes = num_codes
     restorer.network = network
+    restorer.current_tasks = frozenset({"reconstruct"})
     restorer.validation_step = lambda batch, batch_idx: {"batch": batch, "outputs": {}, **extra(batch)}
     restorer.test_step = restorer.validation_step
     return restorer
