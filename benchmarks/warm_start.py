@@ -132,11 +132,6 @@ def seconds_a_step(folder: Path) -> float:
     return RunFolder(folder).config().data.global_batch_size / statistics.median(rates)
 
 
-def validated(folder: Path, metric_name: str) -> list[tuple[int, float]]:
-    """Read what validation measured over the steps of a run."""
-    return curves_of(read_rows(folder)).get(f"val/{metric_name}", [])
-
-
 def folder_of(root: Path, name: str, seed: int) -> Path:
     """Return the folder of a run."""
     return root / f"{name} {seed}".replace(",", "").replace(" ", "_")

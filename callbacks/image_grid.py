@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +43,8 @@ class PeriodicGrid(Callback, ABC):
         test_key: The same for the grid at the end of the test.
 
     Attributes:
-        config_key: Key of the callback in the config, for messages.
         last_step: Step of the last grid of the fit; before, the step that it began at.
     """
-
-    config_key: ClassVar[str] = "image_grid"
 
     def __init__(
         self, num_images: int, every_n_steps: int, first_step: int, split: Split, key: str, test_key: str = "test"

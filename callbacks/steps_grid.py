@@ -33,8 +33,6 @@ class StepsGrid(PeriodicGrid):
         frame_ms: Milliseconds that a frame stays.
     """
 
-    config_key = "steps_grid"
-
     def __init__(
         self,
         num_images: Count = 3,

@@ -53,28 +53,13 @@ class Throughput(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._total, self._window = _Tally(), _Tally()
+        self._window = _Tally()
         self._warm_up_left = WARM_UP_STEPS
         self._step_start: float | None = None
         self._step_end = 0.0
         self._images = 0
         self._interrupted = False
         self._last_logged = 0
-
-    def summary(self) -> dict[str, float | int | None]:
-        """Return the throughput of the whole run so far, of this process's steps alone if the run was resumed.
-
-        Returns:
-            ``images`` and ``seconds`` counted, ``images_per_second`` and ``data_wait_share`` (None before the first
-            counted step).
-        """
-        total = self._total
-        return {
-            "images": total.images,
-            "seconds": total.seconds,
-            "images_per_second": total.images / total.seconds if total.seconds else None,
-            "data_wait_share": total.wait_seconds / total.seconds if total.seconds else None,
-        }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reset()
@@ -89,8 +74,7 @@ class Throughput(Callback):
             if self._warm_up_left:
                 self._warm_up_left -= 1
             else:
-                for tally in (self._total, self._window):
-                    tally.add(self._images, now - self._step_start, now - self._step_end)
+                self._window.add(self._images, now - self._step_start, now - self._step_end)
                 if self._cores and (notice := self._cores.count(self._images, now - self._step_start)):
                     pl_module.print(notice)
         self._step_start = now
