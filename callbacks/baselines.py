@@ -58,7 +58,9 @@ class Baselines(BatchMetrics[RestorationMetrics]):
             return
         batch = whole.select(rows)
         degraded, validity = batch.observed()
-        self.metrics.update({"nearest_image": nearest(degraded, validity, self._training_images(degraded.device))}, batch)
+        self.metrics.update(
+            {"nearest_image": nearest(degraded, validity, self._training_images(degraded.device))}, batch
+        )
         known = (validity > 0).flatten(1).any(1).nonzero()[:, 0]  # image by image: no result may depend on the batch
         if len(known):
             degraded, validity = degraded[known], validity[known]

@@ -205,7 +205,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the step that a run begins at, whose checkpoint is there already where it is resumed, and take over the signals.
 
-        It is not there where the run is resumed from ``previous.ckpt``: a damaged ``last.ckpt`` was set aside by then. Not in ``on_fit_start``: Lightning restores the step after that, and adds signal handlers of its own, which leave a
+        It is not there where the run is resumed from ``previous.ckpt``: a damaged ``last.ckpt`` was set aside by then.
+        Not in ``on_fit_start``: Lightning restores the step after that, and adds signal handlers of its own, which leave a
         validation unfinished and, with several ranks, send to the other processes from inside the handler.
         """
         self._last_seen = self._first_step = trainer.global_step

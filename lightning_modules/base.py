@@ -218,7 +218,7 @@ class TrainingModule(Described, LightningModule, ABC):
 
     @property
     def accumulated_factor(self) -> float:
-        """What makes the gradients of the accumulated batches, and the sum of their losses, those of the mean over all terms."""
+        """What makes the gradients of the accumulated batches, and the sum of their losses, those of the mean of all terms."""
         if not self._batch_weights:
             return 1.0
         first, total = float(self._batch_weights[0]), float(torch.stack(self._batch_weights).sum())

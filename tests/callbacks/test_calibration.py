@@ -53,7 +53,9 @@ def test_a_module_without_the_output_is_passed_over(restorer, data, make_trainer
 
 def test_a_misspelt_output_is_told_before_anything_is_measured(restorer, data, make_trainer) -> None:
     restorer.outputs = {"sample": Output(1), "mean": Output(1)}
-    with pytest.raises(SetupError, match=r"calibration\.output=smaple is no output of FakeRestorer .*: did you mean sample\?"):
+    with pytest.raises(
+        SetupError, match=r"calibration\.output=smaple is no output of FakeRestorer .*: did you mean sample\?"
+    ):
         make_trainer(Calibration(output="smaple")).fit(restorer, data)
     restorer.outputs = {"mean": Output(1)}
     make_trainer(Calibration(output="smaple"), max_steps=1).fit(restorer, data)  # a regression: nothing could scatter

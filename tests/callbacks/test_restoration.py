@@ -68,7 +68,9 @@ def test_what_needs_known_pixels_is_measured_on_images_that_have_some_whatever_t
 def test_what_is_drawn_is_not_measured_of_a_restorer_and_it_says_so_before_training(
     kind: type[MeasuringCallback], restorer, data, make_trainer
 ) -> None:
-    with pytest.raises(SetupError, match=r"callbacks\.\w+ measures what modules generate, and FakeRestorer is set to restore"):
+    with pytest.raises(
+        SetupError, match=r"callbacks\.\w+ measures what modules generate, and FakeRestorer is set to restore"
+    ):
         make_trainer(kind()).fit(restorer, data)
 
 
