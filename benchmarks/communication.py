@@ -210,7 +210,8 @@ def report(costs: Sequence[Cost]) -> str:
 
 INTRODUCTION = f"""# What several ranks send and hold, by network preset
 
-Computed by `python benchmarks/communication.py` from the parameters of each preset; nothing on this page is measured.
+Computed by `python benchmarks/communication.py` from the parameters of each preset but for those of `module=regression` alone
+and `network=exact`; nothing on this page is measured.
 
 - Sent: bytes that each rank sends (and receives) in an optimiser step. DDP: one ring all-reduce of the gradients,
   2 (N - 1) / N of them. FSDP: (N - 1) / N of the weights for each gathering (forward, backward, and MeanFlow's derivative
@@ -224,7 +225,7 @@ Computed by `python benchmarks/communication.py` from the parameters of each pre
 
 def main() -> None:
     """Compute, print and keep the tables."""
-    costs = [cost_of(preset) for preset in groups()["network"]]
+    costs = [cost_of(preset) for preset in groups()["network"] if preset.startswith(tuple(EXPERIMENTS))]
     text = report(sorted(costs, key=lambda c: c.parameters))
     RESULT.write_text(text)
     print(text)

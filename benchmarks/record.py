@@ -68,6 +68,7 @@ RECORDS = """
 | date | task | quality | seconds | CPU seconds | what changed | machine | commit | seeds |
 |---|---|---|---:|---:|---|---|---|---:|
 """
+NONE = "\nNo record has been taken yet.\n"
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,12 @@ def page(lines: str) -> str:
         goal = f"- **`{name}`**: `{' '.join(task.arguments)}`{first}, to {figures(task.targets, {})}"
         text = f"{goal}. Measured with {settings}."
         rows.append(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False) + "\n")
-    return HEAD + "".join(rows) + RECORDS + lines
+    return HEAD + "".join(rows) + RECORDS + (lines or NONE)
 
 
 def lines_of(text: str) -> str:
     """Return the lines of the records of a page."""
-    return text.partition(RECORDS)[2]
+    return text.partition(RECORDS)[2].removeprefix(NONE)
 
 
 def what_changed(typed: str | None, revision: str, overrides: Sequence[str]) -> str:

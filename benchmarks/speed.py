@@ -191,9 +191,9 @@ def against_commit(arguments: argparse.Namespace) -> None:
 
 
 def against_public(arguments: argparse.Namespace) -> None:
-    """The step against public code, at the first restorer's network: 2.4 M weights, 256 tokens."""
+    """The step against public code, at the network of image-Restorer: 2.4 M weights, 256 tokens."""
     ours = ["experiment=meanflow_dit", *FIRST_NETWORK]
-    first = Row("first restorer, its own code", "first", arguments.first, arguments.batch, packages=arguments.packages)
+    first = Row("flashfire1001/image-Restorer", "first", arguments.first, arguments.batch, packages=arguments.packages)
     rows = [first]
     if arguments.haidog:
         rows.append(
@@ -211,9 +211,9 @@ def against_public(arguments: argparse.Namespace) -> None:
     text = [
         circumstances(arguments.threads, arguments.rounds, arguments.steps),
         "",
-        table(rows, first, "the first restorer's"),
+        table(rows, first, "image-Restorer's"),
     ]
-    finish("`python benchmarks/speed.py public`: beside public code", text)
+    finish("`python benchmarks/speed.py public --first DIR --haidog DIR --packages DIR`: beside public code", text)
 
 
 def of_tasks(arguments: argparse.Namespace) -> None:

@@ -20,8 +20,10 @@ import torch
 from PIL import Image
 
 import triptych
+from generative.export import read_network
 from launch.commands import demo
 from launch.errors import UserError
+from launch.options import experiments
 from triptych.demo import SHIPPED, answers
 from triptych.demo.pictures import MAX_SIDE, address, received, received_hole
 
@@ -49,6 +51,9 @@ def test_the_models_of_the_package_are_small_and_do_all_three(models: dict[str, 
     for path in SHIPPED:
         card = (path / "README.md").read_text()
         assert re.search(r"^\| command \| python train\.py experiment=\w+", card, re.MULTILINE)
+        experiment = read_network(path / "model.safetensors")[1]["experiment"]
+        assert f"\n# {experiment}\n" in card
+        assert experiment in experiments()  # and no name of its own, which nobody else knows
     for model in of_task(models, "restore").values():
         picture = model.examples[0]
         clean = torch.from_numpy(np.array(Image.open(picture))).float() / 127.5 - 1

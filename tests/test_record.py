@@ -194,6 +194,9 @@ def test_the_page_is_that_of_the_tasks() -> None:
     """Else: the script writes it anew with its next line."""
     text = (ROOT / "benchmarks" / "records.md").read_text()
     assert text == record.page(record.lines_of(text))
+    empty = record.page("")
+    assert empty.endswith("taken yet.\n")
+    assert not record.lines_of(empty)
 
 
 @pytest.mark.parametrize("task", [task for name, task in TASKS.items() if name != "small"])

@@ -2,7 +2,7 @@
 
 A U-Net with batch norm whose bottleneck is pooled to 2x2 pixels; before each step up the features are multiplied by an
 embedding of the labels and an embedding of the time is added. Sizes and training (``experiment=ddpm_iclevr_context_unet``)
-are those with which a label accuracy of 0.806 (test) and 0.821 (new_test) was reported; the flags are its ablations.
+are those of an earlier training for i-CLEVR; the flags are its ablations.
 
 Shape legend: B batch, C channels, H/W height and width, T network times, L labels, K condition channels.
 """
@@ -229,7 +229,7 @@ def _bottleneck(image_size: int, num_levels: int) -> tuple[int, int]:
     pooling = min(POOLING, side)
     if rest or not side or side % (side // pooling):
         raise ValueError(
-            f"data.image_size={image_size} does not suit the first network: after {num_levels} halvings, pooling by "
+            f"data.image_size={image_size} does not suit network=unet_context: after {num_levels} halvings, pooling by "
             f"{POOLING} cannot be undone by a whole factor. Set data.image_size to 32, 64 or 128."
         )
     return pooling, side // (side // pooling)
