@@ -30,9 +30,16 @@ class Spy(nn.Module):
         return (x * self.scale,) * self.heads
 
 
-def restorer(**kwargs: object) -> MeanFlow:
+class Rounded(Spy):
+    """Its heads give bfloat16, as a network's last layer does under autocast."""
+
+    def forward(self, x: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, ...]:
+        return tuple(head.bfloat16() for head in super().forward(x, times, condition))
+
+
+def restorer(network: nn.Module | None = None, **kwargs: object) -> MeanFlow:
     return MeanFlow(
-        Spy(), ImprovedMeanFlow(), FlowMapSampler(1),
+        network or Spy(), ImprovedMeanFlow(), FlowMapSampler(1),
         optimizer=partial(torch.optim.AdamW), learning_rate_factor=lambda step: 1.0, total_steps=10, **kwargs,
     )  # fmt: skip
 
