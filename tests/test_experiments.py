@@ -253,7 +253,7 @@ def test_every_option_composes(override: str) -> None:
     [
         "objective=alpha_flow",
         "objective=mean_flow",
-        "objective=flow_matching",
+        "objective=flow_matching sampler=euler",
         "objective=lsd",
         "objective=psd",
         "objective.derivative=exact",

@@ -75,6 +75,11 @@ class FlowMapObjective(ABC):
         return False
 
     @abstractmethod
+    @property
+    def teaches_average(self) -> bool:
+        """Whether some row of a training has r < t, which alone teach the average velocity between two times."""
+        return self.time_distribution.distinct_share > 0 and self.velocity_only_share < 1
+
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
         """Return prediction and target on the slice with r < t.
 
