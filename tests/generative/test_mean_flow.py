@@ -272,11 +272,15 @@ def test_alpha_flow_with_the_published_weight_has_the_published_gradient() -> No
         torch.testing.assert_close(gradient, published, rtol=1e-4, atol=1e-5 * published.abs().max().item())
 
 
-def test_alpha_goes_from_one_to_its_minimum() -> None:
-    objective = AlphaFlow(midpoint=0.5, minimum=0.05)
+@pytest.mark.parametrize("sharpness", [20.0, 2000.0])
+def test_alpha_goes_from_one_to_its_minimum(sharpness: float) -> None:
+    objective = AlphaFlow(midpoint=0.5, minimum=0.05, sharpness=sharpness)
     assert objective.alpha(0.0) == pytest.approx(1.0, abs=1e-3)
     assert objective.alpha(0.5) == pytest.approx(0.5)
+    assert objective.alpha(0.505) == pytest.approx(max(0.05, 1 / (1 + math.exp(0.005 * sharpness))))
     assert objective.alpha(1.0) == 0.05
+    with pytest.raises(ValueError, match=r"objective\.sharpness=0"):
+        AlphaFlow(sharpness=0)
 
 
 def test_time_distribution_shares_and_order() -> None:
@@ -289,10 +293,6 @@ def test_time_distribution_shares_and_order() -> None:
     assert TimeDistribution()(randomness(64), distinct=False).num_distinct == 0
 
 
-@pytest.mark.parametrize(
-    "bad", [{"distribution": "normal"}, {"distinct_share": 1.2}, {"distinct_share": 0.9, "terminal_share": 0.2}]
-)
-def test_time_distribution_refuses_bad_values(bad: dict) -> None:
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_shares_that_do_not_divide_a_small_batch_are_exact_on_average(size: int) -> None:
     kinds = torch.zeros(3)
@@ -331,6 +331,10 @@ def test_a_rank_of_one_image_calls_the_network_and_logs_alike_whatever_is_drawn(
     assert len(calls) % 8 == 0
 
 
+@pytest.mark.parametrize(
+    "bad", [{"distribution": "normal"}, {"distinct_share": 1.2}, {"distinct_share": 0.9, "terminal_share": 0.2}]
+)
+def test_time_distribution_refuses_bad_values(bad: dict) -> None:
     with pytest.raises(ValueError, match="objective.time_distribution"):
         TimeDistribution(**bad)
 
