@@ -234,6 +234,8 @@ class MeanFlow(JudgedModule, SpaceModule):
             unread["module.source_std"] = "the flow does not begin at a regression (module.source=regression)"
         if arguments.get("source") != "regression" and not arguments.get("sees_regression"):
             unread["regression"] = "nothing begins with a regression"
+        if (arguments.get("objective") or {}).get("derivative") == "exact":
+            unread["objective.difference_step"] = "it is of objective.derivative=difference"
         return unread
 
     def parts_record(self) -> dict[str, Any]:
