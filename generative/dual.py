@@ -171,7 +171,7 @@ NOT_TENSORS = frozenset({"__len__", "dim", "size", "stride", "numel", "is_floati
 LINEAR = frozenset(  # in all their tensors together; the other arguments are shapes and places
     {"__get__", "__getitem__", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as"}
     | {"permute", "transpose", "movedim", "contiguous", "chunk", "split", "unbind", "cat", "stack", "neg", "float"}
-    | {"sum", "mean"}
+    | {"sum", "mean", "to"}
 )
 IN_PLACE = frozenset(
     name for name in dir(Tensor) if name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))

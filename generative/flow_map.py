@@ -57,12 +57,12 @@ class FlowMap:
             t_B: (B,) start times in [0, 1].
 
         Returns:
-            u(z_t, r, t) and v(z_t, t), each (B, C, H, W).
+            u(z_t, r, t) and v(z_t, t), each (B, C, H, W), in the states' dtype.
         """
         times = [t_B, t_B - r_B]
         if self.guided:
             times.append(torch.zeros_like(r_B) if condition.guidance is None else condition.guidance)
-        u, v = self.network(z_BCHW, torch.stack(times, dim=1), condition)
+        u, v = (head.to(z_BCHW.dtype) for head in self.network(z_BCHW, torch.stack(times, dim=1), condition))
         if self.output == "image":
             t = per_image(t_B).clamp(MIN_TIME, 1.0)
             u, v = (z_BCHW - u) / t, (z_BCHW - v) / t

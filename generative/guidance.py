@@ -39,6 +39,11 @@ class LabelDropout:
     set_probability: Share = 0.1
     object_probability: Share = 0.0
 
+    @property
+    def hides_all(self) -> bool:
+        """Whether the network is shown the null condition, at least of images with few labels."""
+        return self.set_probability > 0 or self.object_probability > 0
+
     def __call__(self, labels_BL: Tensor, randomness: Randomness) -> Tensor:
         """Hide some labels.
 
@@ -79,6 +84,11 @@ class ClassifierFreeGuidance:
                 f"guidance.interval={list(self.interval)} must be two times [low, high], the lower one first."
             )
 
+    @property
+    def asks_null(self) -> bool:
+        """Whether the network is asked for its answer to the null condition."""
+        return self.scale != 1
+
     def wrap(self, network: Network) -> Network:
         """Return a network with the same contract whose outputs are guided.
 
@@ -88,7 +98,7 @@ class ClassifierFreeGuidance:
         Returns:
             The network itself for a scale of 1.
         """
-        return network if self.scale == 1 else _GuidedNetwork(network, self)
+        return _GuidedNetwork(network, self) if self.asks_null else network
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,7 @@ class TrainedGuidance:
         largest: Largest scale in training, where 1 - 1/w is uniform: small scales are drawn more often, with density 1/w^2.
     """
 
+    asks_null: ClassVar[bool] = True  # in training
     scale: Annotated[float, Ge(1)] = 3.0
     largest: Annotated[float, Gt(1)] = 8.0
 

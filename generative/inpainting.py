@@ -133,7 +133,7 @@ class _KnownInDenoiser(Denoiser):
     def predict(self, z_BCHW: Tensor, timestep: Tensor | int, condition: Condition) -> Prediction:
         answer = self.plain.predict(z_BCHW, timestep, condition)
         image = answer.image.lerp(self.known.image, self.known.validity)
-        return Prediction(z_BCHW, image, "image", answer.signal, answer.noise_level)
+        return Prediction(answer.z, image, "image", answer.signal, answer.noise_level)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from generative.checks import checked
 from generative.degradations import Degradation, Observation
 from generative.denoiser import Denoiser, Prediction
+from generative.float32 import whole_float32
 from generative.randomness import Randomness
 from generative.ranges import Count, Positive
 from generative.samplers.diffusion import Ancestral
@@ -159,19 +160,21 @@ class _ByGradient(PosteriorGuidance):
         level = denoiser.schedule.level(timestep)
         if level.signal == 0:  # pure noise says nothing of the image, which no gradient could change
             return denoiser.predict(z, timestep, condition)
-        with torch.inference_mode(False), torch.enable_grad():  # samplers run without gradients
-            start = z.detach().clone().requires_grad_()
-            told = Condition(*(part if part is None else part.clone() for part in vars(condition).values()))
-            estimate = denoiser.predict(start, timestep, told).image
+        with whole_float32(z.device):  # conjugate gradients of rounded products need not lead anywhere
+            with torch.inference_mode(False), torch.enable_grad():  # samplers run without gradients
+                start = z.detach().clone().requires_grad_()
+                told = Condition(*(part if part is None else part.clone() for part in vars(condition).values()))
+                estimate = denoiser.predict(start, timestep, told).image
 
-        def pull(vector: Tensor) -> Tensor:
-            with torch.inference_mode(False):
-                return torch.autograd.grad(estimate, start, vector.clone(), retain_graph=True)[0]
+            def pull(vector: Tensor) -> Tensor:
+                with torch.inference_mode(False):
+                    return torch.autograd.grad(estimate, start, vector.clone(), retain_graph=True)[0]
 
-        image = estimate.detach()
-        missed = task.seen - task.observation.operator(image)
-        at = Linearised(missed, pull, level, denoiser.schedule.level(timestep - 1) if timestep else CLEAN)
-        return Prediction(z, image + self.step(at, task.observation), "image", level.signal, level.noise)
+            image = estimate.detach()
+            missed = task.seen - task.observation.operator(image)
+            at = Linearised(missed, pull, level, denoiser.schedule.level(timestep - 1) if timestep else CLEAN)
+            image = image + self.step(at, task.observation)
+        return Prediction(z, image, "image", level.signal, level.noise)
 
 
 @checked("guidance")
@@ -297,6 +300,9 @@ class RePaint(PosteriorGuidance):
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], right: Tensor, num_steps: int) -> Tensor:
     """Solve a symmetric positive system for each image.
 
+    The Jacobian of a network need not be such a matrix: an image whose next direction has no positive curvature, in which the
+    step would be without bound, keeps the solution that it has come to.
+
     Args:
         matrix: Applies it to (B, C, H, W) vectors, one for each image.
         right: (B, C, H, W) right sides.
@@ -305,9 +311,12 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], right: Tensor, num_s
         (B, C, H, W) solutions after so many steps from 0.
     """
     solution, residual, direction, squared = torch.zeros_like(right), right, right, _dot(right, right)
+    goes_on = torch.ones_like(squared, dtype=torch.bool)
     for _ in range(num_steps):
         mapped = matrix(direction)
-        length = squared / _dot(direction, mapped).clamp(min=TINY)
+        curvature = _dot(direction, mapped)
+        goes_on = goes_on & (curvature > 0)
+        length = torch.where(goes_on, squared / curvature.clamp(min=TINY), 0)
         solution, residual = solution + length * direction, residual - length * mapped
         before, squared = squared, _dot(residual, residual)
         direction = residual + squared / before.clamp(min=TINY) * direction

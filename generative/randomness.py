@@ -50,6 +50,19 @@ class Randomness(ABC):
     batch_size: int
     device: torch.device
 
+    @property
+    @abstractmethod
+    def seed(self) -> int:
+        """A number, known to the host, that the draws follow from."""
+
+    def chance(self, purpose: str) -> float:
+        """Draw one number uniform in [0, 1) for the whole batch, which the host knows; no stream of a row advances.
+
+        Args:
+            purpose: What it is for.
+        """
+        return torch.rand((), generator=generator_for(self.seed, purpose)).item()
+
     @abstractmethod
     def uniform(self, *shape: int) -> Tensor:
         """Draw float32 numbers uniform in [0, 1).
@@ -92,6 +105,10 @@ class StepRandomness(Randomness):
         self.batch_size = batch_size
         self.device = generator.device
 
+    @property
+    def seed(self) -> int:
+        return self.generator.initial_seed()
+
     def uniform(self, *shape: int) -> Tensor:
         return torch.rand(self.batch_size, *shape, generator=self.generator, device=self.device)
 
@@ -125,6 +142,10 @@ class IndexRandomness(Randomness):
             Randomness with one stream per image.
         """
         return cls([generator_for(seed, purpose, step=index) for index in index_B.tolist()], device)
+
+    @property
+    def seed(self) -> int:
+        return self.generators[0].initial_seed() if self.generators else 0
 
     def uniform(self, *shape: int) -> Tensor:
         return self._fill(torch.rand, shape)

@@ -211,16 +211,20 @@ def check_parts(module: TrainingModule, run: RunFolder) -> None:
             )
 
 
-def check_data(module: TrainingModule, datamodule: ImageDataModule) -> None:
+def check_data(module: TrainingModule, datamodule: ImageDataModule, trainer: Trainer | None = None) -> None:
     """Check that the data are such as a module can work with, before anything is trained or measured.
 
     Args:
         datamodule: The data, set up.
+        trainer: Says whether outputs are made in mixed precision; None: they are not.
     """
+    mixed = trainer is not None and str(trainer.precision).endswith("mixed")
     with as_user_error():
         module.check_data(datamodule)
         if isinstance(module, GenerativeModule):
-            module.try_outputs(datamodule.batch("val", range(1)))
+            # Not the trainer's own context, which is that of its device: the module is not there yet.
+            with torch.autocast(module.device.type, torch.bfloat16, enabled=mixed):
+                module.try_outputs(datamodule.batch("val", range(1)))
 
 
 def check_training(module: TrainingModule) -> None:

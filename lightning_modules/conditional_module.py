@@ -112,8 +112,9 @@ class ConditionalModule(GenerativeModule):
         return self.restores
 
     def check_contract(self) -> None:
-        """Check that the network takes the condition that the task gives it."""
+        """Check that the network takes the condition that the task gives it, and learns what guidance asks it for."""
         super().check_contract()
+        self.check_guidance()
         key = "network.condition_channels"
         channels = getattr(self.network, "condition_channels", None)  # a network of others need not say
         if channels is not None and self.sees_image != (channels > 0):
@@ -126,6 +127,20 @@ class ConditionalModule(GenerativeModule):
             raise ValueError(
                 "module.labels=true, but network.label_factors=[], as of data without labels: set module.labels=false, or "
                 "network.label_factors to those of the data."
+            )
+
+    def check_guidance(self) -> None:
+        """Check that the network is trained with the null condition where guidance asks for it.
+
+        Raises:
+            ValueError: It is not.
+        """
+        guidance, hidden = self.guidance, self.label_dropout
+        if guidance is not None and guidance.asks_null and (hidden is None or not hidden.hides_all):
+            key = "module.label_dropout" + ("=null" if hidden is None else ".set_probability=0")
+            raise ValueError(
+                f"guidance.scale={guidance.scale:g} asks the network for its answer without labels, which {key} never teaches: "
+                "train with module.label_dropout.set_probability=0.1, or set guidance=classifier_free guidance.scale=1."
             )
 
     def check_data(self, data: ImageData) -> None:

@@ -143,6 +143,8 @@ class DDPM(SpaceModule):
         unread = super().unread(arguments)
         if (arguments.get("guidance") or {}).get("without_training"):
             unread.pop("guidance", None)
+        if (arguments.get("objective") or {}).get("weight") != "min_snr":
+            unread["objective.gamma"] = "it is of objective.weight=min_snr"
         return unread
 
     @property

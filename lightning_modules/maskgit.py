@@ -126,8 +126,12 @@ class MaskGIT(ConditionalModule):
 
     @classmethod
     def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
-        tasks = cls.tasks_of(arguments)
+        tasks, sampler = cls.tasks_of(arguments), arguments.get("sampler") or {}
         unread = super().unread(arguments)
+        if sampler.get("schedule") == "one_shot":
+            unread["sampler.num_steps"] = "sampler.schedule=one_shot takes one step"
+        if not sampler.get("revisions"):
+            unread["sampler.revised_share"] = "nothing is drawn anew (sampler.revisions=0)"
         if "restore" in tasks or "generate" in tasks:
             unread |= dict.fromkeys(("module.dilation", "objective.hole_share"), "all tokens are masked")
         if "generate" in tasks:
@@ -310,7 +314,7 @@ class MaskGIT(ConditionalModule):
             **super().sampling_record(),
             **(holes if self.task == "inpaint" else {}),
             "sampler": repr(self.sampler),
-            "num_steps": self.sampler.num_steps,
+            "num_steps": self.sampler.most_steps,
             "tokenizer": self._tokenizer.record(),
         }
 

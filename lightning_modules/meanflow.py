@@ -149,7 +149,13 @@ class MeanFlow(JudgedModule, SpaceModule):
         return super().sees_image and self.sees_degraded
 
     def check_training(self) -> None:
-        """Both passes of a difference go through the same network."""
+        """The sampler asks for what is taught, and both passes of a difference go through the same network."""
+        if self.sampler.uses_average and not self.objective.teaches_average:
+            raise ValueError(
+                f"{type(self.sampler).__name__} jumps by the average velocity, which {type(self.objective).__name__} does not teach "
+                f"with objective.velocity_only_share={self.objective.velocity_only_share:g} and objective.time_distribution."
+                f"distinct_share={self.objective.time_distribution.distinct_share:g}: set sampler=heun or sampler=euler."
+            )
         if self.objective.compares_passes and self._drops_out:
             raise ValueError(
                 "objective.derivative=difference needs a network without dropout: set network.dropout=0, "
@@ -228,6 +234,8 @@ class MeanFlow(JudgedModule, SpaceModule):
             unread["module.source_std"] = "the flow does not begin at a regression (module.source=regression)"
         if arguments.get("source") != "regression" and not arguments.get("sees_regression"):
             unread["regression"] = "nothing begins with a regression"
+        if (arguments.get("objective") or {}).get("derivative") == "exact":
+            unread["objective.difference_step"] = "it is of objective.derivative=difference"
         return unread
 
     def parts_record(self) -> dict[str, Any]:

@@ -125,6 +125,10 @@ def test_answers_show_pictures_figures_and_steps(models: dict[str, triptych.Mode
         assert np.array_equal(np.asarray(steps[-1].estimate), np.asarray(image))
         with pytest.raises(UserError, match="magenta"):
             model.steps(labels="magenta cube")
+        hidden, model.module.label_dropout = model.module.label_dropout, None
+        with pytest.raises(UserError, match=r"guidance\.scale=2 .*label_dropout"):
+            model.draw("red cube", guidance_scale=2.0)
+        model.module.label_dropout = hidden
 
 
 def test_what_a_browser_sends_is_bounded_and_refused_in_one_sentence() -> None:

@@ -27,7 +27,7 @@ CASES = {
     "ddpm that restores": ["experiment=ddpm_scenes", "task=restore"],
     "flow map": ["experiment=meanflow_dit"],
     "flow map, exact derivative": ["experiment=meanflow_dit", "objective.derivative=exact"],
-    "flow matching, adamw": ["experiment=meanflow_dit", "objective=flow_matching", "optimizer=adamw"],
+    "flow matching, adamw": ["experiment=meanflow_dit", "objective=flow_matching", "sampler=heun", "optimizer=adamw"],
     "regression": ["experiment=regression_dit"],
     "exact answers": ["experiment=meanflow_dit", "data=gauss", "degradation=holes"],
     "tokens": ["experiment=maskgit_scenes"],

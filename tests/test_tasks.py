@@ -62,6 +62,16 @@ def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: st
             r"hole_share=0\.3 has no effect.*all tokens",
         ),
         ("experiment=maskgit_scenes task=generate module.feather=2", r"feather=2 has no effect.*no degraded image"),
+        (
+            "experiment=maskgit_scenes sampler.schedule=one_shot sampler.num_steps=16",
+            r"num_steps=16 has no effect.*one_shot takes one step",
+        ),
+        ("experiment=maskgit_scenes sampler.revised_share=0.5", r"revised_share=0\.5 has no effect.*revisions=0"),
+        ("experiment=ddpm_scenes objective.gamma=3", r"gamma=3 has no effect.*objective\.weight=min_snr"),
+        (
+            "experiment=meanflow_dit objective.derivative=exact objective.difference_step=0.01",
+            r"difference_step=0\.01 has no effect.*derivative=difference",
+        ),
         ("experiment=regression_dit sampler=halton", r"sampler=halton has no effect.*no part of it is built from it"),
         ("experiment=vqgan_scenes degradation=mixed", r"degradation=mixed has no effect on module=VQGAN"),
         (

@@ -41,7 +41,7 @@ OTHER_DATA = {
 }  # no download
 OPTIONS = {  # that no experiment uses, with one that can
     "meanflow_dit": [
-        "objective=alpha_flow", "objective=mean_flow", "objective=flow_matching", "objective=lsd", "objective=psd",
+        "objective=alpha_flow", "objective=mean_flow", "objective=flow_matching sampler=heun", "objective=lsd", "objective=psd",
         "sampler=euler", "sampler=heun", "degradation=blur", "degradation=jpeg", "degradation=super_resolution",
     ],
     "ddpm_scenes": ["sampler=ancestral", "sampler=ddim", "schedule=linear"],
@@ -111,7 +111,8 @@ def walk(configs: Iterable[tuple[str, ...]]) -> list[Case]:
 
 def all_configs() -> list[tuple[str, ...]]:
     alone = [(f"experiment={e}", *([f"data={OTHER_DATA[e]}"] if e in OTHER_DATA else [])) for e in experiments()]
-    return alone + [(f"experiment={experiment}", option) for experiment, own in OPTIONS.items() for option in own]
+    chosen = [(experiment, option.split()) for experiment, own in OPTIONS.items() for option in own]
+    return alone + [(f"experiment={experiment}", *options) for experiment, options in chosen]
 
 
 @pytest.fixture(scope="module")

@@ -296,6 +296,7 @@ class Model(OnHub):
                 if guidance_scale is not None:
                     with as_user_error():
                         module.guidance = replace(guidance, scale=guidance_scale)
+                        module.check_guidance()
                 yield
             finally:
                 module.evaluation_seed = before

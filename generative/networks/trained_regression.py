@@ -28,13 +28,13 @@ def regressed(network: nn.Module, condition: Condition) -> Tensor:
         condition: Its image has C + 1 channels, the degraded image and its validity.
 
     Returns:
-        (B, C, H, W) images, not clamped.
+        (B, C, H, W) images, not clamped, in the condition's dtype.
     """
     assert condition.image is not None
     state = torch.zeros_like(condition.image[:, :-1])
     times = torch.tensor(TIMES, device=state.device).expand(len(state), -1)
     (image,) = network(state, times, condition)
-    return image
+    return image.to(state.dtype)
 
 
 class TrainedRegression(TrainedNetwork[ImageNetwork]):

@@ -11,7 +11,7 @@ from torch import Tensor
 from generative.checks import checked
 from generative.flow_map import FlowMap, per_image
 from generative.objectives.flow_map import FlowMapObjective, FlowSlice
-from generative.ranges import PositiveShare, Share
+from generative.ranges import Positive, PositiveShare, Share
 
 TARGET_LIMIT = 4.0  # the paper's code clamps the target; velocities of images in [-1, 1] rarely reach it
 
@@ -28,7 +28,7 @@ class AlphaFlow(FlowMapObjective):
     """
 
     midpoint: Share = 0.4
-    sharpness: float = 20.0
+    sharpness: Positive = 20.0
     minimum: PositiveShare = 0.05
 
     def alpha(self, progress: float) -> float:
@@ -40,7 +40,7 @@ class AlphaFlow(FlowMapObjective):
         Returns:
             a in [minimum, 1].
         """
-        return max(self.minimum, 1 / (1 + math.exp(self.sharpness * (progress - self.midpoint))))
+        return max(self.minimum, (1 - math.tanh(self.sharpness * (progress - self.midpoint) / 2)) / 2)
 
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
         """AlphaFlow eq. 8."""

@@ -102,7 +102,7 @@ class AutoencoderObjective:
             "adversarial": generator,
             "adversarial_weight": torch.as_tensor(weight),
             "discriminator": hinge,
-            **game.logs,
+            **{name: value.mean() for name, value in game.logits.items()},
         }
         return self.adversarial_weight * weight * generator + hinge, logs
 

@@ -17,6 +17,7 @@ from generative.flow_map import MIN_TIME, FlowMap, per_image
 from generative.objectives.weighting import AdaptiveWeight, squared_error
 from generative.randomness import Randomness
 from generative.ranges import NonNegative
+from generative.ranks import means_of_rows
 from generative.schedules.time_distribution import TimeDistribution
 from generative.types import Condition, LossOutput
 
@@ -74,6 +75,11 @@ class FlowMapObjective(ABC):
         """Whether it takes differences of two forward passes, which must differ in nothing else: not with dropout."""
         return False
 
+    @property
+    def teaches_average(self) -> bool:
+        """Whether some row of a training has r < t, which alone teach the average velocity between two times."""
+        return self.time_distribution.distinct_share > 0 and self.velocity_only_share < 1
+
     @abstractmethod
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
         """Return prediction and target on the slice with r < t.
@@ -127,7 +133,8 @@ class FlowMapObjective(ABC):
             The loss, with the unweighted mean squared velocity errors as logs (the weighted loss stays flat while samples
             improve).
         """
-        pairs = self.time_distribution(randomness, distinct=progress >= self.velocity_only_share)
+        distinct = progress >= self.velocity_only_share and self.time_distribution.distinct_share > 0
+        pairs = self.time_distribution(randomness, distinct)
         t = per_image(pairs.t_B)
         if mean_state_BCHW is not None:
             source_BCHW = torch.where(per_image(pairs.r_B) == 1, mean_state_BCHW, source_BCHW)
@@ -143,16 +150,18 @@ class FlowMapObjective(ABC):
         average_error = squared_error(u[m:], conditional_velocity[m:])
         average_loss = (average_error * self.weight.factors(average_error, pairs.t_B[m:], progress) * balance[m:]).sum()
         logs = {"velocity_error": velocity_error.mean() / pixels}
-        if m:
-            leading = torch.arange(m, device=z.device)
+        if distinct:
+            n = max(m, 1)  # ranks that share the weights call the network together: one without such a row in vain
+            leading = torch.arange(n, device=z.device)
             rows = FlowSlice(
-                z[:m], pairs.r_B[:m], pairs.t_B[:m], u[:m], v[:m].detach(), conditional_velocity[:m],
+                z[:n], pairs.r_B[:n], pairs.t_B[:n], u[:n], v[:n].detach(), conditional_velocity[:n],
                 condition.select(leading), progress, randomness.select(leading),
             )  # fmt: skip
-            error = squared_error(*self.consistency(flow_map, rows))
-            logs["consistency_error"] = error.mean() / pixels
-            factors = self.consistency_factors(error, rows.t, velocity_factors[:m], progress)
+            prediction, target = self.consistency(flow_map, rows)
+            error = squared_error(prediction[:m], target[:m])
+            factors = self.consistency_factors(error, pairs.t_B[:m], velocity_factors[:m], progress)
             average_loss = average_loss + (error * factors * balance[:m]).sum()
+            logs |= means_of_rows({"consistency_error": error / pixels})
         loss = average_loss / len(t) + (velocity_error * velocity_factors * balance).mean()
         loss = loss * pixels ** (
             self.weight.power - 1

@@ -15,9 +15,13 @@ from generative.ranges import NonNegative
 @checked("objective")
 @dataclass(frozen=True)
 class FlowMatching(FlowMapObjective):
-    """Both heads regress the conditional velocity; sample it with several steps."""
+    """Both heads regress the conditional velocity; sample it with ``Heun`` or ``Euler``."""
 
     velocity_only_share: NonNegative = 2.0  # beyond the end of training
+
+    @property
+    def teaches_average(self) -> bool:
+        return False
 
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:
         """Return u and e - x; never reached in training, as no row has r < t."""

@@ -17,9 +17,11 @@ from torch.func import functional_call
 
 from generative.checks import checked
 from generative.ranges import NonNegative, Share, WholeNumber
+from generative.ranks import means_of_rows
 from generative.types import LossOutput
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
+GAME_LOGS = ("adversarial", "discriminator", "logits_real", "logits_fake")
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Game:
     Attributes:
         generator_B: (B,) losses of the images that are to pass, whose gradient does not reach the discriminator.
         discriminator_B: (B,) losses of the discriminator, whose gradient does not reach the images.
-        logs: Means of its logits.
+        logits: (B,) mean logits of the images and of those that are to pass, by name.
     """
 
     generator_B: Tensor
     discriminator_B: Tensor
-    logs: dict[str, Tensor]
+    logits: dict[str, Tensor]
 
 
 def hinge_game(discriminator: nn.Module, real_BCHW: Tensor, fake_BCHW: Tensor) -> Game:
@@ -47,10 +49,10 @@ def hinge_game(discriminator: nn.Module, real_BCHW: Tensor, fake_BCHW: Tensor) -
     """
     constant = {name: p.detach() for name, p in discriminator.named_parameters()}
     passed = functional_call(discriminator, constant, (fake_BCHW,))
-    real, fake = discriminator(torch.cat([real_BCHW, fake_BCHW.detach()])).chunk(2)
+    real, fake = discriminator(torch.cat([real_BCHW, fake_BCHW.detach()])).flatten(1).chunk(2)
     hinge = 0.5 * (F.relu(1 - real) + F.relu(1 + fake))
-    logs = {"logits_real": real.mean(), "logits_fake": fake.mean()}
-    return Game(-passed.flatten(1).mean(1), hinge.flatten(1).mean(1), logs)
+    logits = {"logits_real": real.mean(1), "logits_fake": fake.mean(1)}
+    return Game(-passed.flatten(1).mean(1), hinge.mean(1), logits)
 
 
 @checked("module.image_terms")
@@ -90,24 +92,24 @@ class ImageTerms:
             step: Optimiser step.
 
         Returns:
-            The weighted sum; the unweighted terms, of the images that are judged, as logs.
+            The weighted sum; the unweighted terms as logs, means over the images that are judged on any rank: the same ones
+            on all ranks, as not each may have such an image.
         """
-        loss, logs, count = estimate_BCHW.new_zeros(()), dict[str, Tensor](), len(image_BCHW)
+        loss, rows, count = estimate_BCHW.new_zeros(()), dict[str, Tensor](), len(image_BCHW)
         if time_B is not None:
             judged = time_B < self.max_time
             estimate_BCHW, image_BCHW = estimate_BCHW[judged], image_BCHW[judged]
-        if perceptual is not None and self.perceptual_weight and len(image_BCHW):
-            distance_B = perceptual(estimate_BCHW, image_BCHW)
-            loss = loss + self.perceptual_weight * distance_B.sum() / count
-            logs["perceptual"] = distance_B.mean()
-        if discriminator is None:
-            return LossOutput(loss, {name: value.detach() for name, value in logs.items()})
-        if step < self.adversarial_start or not len(
-            image_BCHW
-        ):  # under DDP every weight needs a gradient in every step
-            loss = loss + 0.0 * sum(p.sum() for p in discriminator.parameters())
-        else:
-            game = hinge_game(discriminator, image_BCHW, estimate_BCHW)
-            loss = loss + (self.adversarial_weight * game.generator_B + game.discriminator_B).sum() / count
-            logs |= {"adversarial": game.generator_B.mean(), "discriminator": game.discriminator_B.mean(), **game.logs}
-        return LossOutput(loss, {name: value.detach() for name, value in logs.items()})
+        nobody = estimate_BCHW.new_zeros(0)
+        if perceptual is not None and self.perceptual_weight:
+            rows["perceptual"] = perceptual(estimate_BCHW, image_BCHW) if len(image_BCHW) else nobody
+            loss = loss + self.perceptual_weight * rows["perceptual"].sum() / count
+        if discriminator is not None:
+            plays = step >= self.adversarial_start
+            if plays and len(image_BCHW):
+                game = hinge_game(discriminator, image_BCHW, estimate_BCHW)
+                loss = loss + (self.adversarial_weight * game.generator_B + game.discriminator_B).sum() / count
+                rows |= {"adversarial": game.generator_B, "discriminator": game.discriminator_B, **game.logits}
+            else:  # under DDP every weight needs a gradient in every step
+                loss = loss + 0.0 * sum(p.sum() for p in discriminator.parameters())
+                rows |= dict.fromkeys(GAME_LOGS, nobody) if plays else {}
+        return LossOutput(loss, means_of_rows(rows))

@@ -25,11 +25,13 @@ class FlowSampler(ABC):
         spacing: Power p of the times (1 - i/k)^p. Uniform steps (p = 1) lose variance where the posterior is narrow: with
             the exact velocity of a Gaussian of standard deviation 0.1, 16 Euler steps keep 56 % of its variance for
             p = 1 and 78 % for p = 2.
+        uses_average: Whether it asks for the average velocity between two times, which not each objective teaches.
         sufficient_steps: With so many steps at its other defaults and the exact network, where a Gaussian posterior is half as
             wide as the data, the samples' mean is within 0.03 standard deviations of the posterior's and their spread between
             0.95 and 1.05 of it; None where nobody measured it. A narrower posterior needs more.
     """
 
+    uses_average: ClassVar[bool] = False
     sufficient_steps: ClassVar[int | None] = None
     num_steps: Count = 1
     spacing: Positive = 2.0
@@ -90,6 +92,7 @@ class FlowSampler(ABC):
 class FlowMapSampler(FlowSampler):
     """Jumps by the average velocity: z_r = z_t - (t - r) u(z_t, r, t) (MeanFlow, arXiv 2505.13447, eq. 12)."""
 
+    uses_average: ClassVar[bool] = True
     sufficient_steps: ClassVar[int] = 1
 
     def step(self, flow_map: FlowMap, z_BCHW: Tensor, r_B: Tensor, t_B: Tensor, condition: Condition) -> Tensor:

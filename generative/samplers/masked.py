@@ -86,15 +86,15 @@ class MaskedTokenSampler:
     @property
     def num_network_calls(self) -> int:
         """The most network calls that an image takes; see ``network_calls``."""
-        return self._most_calls + self.revisions
+        return self.most_steps + self.revisions
 
     @property
-    def _most_calls(self) -> int:
-        """The same without revisions."""
-        return self._most_steps if self.stop_at_step is None else min(self._most_steps, self.stop_at_step)
+    def most_steps(self) -> int:
+        """The same without revisions: the steps that are taken of ``num_steps``."""
+        return self._planned_steps if self.stop_at_step is None else min(self._planned_steps, self.stop_at_step)
 
     @property
-    def _most_steps(self) -> int:
+    def _planned_steps(self) -> int:
         return 1 if self.schedule == "one_shot" else self.num_steps
 
     def network_calls(self, unknown_BN: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class MaskedTokenSampler:
             (B,) int64 numbers, 0 where nothing is unknown.
         """
         unknown_B = unknown_BN.sum(dim=1)
-        return unknown_B.clamp(max=self._most_calls) + self.revisions * (unknown_B > 0)
+        return unknown_B.clamp(max=self.most_steps) + self.revisions * (unknown_B > 0)
 
     def __call__(
         self,
@@ -217,14 +217,14 @@ class MaskedTokenSampler:
 
     def _masked_after_steps(self, unknown_B: Tensor) -> Tensor:
         """(T, B) tokens that are masked after each network call."""
-        after_TB = self.mask_schedule.masked_after_steps(self._most_steps, unknown_B)[: self._most_calls]
+        after_TB = self.mask_schedule.masked_after_steps(self._planned_steps, unknown_B)[: self.most_steps]
         after_TB[-1] = 0
         return after_TB
 
     def _noise(self, unknown_B: Tensor) -> Tensor:
         """(T, B) scales tau (1 - i/T) of the noise on the confidence, T being the row's own number of steps."""
-        step_T1 = torch.arange(1, self._most_calls + 1)[:, None]
-        share_TB = 1 - step_T1 / unknown_B.clamp(min=1, max=self._most_steps).double()
+        step_T1 = torch.arange(1, self.most_steps + 1)[:, None]
+        share_TB = 1 - step_T1 / unknown_B.clamp(min=1, max=self._planned_steps).double()
         return (self.choice_temperature * share_TB.clamp(min=0)).float()
 
     def _rank(self, unknown_BN: Tensor, randomness: Randomness, evidence_BNK: Tensor | None) -> Tensor | None:

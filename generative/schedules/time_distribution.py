@@ -7,6 +7,7 @@ share of the rest at r = 0, the end time of the one-step sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from generative.checks import checked
 from generative.randomness import Randomness
 from generative.ranges import NonNegative, Share
+
+# Of a share, what rounding may miss it by: the shapes of the batches stay the same then, as compilers want.
+LARGEST_MISS = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class TimePairs:
 @checked("objective.time_distribution")
 @dataclass(frozen=True)
 class TimeDistribution:
-    """Draws pairs of times; the shares are exact in each batch up to rounding.
+    """Draws pairs of times; the shares are exact in each batch up to rounding, and on average where that would miss them.
+
+    Few images do not divide into the shares: of one image none would have r < t if its share were rounded.
 
     Attributes:
         distribution: ``"logit_normal"`` (sigmoid of a normal) or ``"uniform"``.
@@ -66,14 +72,26 @@ class TimeDistribution:
             distinct: False sets r = t everywhere (plain flow matching).
         """
         size = randomness.batch_size
-        num_distinct = round(size * self.distinct_share) if distinct else 0
-        num_terminal = round(size * self.terminal_share)
+        num_distinct, num_terminal = self._counts(randomness, distinct)
         first, second, pick = self._draw(randomness), self._draw(randomness), randomness.uniform()
         row = torch.arange(size, device=first.device)
         t = torch.where(row < num_distinct, torch.maximum(first, second), first)
         t = torch.where(row >= size - num_terminal, 1.0, t)
         r = torch.where(pick < self.zero_share, 0.0, torch.minimum(first, second))
         return TimePairs(torch.where(row < num_distinct, r, t), t, num_distinct)
+
+    def _counts(self, randomness: Randomness, distinct: bool) -> tuple[int, int]:
+        """Numbers of rows with r < t and with r = t = 1."""
+        first = randomness.batch_size * self.distinct_share if distinct else 0.0
+        last = randomness.batch_size * self.terminal_share
+        misses = [abs(round(rows) - rows) > LARGEST_MISS * rows for rows in (first, last)]
+        if not any(misses):
+            return round(first), round(last)
+        # One number moves the ends of both kinds, which lie one after the other: of shares that fill the batch none overlap.
+        moved = randomness.chance("rows of the times")
+        num_first = math.floor(first + moved)
+        num_last = math.floor(first + last + moved) - num_first
+        return num_first if misses[0] else round(first), num_last if misses[1] else round(last)
 
     def _draw(self, randomness: Randomness) -> Tensor:
         if self.distribution == "uniform":

@@ -64,7 +64,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     trainer = build.build_trainer(config, job.folder, callbacks, False)
     module = build.build_module(config) if isinstance(job.run, RunFolder) else job.run.module(config)
     datamodule = datamodule_for(config)
-    build.check_data(module, datamodule)
+    build.check_data(module, datamodule, trainer)
     references = {callback.reference_split for callback in callbacks if hasattr(callback, "reference_split")}
     changed = check_unchanged(job.run, config, datamodule, ("test", "label_sets", *references), job.data_changed)
     if isinstance(job.run, RunFolder):

@@ -71,7 +71,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
     build.check_training(module)
     origin = history.before.get("init") if resumed else begin_with_run(module, config)
     datamodule = build.build_datamodule(config)
-    build.check_data(module, datamodule)
+    build.check_data(module, datamodule, trainer)
     if resumed:
         build.check_network(module, run, resumed[1]["state_dict"])
         build.check_parts(module, run)

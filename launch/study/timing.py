@@ -75,7 +75,7 @@ def time_steps(overrides: list[str], folder: Path) -> dict[str, float]:
     trainer = build.build_trainer(config, folder, [watch, *training], False)
     module = build.build_module(config)
     datamodule = build.build_datamodule(config)
-    build.check_data(module, datamodule)
+    build.check_data(module, datamodule, trainer)
     trainer.fit(module, datamodule=datamodule)
     return {
         "seconds_per_step": watch.seconds_per_step,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from generative import ranks
 from generative.networks import PatchDiscriminator
 from generative.objectives import FlowMatching, ImageTerms
-from generative.objectives.image_terms import hinge_game
+from generative.objectives.image_terms import GAME_LOGS, hinge_game
 
 DISCRIMINATOR = PatchDiscriminator(1, channels=8, num_layers=1)
 
@@ -62,7 +65,27 @@ def test_every_weight_has_a_gradient_where_nothing_is_judged(time: float, step: 
     gradients = torch.autograd.grad(output.loss, list(DISCRIMINATOR.parameters()))
     assert output.loss == 0
     assert all((gradient == 0).all() for gradient in gradients)
-    assert not output.logs
+    assert output.logs == ({} if step < 5 else dict.fromkeys(GAME_LOGS, 0))
+
+
+def test_ranks_log_the_same_terms_though_one_judges_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, one after the other; the number of judged images on both is known beforehand."""
+    terms, time = ImageTerms(), torch.tensor([0.1, 0.5, 0.2, 0.9, 0.9, 0.9])
+    whole = terms(images(1), images(), time, DISCRIMINATOR, l1, 0).logs
+    fake = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        all_reduce=lambda value: value.fill_(3),
+    )
+    monkeypatch.setattr(ranks, "dist", fake)
+    first, second = (
+        terms(images(1)[rows], images()[rows], time[rows], DISCRIMINATOR, l1, 0).logs
+        for rows in torch.arange(6).split(3)
+    )
+    assert list(first) == list(second) == list(whole) == ["perceptual", *GAME_LOGS]
+    for name, value in whole.items():
+        torch.testing.assert_close((first[name] + second[name]) / 2, value)
 
 
 def test_a_flow_is_judged_by_its_estimate_of_the_image() -> None:

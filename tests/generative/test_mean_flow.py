@@ -272,11 +272,15 @@ def test_alpha_flow_with_the_published_weight_has_the_published_gradient() -> No
         torch.testing.assert_close(gradient, published, rtol=1e-4, atol=1e-5 * published.abs().max().item())
 
 
-def test_alpha_goes_from_one_to_its_minimum() -> None:
-    objective = AlphaFlow(midpoint=0.5, minimum=0.05)
+@pytest.mark.parametrize("sharpness", [20.0, 2000.0])
+def test_alpha_goes_from_one_to_its_minimum(sharpness: float) -> None:
+    objective = AlphaFlow(midpoint=0.5, minimum=0.05, sharpness=sharpness)
     assert objective.alpha(0.0) == pytest.approx(1.0, abs=1e-3)
     assert objective.alpha(0.5) == pytest.approx(0.5)
+    assert objective.alpha(0.505) == pytest.approx(max(0.05, 1 / (1 + math.exp(0.005 * sharpness))))
     assert objective.alpha(1.0) == 0.05
+    with pytest.raises(ValueError, match=r"objective\.sharpness=0"):
+        AlphaFlow(sharpness=0)
 
 
 def test_time_distribution_shares_and_order() -> None:
@@ -287,6 +291,44 @@ def test_time_distribution_shares_and_order() -> None:
     assert (pairs.t_B[-8:] == 1).all()
     assert ((pairs.t_B >= 0) & (pairs.t_B <= 1)).all()
     assert TimeDistribution()(randomness(64), distinct=False).num_distinct == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_shares_that_do_not_divide_a_small_batch_are_exact_on_average(size: int) -> None:
+    kinds = torch.zeros(3)
+    for seed in range(1000):
+        pairs = TimeDistribution(distinct_share=0.35, terminal_share=0.3)(randomness(size, seed))
+        distinct, terminal = pairs.r_B < pairs.t_B, pairs.r_B == 1
+        assert distinct.sum() == pairs.num_distinct
+        kinds += torch.tensor([distinct.sum(), terminal.sum(), size - distinct.sum() - terminal.sum()])
+    torch.testing.assert_close(kinds / (1000 * size), torch.tensor([0.35, 0.3, 0.35]), atol=0.04, rtol=0)
+
+
+def test_shares_that_rounding_keeps_have_the_same_rows_in_every_batch() -> None:
+    for seed in range(8):
+        plain, draws = randomness(32, seed), randomness(32, seed)
+        pairs = TimeDistribution(distinct_share=0.35, terminal_share=0.3)(draws)
+        assert (pairs.num_distinct, (pairs.r_B == 1).sum()) == (11, 10)
+        first, second = (torch.sigmoid(plain.normal() - 0.4) for _ in range(2))
+        assert torch.equal(pairs.t_B[:11], torch.maximum(first, second)[:11])
+        assert torch.equal(pairs.t_B[11:22], first[11:22])
+
+
+@pytest.mark.parametrize("objective", [*OWN_TARGETS, MeanFlow(), AlphaFlow()], ids=range(len(OWN_TARGETS) + 2))
+def test_a_rank_of_one_image_calls_the_network_and_logs_alike_whatever_is_drawn(objective: FlowMapObjective) -> None:
+    """Ranks that share the weights or log together would wait for each other."""
+    net, calls, errors = network(), [], []
+    net.register_forward_hook(lambda *_: calls.append(None))
+    image, source = torch.randn(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(2)).unbind()
+    for seed in range(8):
+        net.zero_grad()
+        output = objective(FlowMap(net), image, source, Condition(torch.zeros(1, 2, 8, 8)), randomness(1, seed), 0.5)
+        output.loss.backward()
+        assert list(output.logs) == ["velocity_error", "consistency_error"]
+        assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+        errors.append(output.logs["consistency_error"].item())
+    assert 0 < errors.count(0) < 8  # none where the image has r = t
+    assert len(calls) % 8 == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from generative.degradations import BlockMask, Degradation, Downsample, GaussianNoise, Jpeg, Observation, Sequential
 from generative.denoiser import Denoiser
+from generative.inpainting import KnownPixels
 from generative.metrics.exact_posterior import squared_wasserstein
 from generative.networks import ExactNetwork
 from generative.posterior_guidance import DPS, MMPS, PiGDM, PosteriorGuidance, RePaint, conjugate_gradients
@@ -135,6 +136,46 @@ def test_conjugate_gradients_solve_each_image_by_itself() -> None:
     torch.testing.assert_close(solved.flatten(1), torch.linalg.solve(matrices, right.flatten(1)))
     zero = torch.zeros_like(right)
     assert torch.equal(conjugate_gradients(lambda v: v, zero, 3), zero)
+
+
+def test_conjugate_gradients_stop_for_an_image_whose_matrix_is_indefinite() -> None:
+    """The other image's solution does not change; that one's is of the directions before."""
+    diagonal = torch.tensor([[3.0, -1.0, 2.0], [3.0, 1.0, 2.0]]).view(2, 1, 1, 3)
+    right = torch.tensor([[[[4.0, 1.0, 2.0]]]]).expand(2, -1, -1, -1)
+    solved = conjugate_gradients(lambda v: diagonal * v, right, 3)
+    torch.testing.assert_close(solved[1], right[1] / diagonal[1])
+    once = conjugate_gradients(lambda v: diagonal * v, right, 1)
+    assert solved[0].abs().max() < 10
+    assert torch.equal(solved[0], once[0])
+    assert not conjugate_gradients(lambda v: -v, right, 3).any()
+
+
+@pytest.mark.parametrize("guidance", [MMPS(NoisyHole()), PiGDM(NoisyHole()), DPS(NoisyHole())])
+def test_guidance_by_gradients_is_of_whole_float32(guidance: PosteriorGuidance) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(SIZE, SIZE)
+    plain = Denoiser(lambda z, times, condition: (torch.tanh(layer(z)),), NoiseSchedule("cosine"), "v")
+    z, degraded = torch.randn(2, 2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    draws = StepRandomness(generator_for(0, "test"), 2)
+    wrapped = guidance.wrap(plain, degraded, VALIDITY.expand(2, -1, -1, -1), draws)
+    whole = wrapped.predict(z, 500, Condition()).image
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(wrapped.predict(z, 500, Condition()).image, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_repaint_goes_on_from_its_own_states_where_known_pixels_are_held() -> None:
+    """Which it has drawn again, and not from those that it was asked for."""
+    image = FIELD.draw(torch.Generator().manual_seed(3), 2).float()
+    validity = VALIDITY.expand(2, -1, -1, -1)
+    z, answers = torch.randn(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)), []
+    for hold in (lambda wrapped: wrapped, KnownPixels(image, validity).in_denoiser):
+        draws = StepRandomness(generator_for(0, "test"), 2)
+        answers.append(
+            hold(RePaint(BlockMask(2)).wrap(denoiser(), image, validity, draws)).predict(z, 500, Condition())
+        )
+    plain, held = answers
+    assert torch.equal(held.z, plain.z)
+    assert not torch.equal(held.z, z)
 
 
 def test_calls_backwards_count_twice() -> None:

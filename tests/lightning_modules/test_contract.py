@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +146,20 @@ def test_one_image_is_tried_where_it_costs_little_and_leaves_no_trace() -> None:
     costly = Whole(calls=MAX_TRIED_CALLS + 1)
     costly.try_outputs(images())
     assert costly.made == 0
+
+
+@pytest.mark.parametrize(("precision", "mixed"), [("32-true", False), ("bf16-mixed", True), ("16-mixed", True)])
+def test_the_image_is_tried_in_the_precision_of_the_steps(precision: str, mixed: bool) -> None:
+    tried = []
+
+    def made(batch: Batch) -> dict[str, Tensor]:
+        tried.append(torch.is_autocast_enabled("cpu"))
+        return {"sample": batch.image}
+
+    module = build_of(Whole, **sampling(made))
+    build.check_data(module, SimpleNamespace(batch=lambda *_: images()), SimpleNamespace(precision=precision))
+    assert tried == [mixed]
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_images_are_made_where_a_callback_asks_and_once() -> None:

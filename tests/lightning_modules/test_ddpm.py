@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,24 @@ def test_guidance_extrapolates_from_the_unconditional_answer() -> None:
     shown = guided.network.seen[0]
     assert len(shown) == 12
     assert sorted(shown.sum(1).tolist()) == [0.0] * 6 + [1.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("scale", "hidden", "refused"),
+    [
+        (3.0, None, "label_dropout=null"),
+        (3.0, LabelDropout(0.0), r"label_dropout\.set_probability=0"),
+        (1.0, LabelDropout(0.0), None),  # experiment=ddpm_iclevr_lab
+        (3.0, LabelDropout(0.1), None),
+        (3.0, LabelDropout(0.0, 0.3), None),
+    ],
+)
+def test_guidance_by_an_answer_that_nothing_teaches_is_refused(
+    scale: float, hidden: LabelDropout | None, refused: str | None
+) -> None:
+    module = ddpm(guidance=ClassifierFreeGuidance(scale), label_dropout=hidden)
+    with pytest.raises(ValueError, match=rf"guidance\.scale=3 .*{refused}") if refused else nullcontext():
+        module.check_contract()
 
 
 def test_the_states_end_in_the_sample() -> None:

@@ -17,6 +17,7 @@ from datamodules.base import ImageDataModule
 from datamodules.encoded_cache import EncodedCache
 from generative.inpainting import token_mask
 from generative.networks.tokenizer import load_tokenizer
+from generative.samplers import MaskedTokenSampler
 from generative.types import Batch
 from launch.build import build_datamodule, build_module, load_weights
 from launch.command_line import run_config
@@ -227,6 +228,13 @@ def test_a_degradation_without_known_pixels_is_refused(outputs: Path, degradatio
     module, data = built(outputs, f"degradation={degradation}")
     with pytest.raises(ValueError, match="degradation=holes"):
         module.check_data(data)
+
+
+def test_the_record_tells_the_steps_that_are_taken(outputs: Path) -> None:
+    module, _ = built(outputs)
+    for schedule, stop, steps in (("cosine", None, 16), ("cosine", 3, 3), ("one_shot", None, 1)):
+        module.sampler = MaskedTokenSampler(16, schedule, stop_at_step=stop)
+        assert module.sampling_record()["num_steps"] == steps == module.outputs["sample"].num_network_calls
 
 
 def test_labels_reach_the_network(outputs: Path) -> None:

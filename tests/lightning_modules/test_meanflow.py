@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from generative.objectives import ImprovedMeanFlow
+from generative.objectives import AlphaFlow, FlowMatching, ImprovedMeanFlow
+from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import StepRandomness, generator_for
-from generative.samplers import FlowMapSampler
+from generative.samplers import Euler, FlowMapSampler, FlowSampler, Heun
+from generative.schedules import TimeDistribution
 from generative.types import Batch, Condition
 from lightning_modules import MeanFlow, RegressionRestorer
 
@@ -30,9 +32,16 @@ class Spy(nn.Module):
         return (x * self.scale,) * self.heads
 
 
-def restorer(**kwargs: object) -> MeanFlow:
+class Rounded(Spy):
+    """Its heads give bfloat16, as a network's last layer does under autocast."""
+
+    def forward(self, x: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, ...]:
+        return tuple(head.bfloat16() for head in super().forward(x, times, condition))
+
+
+def restorer(network: nn.Module | None = None, **kwargs: object) -> MeanFlow:
     return MeanFlow(
-        Spy(), ImprovedMeanFlow(), FlowMapSampler(1),
+        network or Spy(), ImprovedMeanFlow(), FlowMapSampler(1),
         optimizer=partial(torch.optim.AdamW), learning_rate_factor=lambda step: 1.0, total_steps=10, **kwargs,
     )  # fmt: skip
 
@@ -77,6 +86,41 @@ def test_known_pixels_are_put_back_exactly() -> None:
         known = data.validity.bool()
         assert torch.equal(image[known], data.degraded[known])
         assert not torch.equal(image, data.degraded)
+
+
+@pytest.mark.parametrize("module", [
+    restorer(Rounded(), output="velocity", known_in_path=True, reimpose_known=True, mean_weight=0.5),
+    RegressionRestorer(
+        Rounded(heads=1), reimpose_known=True,
+        optimizer=partial(torch.optim.AdamW), learning_rate_factor=lambda step: 1.0, total_steps=10,
+    ),
+], ids=["flow", "regression"])  # fmt: skip
+def test_what_comes_rounded_out_of_a_network_is_of_the_images_own_kind(module: MeanFlow | RegressionRestorer) -> None:
+    data = batch()
+    for image in module.sample(data, module.evaluation_randomness(data)).values():
+        assert image.dtype == torch.float32
+        assert torch.equal(image[data.validity.bool()], data.degraded[data.validity.bool()])
+
+
+@pytest.mark.parametrize(
+    ("objective", "sampler", "refused"),
+    [
+        (FlowMatching(), FlowMapSampler(1), True),
+        (FlowMatching(velocity_only_share=0.0), FlowMapSampler(4), True),
+        (ImprovedMeanFlow(TimeDistribution(distinct_share=0.0)), FlowMapSampler(1), True),
+        (AlphaFlow(velocity_only_share=1.0), FlowMapSampler(1), True),
+        (FlowMatching(), Euler(4), False),
+        (FlowMatching(), Heun(4), False),
+        (AlphaFlow(velocity_only_share=0.9), FlowMapSampler(1), False),
+    ],
+)
+def test_a_sampler_by_an_average_velocity_that_nothing_teaches_is_refused(
+    objective: FlowMapObjective, sampler: FlowSampler, refused: bool
+) -> None:
+    module = restorer()
+    module.objective, module.sampler = objective, sampler
+    with pytest.raises(ValueError, match=r"set sampler=heun or sampler=euler\.$") if refused else nullcontext():
+        module.check_training()
 
 
 def test_a_difference_of_passes_is_refused_with_dropout() -> None:
