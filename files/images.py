@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import warnings
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from files.whole import whole_file
 
@@ -35,6 +36,7 @@ DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, OverflowError, struct.error, zlib.error,
     Image.DecompressionBombError, ImageCms.PyCMSError,
 )  # fmt: skip
+_NOTE_ERRORS = (*DECODING_ERRORS, TypeError, AttributeError)  # of EXIF, whose values may be of any type
 
 # From Pillow's limit of 89 million pixels on it warns, from twice the limit on it refuses: the second is the limit here.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -47,6 +49,13 @@ NOTES = (
 MAX_JPEG_EXIF = 65_000  # bytes that a JPEG file holds of it
 NUM_NAMED = 3  # files named in messages and records
 
+# Modes of ``Picture.image`` that a format holds; one that is not named holds all of them.
+_HELD = {"JPEG": {"L", "RGB"}, "BMP": {"L", "RGB"}, "WEBP": {"L", "LA", "RGB", "RGBA"}}
+# What turns a picture upright, by the orientation in its EXIF.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _SOFTWARE = "Software"  # a keyword of PNG
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF and its value
 
@@ -140,7 +149,9 @@ def picture_of(opened: Image.Image) -> Picture:
     deep = ";16" in layout or (opened.format == "PPM" and _maximum(tiles) > 255)
     inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
     profile = opened.info.get("icc_profile") if opened.mode in ("L", "LA", "P", "RGB", "RGBA", "I;16") else None
-    image = ImageOps.exif_transpose(opened)
+    opened.load()  # a TIFF file is turned by this
+    turn = _TURNS.get(_orientation(opened))
+    image = opened.copy() if turn is None else opened.transpose(turn)
     several = _has_several(opened)
     exif = _exif(image)
     if image.mode.startswith("I"):
@@ -165,32 +176,47 @@ def upright_size(path: Path) -> tuple[int, int]:
     with _opened(path) as opened:
         width, height = opened.size
         # Pillow turns TIFF files by itself, and their size with them.
-        turned = opened.format != "TIFF" and opened.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        turned = opened.format != "TIFF" and _orientation(opened) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 
-def write_picture(picture: Picture, path: Path, replace: bool = True, software: str | None = None) -> None:
+def write_picture(picture: Picture, path: Path, replace: bool = True, software: str | None = None) -> bool:
     """Write a picture in the format of the file's suffix, whole or not at all; without loss but in JPEG files.
 
     Args:
-        picture: The picture. PNG files hold all of it; others what their format holds.
+        picture: The picture. PNG and TIFF files hold all of it.
         path: File to write; its folder is created.
         replace: Whether a file that is there may be replaced.
         software: Who made it, for the header of a PNG file.
+
+    Returns:
+        Whether the format holds its opacity and bits; else it was written as it is seen, 8 bits over white.
+
+    Raises:
+        PictureError: The format has no such picture, as one of too many pixels.
     """
-    kind = Image.registered_extensions()[path.suffix.lower()]
+    kind, image = Image.registered_extensions()[path.suffix.lower()], picture.image
+    held = image.mode in _HELD.get(kind, {image.mode})
+    if not held:
+        image = picture.shown(1 if picture.pixels.ndim == 2 else 3)
     options: dict[str, Any] = {"icc_profile": picture.icc_profile} if picture.icc_profile else {}
     if picture.exif and (kind != "JPEG" or len(picture.exif) < MAX_JPEG_EXIF):
         options["exif"] = picture.exif
     if kind == "JPEG":
         options |= {"quality": 95, "subsampling": 0}
     elif kind == "WEBP":
-        options["lossless"] = True
+        options |= {"lossless": True, "exact": True}  # also the values under transparency
     elif kind == "PNG" and software:
         options["pnginfo"] = PngImagePlugin.PngInfo()
         options["pnginfo"].add_text(_SOFTWARE, software)
+    content = io.BytesIO()  # an encoder's OSError is none of the disk
+    try:
+        image.save(content, kind, **options)
+    except _NOTE_ERRORS as error:
+        raise PictureError(f"it cannot be written as {kind} ({reason(error)}): take .png") from error
     with whole_file(path, replace=replace) as file:
-        picture.image.save(file, kind, **options)
+        file.write(content.getbuffer())
+    return held
 
 
 def software_of(path: Path) -> str | None:
@@ -255,12 +281,20 @@ def _opened(file: Path | BinaryIO) -> ImageFile.ImageFile:
     return Image.open(file, formats=FORMATS)
 
 
+def _orientation(opened: Image.Image) -> Any:
+    """Read the orientation in a picture's EXIF; None where that cannot be read: a note must not cost the picture."""
+    try:
+        return opened.getexif().get(ExifTags.Base.Orientation)
+    except _NOTE_ERRORS:
+        return None
+
+
 def _exif(image: Image.Image) -> bytes | None:
     try:
         exif = image.getexif()
         exif.pop(ExifTags.Base.Orientation, None)
         return exif.tobytes() if len(exif) else None
-    except (*DECODING_ERRORS, TypeError, AttributeError):  # a note that cannot be read must not cost the picture
+    except _NOTE_ERRORS:
         return None
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 
 from files.images import SUFFIXES, UNREAD_SUFFIXES
 
+DEEP = "**"  # of a pattern: any number of folders
 # What systems and their file managers leave in folders: copies, previews, what was thrown away.
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
@@ -26,7 +29,7 @@ class Listing:
     unread: list[Path]
 
 
-def list_images(folder: Path, leave_out: Sequence[Path] = ()) -> Listing:
+def list_images(folder: Path, leave_out: Sequence[Path] = (), pattern: Sequence[str] = ()) -> Listing:
     """List the image files of a folder and its sub-folders.
 
     Nothing with a name that begins with a dot, and nothing below it; no folders of the system; regular files alone. Links
@@ -34,10 +37,11 @@ def list_images(folder: Path, leave_out: Sequence[Path] = ()) -> Listing:
     nowhere is listed, so that the one who reads it can say so.
 
     Args:
-        leave_out: Folders that are passed over with all that is in them, where they lie within the folder.
+        leave_out: Files, and folders with all that is in them, that are passed over where they lie within the folder.
+        pattern: What a file's path within the folder is like, part by part, ``**`` for any number of folders; empty for any.
     """
     root = Path(os.path.realpath(folder))
-    apart = [place for path in leave_out if not root.is_relative_to(place := Path(os.path.realpath(path)))]
+    apart = {place for path in leave_out if not root.is_relative_to(place := Path(os.path.realpath(path)))}
     seen = set(root.parents)  # a link to a folder around this one would lead back into it
     found: list[Path] = []
     pending, links = [(folder, root)], list[Path]()  # paths with their places on the disk
@@ -47,7 +51,7 @@ def list_images(folder: Path, leave_out: Sequence[Path] = ()) -> Listing:
         else:  # links last: what is there by its own name keeps that name
             path = links.pop(0)
             place = Path(os.path.realpath(path))
-        if place in seen or any(place.is_relative_to(other) for other in apart):
+        if place in seen or (apart and not apart.isdisjoint((place, *place.parents))):
             continue
         seen.add(place)
         if not path.is_dir():
@@ -58,10 +62,13 @@ def list_images(folder: Path, leave_out: Sequence[Path] = ()) -> Listing:
                 if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                     continue
                 inner = path / entry.name
+                parts = inner.relative_to(folder).parts if pattern else ()
+                wanted = _is_picture(inner) and (not pattern or _is_like(parts, pattern))
+                deeper = not pattern or _leads_on(parts, pattern)
                 if not entry.is_symlink():
-                    if entry.is_dir() or (entry.is_file() and _is_picture(inner)):
+                    if (deeper and entry.is_dir()) or (wanted and entry.is_file()):
                         pending.append((inner, place / entry.name))
-                elif inner.is_dir() or (_is_picture(inner) and (inner.is_file() or not inner.exists())):
+                elif (deeper and inner.is_dir()) or (wanted and (inner.is_file() or not inner.exists())):
                     links.append(inner)
     return Listing(
         sorted(path for path in found if path.suffix.lower() in SUFFIXES),
@@ -84,3 +91,17 @@ def file_state(file: Path) -> tuple[int, int]:
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or path.suffix.lower() in UNREAD_SUFFIXES
+
+
+def _is_like(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not (parts and pattern):
+        return not parts and not pattern
+    if pattern[0] == DEEP:
+        return any(_is_like(parts[skipped:], pattern[1:] or ("*",)) for skipped in range(len(parts)))
+    return fnmatchcase(parts[0], pattern[0]) and _is_like(parts[1:], pattern[1:])
+
+
+def _leads_on(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether files below a folder may be like a pattern."""
+    before = list(takewhile(lambda part: part != DEEP, pattern))
+    return all(map(fnmatchcase, parts, before)) and (DEEP in pattern or len(parts) < len(pattern))

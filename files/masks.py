@@ -116,38 +116,35 @@ def mask_of(picture: Picture, name: str, hole: HoleRule = "auto") -> Mask:
     return mask
 
 
-def match_masks(images: Sequence[Path], masks: Sequence[Path]) -> dict[Path, Path]:
+def match_masks(images: Sequence[Path], masks: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
     """Find the mask of each image: of the same name, or of the same name with another suffix.
 
     Args:
         images: Image files, relative to their folder.
         masks: Masks, relative to theirs.
 
-    Raises:
-        MaskError: An image has no mask, or several that it could be.
+    Returns:
+        The mask of each image that has one, and why the others have none: no mask is theirs, or several may be.
     """
     by_stem: dict[Path, list[Path]] = defaultdict(list)
     for mask in masks:
         by_stem[mask.with_suffix("")].append(mask)
     own = set(masks) & set(images)
-    matches: dict[Path, Path] = {}
+    matches, reasons = dict[Path, Path](), dict[Path, str]()
     for image in images:
         found = [image] if image in own else by_stem[image.with_suffix("")]
         if len(found) > 1:
-            raise MaskError(f"{named([image])} has several masks ({named(found)}): leave one of them.")
-        if found and found[0] != image and found[0] in own:
-            raise MaskError(
+            reasons[image] = f"{named([image])} has several masks ({named(found)}): leave one of them"
+        elif found and found[0] != image and found[0] in own:
+            reasons[image] = (
                 f"{named([image])} has no mask of its own name, and {named(found)} is that of {named(found)}: give each a "
-                "mask of its own name."
+                "mask of its own name"
             )
-        if found:
+        elif found:
             matches[image] = found[0]
-    absent = [image for image in images if image not in matches]
-    if absent:
-        raise MaskError(
-            f"masks= has no mask named {named(absent[:1])}, also not with another suffix ({len(absent)} missing in all)."
-        )
-    return matches
+        else:
+            reasons[image] = f"masks= has no mask named {named([image])}, also not with another suffix"
+    return matches, reasons
 
 
 def _of_colours(picture: Picture, name: str) -> Mask:

@@ -109,36 +109,62 @@ def to_pixels(image_CHW: Tensor, kind: type[np.unsignedinteger] | np.dtype) -> n
     return values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))
 
 
-def seen(picture: Picture, channels: int) -> Tensor:
-    """Return a picture as a network of some channels takes it, transparent parts over white.
+def in_own_channels(picture: Picture) -> Tensor:
+    """Return a picture as it is seen, transparent parts over white.
+
+    Returns:
+        (1, C, H, W) image in [-1, 1], C 1 of a grey picture and 3 of one in colour. Grey of 16 bits keeps them.
+    """
+    grey = picture.pixels.ndim == 2
+    if picture.pixels.dtype == np.uint8:
+        return from_levels(to_tensor(picture.shown(1 if grey else 3)))[None]
+    return torch.from_numpy(picture.pixels.astype(np.float32))[None, None] / (DEEP / 2) - 1
+
+
+def as_rows(image_1CHW: Tensor, channels: int) -> Tensor:
+    """Return a picture in channels of its own as a network of some channels takes it.
 
     Args:
+        image_1CHW: See ``in_own_channels``.
         channels: 1 or 3. One channel at a time sees each of a colour picture's; three see a grey one thrice.
 
     Returns:
-        (R, C, H, W) images in [-1, 1]: 3 rows of a colour picture for a grey network, else 1. Grey of 16 bits keeps them.
+        (R, channels, H, W) images: 3 rows of a colour picture for a grey network, else 1.
     """
-    if picture.pixels.dtype == np.uint8:
-        grey = picture.pixels.ndim == 2
-        image = from_levels(to_tensor(picture.shown(1 if grey else 3)))
-    else:
-        image = torch.from_numpy(picture.pixels.astype(np.float32))[None] / (DEEP / 2) - 1
-    if channels == 1:
-        return image[:, None]
-    return image.expand(channels, -1, -1)[None]
+    return image_1CHW.transpose(0, 1) if channels == 1 else image_1CHW.expand(-1, channels, -1, -1)
+
+
+def seen(picture: Picture, channels: int) -> Tensor:
+    """Return a picture as a network takes it: ``as_rows`` of ``in_own_channels``."""
+    return as_rows(in_own_channels(picture), channels)
 
 
 def drawn(picture: Picture, image_RCHW: Tensor) -> Picture:
     """Return a picture with other pixels and all else as it is: its bits, opacity, profile and metadata; grey stays grey.
 
+    Half transparent pixels change by so much that they are seen over white as was drawn; those that nobody sees stay.
+
     Args:
         picture: A picture.
         image_RCHW: (R, C, H, W) images in [-1, 1] of the picture's size, with rows as of ``seen``.
     """
+    pixels, alpha = _pixels(picture, image_RCHW), picture.alpha
+    if alpha is None:
+        return replace(picture, pixels=pixels)
+    own, white = picture.pixels.astype(np.float32), np.iinfo(pixels.dtype).max
+    before = _pixels(picture, in_own_channels(picture))
+    opacity = alpha if own.ndim == 2 else alpha[..., None]
+    change = (pixels.astype(np.float32) - before) * 255 / np.maximum(opacity, 1)
+    made = np.where(opacity > 0, own + change, own).round().clip(0, white)
+    return replace(picture, pixels=made.astype(pixels.dtype))
+
+
+def _pixels(picture: Picture, image_RCHW: Tensor) -> np.ndarray:
+    """Values of images of a picture's size in its channels and bits."""
     image_CHW = image_RCHW.float().cpu().flatten(0, 1)
     if picture.pixels.ndim == 2 and len(image_CHW) == 3:
         image_CHW = (image_CHW * image_CHW.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-    return replace(picture, pixels=to_pixels(image_CHW, picture.pixels.dtype))
+    return to_pixels(image_CHW, picture.pixels.dtype)
 
 
 def fill(picture: Picture, missing: np.ndarray, image_RCHW: Tensor) -> Picture:
@@ -152,7 +178,7 @@ def fill(picture: Picture, missing: np.ndarray, image_RCHW: Tensor) -> Picture:
     Returns:
         The picture with its own size, channels and bits; opaque where it was filled.
     """
-    new = drawn(picture, image_RCHW).pixels
+    new = _pixels(picture, image_RCHW)
     pixels = np.where(missing if new.ndim == 2 else missing[..., None], new, picture.pixels)
     alpha = None if picture.alpha is None else np.where(missing, np.uint8(255), picture.alpha)
     return replace(picture, pixels=pixels, alpha=alpha)

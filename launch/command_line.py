@@ -24,7 +24,7 @@ from launch.errors import UserError
 from launch.names import checked_name
 from launch.options import experiments, keys_set_by, tell_set_in_vain
 from launch.output import as_typed
-from launch.paths import make_absolute
+from launch.paths import make_absolute, typed_path
 from launch.received import note_typed
 from launch.resolvers import register_resolvers
 from launch.run_folder import RunFolder, is_main_process
@@ -224,7 +224,7 @@ def own_arguments(
     folder, arguments = taken(arguments, "run")
     if folder is None:
         raise UserError("say which run with run=DIR, the folder that train.py printed at its end.")
-    if "," in folder and not Path(folder).expanduser().exists():
+    if "," in folder and not typed_path("run", folder).exists():
         raise UserError(
             f"run={folder} names several runs: only python evaluate.py -m takes more than one, to compare them."
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from launch.errors import UserError
+
 # Keys whose value is a file or folder to read, wherever they stand. What a run writes lies below paths.outputs.
 PATH_KEYS = frozenset(
     {
@@ -26,6 +28,21 @@ _WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\s\\]+\\)*")
 # A place on somebody's machine, alone or in a longer text: an absolute path, also of Windows, a home folder, a file: address.
 _PLACE = re.compile(r"(?:\b(?:file|pipe):/*|(?<![\w./:<~)\]]))(?:~\w*)?(?:/[\w.+@%-]+)+/?|\b[A-Za-z]:\\\S+|\bpipe:.*")
 PLACE = "PATH"  # what stands for one
+
+
+def typed_path(key: str, value: str | Path) -> Path:
+    """Return the path that a person typed; ``~`` stands for the home folder.
+
+    Args:
+        key: What the command line calls it.
+
+    Raises:
+        UserError: It begins with the home folder of nobody.
+    """
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={value}: there is no such home folder.") from error
 
 
 def path_nodes(config: DictConfig) -> Iterator[tuple[DictConfig | ListConfig, Any, str]]:
@@ -71,7 +88,7 @@ def make_absolute(config: DictConfig) -> None:
         config: A config; changed in place.
     """
     for container, key, value in list(path_nodes(config)):
-        container._get_node(key)._set_value(_absolute(value))  # type: ignore[union-attr]
+        container._get_node(key)._set_value(_absolute(container._get_full_key(key), value))  # type: ignore[union-attr]
 
 
 def absolute_path(name: str, value: Any) -> str | None:
@@ -83,15 +100,15 @@ def absolute_path(name: str, value: Any) -> str | None:
     Returns:
         The absolute path; None where the value is no path.
     """
-    return _absolute(value) if _is_path(name, value) else None
+    return _absolute(name, value) if _is_path(name, value) else None
 
 
-def _absolute(value: str) -> str:
-    return "::".join(map(_absolute_part, value.split("::")))
+def _absolute(name: str, value: str) -> str:
+    return "::".join(_absolute_part(name, part) for part in value.split("::"))
 
 
-def _absolute_part(value: str) -> str:
-    path = Path(value).expanduser().absolute()
+def _absolute_part(name: str, value: str) -> str:
+    path = typed_path(name, value).absolute()
     return str(path.resolve() if ".." in path.parts else path)
 
 

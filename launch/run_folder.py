@@ -27,6 +27,7 @@ from generative.weights import (
     read_checkpoint,
 )
 from launch.errors import UserError
+from launch.paths import typed_path
 from launch.received import checked_config, checked_overrides
 from launch.record_files import DamagedRecordError, checked_run_record, passed_over, read_run_record, read_yaml
 
@@ -109,7 +110,7 @@ class RunFolder:
         Raises:
             UserError: There is no such folder, no config or checkpoint in it, or the checkpoint is not the newest.
         """
-        folder = Path(path).expanduser()
+        folder = typed_path(key, path)
         chosen = folder.resolve() if KEPT.fullmatch(folder.name) and folder.is_file() else None
         if folder.suffix == ".ckpt" and folder.is_file():
             if folder.name == PREVIOUS_NAME:
@@ -218,7 +219,7 @@ class RunFolder:
         Raises:
             UserError: It is missing, damaged, or would run code when loaded.
         """
-        file = Path(path).expanduser()
+        file = typed_path(key, path)
         if not file.is_file():
             return RunFolder.existing(path, key).newest_checkpoint()
         try:

@@ -87,6 +87,17 @@ def test_severity_goes_from_mild_to_severe_whichever_way_its_numbers_go(models: 
             model.degrade(clean, **wrong)
 
 
+def test_a_colour_picture_has_noise_in_each_channel_also_for_a_grey_model(models: dict[str, triptych.Model]) -> None:
+    grey = Image.new("L", (40, 40), 128)
+    for model in of_task(models, "restore").values():
+        noisy = model.degrade(grey.convert("RGB"), "noise", kind="numpy").picture
+        assert len(np.unique(noisy.reshape(-1, 3), axis=0)) > 100
+        assert (np.ptp(noisy, axis=2) > 0).mean() > 0.5
+        image = model.degrade(grey, "noise", kind="torch").picture
+        assert image.shape == (model.channels, 40, 40)
+        assert torch.equal(image, image[:1].expand_as(image))
+
+
 def test_answers_show_pictures_figures_and_steps(models: dict[str, triptych.Model]) -> None:
     restorers = of_task(models, "restore")
     clean = received(address(Image.open(next(iter(restorers.values())).examples[0])))

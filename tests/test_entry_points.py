@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 import statistics
@@ -20,12 +21,13 @@ from user_metric import MeanError
 
 import callbacks
 from launch.command_line import is_true, whole_number
-from launch.commands import evaluate, generate
+from launch.commands import compare, evaluate, export, generate, report
 from launch.commands import train as training
 from launch.compose import help_text
 from launch.errors import UserError
 from launch.evaluation import takes_part_in_test
 from launch.run_folder import RunFolder, write_json
+from launch.use import whole_pictures
 from launch.use.restorer import hole_at_size
 
 
@@ -230,24 +232,28 @@ def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path
         (mask * 0, "b.png has no hole"),
         (mask[:, :20], r"b.png has 20x32 pixels and its image 32x32: give a mask of the image's own size"),
         (None, "has no mask named b.png"),
+        ("no image", "b.png cannot be read as an image"),
     ):
         if bad is None:
             (tmp_path / "masks" / "b.png").unlink()
+        elif isinstance(bad, str):
+            (tmp_path / "masks" / "b.png").write_text(bad)
         else:
             Image.fromarray(bad).save(tmp_path / "masks" / "b.png")
+        alone = [f"run={run.path}", f"input={tmp_path / 'in' / 'b.png'}", f"masks={tmp_path / 'masks' / '*.png'}"]
         with pytest.raises(UserError, match=message):
-            generate.main([*common, f"output={tmp_path / 'other'}", "batch_size=1"])
-    (tmp_path / "masks" / "b.png").write_text("no image")
-    with pytest.raises(UserError, match="b.png cannot be read as an image"):
-        generate.main([*common, f"output={tmp_path / 'other'}", "batch_size=1"])
-    assert not (tmp_path / "other").exists()  # not even the first image, whose mask is fine
+            generate.main([*alone, f"output={tmp_path / 'other'}"])
+    assert not (tmp_path / "other").exists()
+    assert generate.main([*common, f"output={tmp_path / 'other'}"]) == 3  # the first image, whose mask is fine
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["a.png"]
 
 
 def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     (folder / "sub").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
-    for name, pixels in (("a.png", noise), ("sub/b.png", noise[:33, :32])):
+    second = os.fsdecode(b"sub/b\xff.png")  # a name that is no text
+    for name, pixels in (("a.png", noise), (second, noise[:33, :32])):
         Image.fromarray(pixels).save(folder / name)
     sigma = ["degradation=noise_sigma", "degradation.steps.noise.sigma=15"]
     measured = [*sigma, "callbacks=[restore,fusion]"]
@@ -255,10 +261,11 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     target = run.path / "evaluations" / "set"
     with (target / "pictures.csv").open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["a.png", "sub/b.png", "mean"]
+    second = r"sub/b\udcff.png"
+    assert list(rows) == ["a.png", second, "mean"]
     assert (rows["a.png"]["width"], rows["a.png"]["height"]) == ("70", "50")
     for output in ("degraded", "sample", "mean"):
-        mean = np.mean([float(rows[name][f"psnr/{output}"]) for name in ("a.png", "sub/b.png")])
+        mean = np.mean([float(rows[name][f"psnr/{output}"]) for name in ("a.png", second)])
         assert float(rows["mean"][f"psnr/{output}"]) == pytest.approx(mean, abs=1e-3)
     assert float(rows["a.png"]["psnr/degraded"]) == pytest.approx(
         20 * np.log10(255 / 15), abs=0.5
@@ -267,7 +274,7 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     record = content["record"]
     assert (record["border"], record["pictures"], record["settings"]["overrides"]) == (2, 2, measured)
     assert float(rows["a.png"]["vif/mean"]) == pytest.approx(content["metrics"]["vif/mean"], abs=1e-3)
-    assert not rows["sub/b.png"]["vif/mean"]  # too small
+    assert not rows[second]["vif/mean"]  # too small
     assert "entropy/clean" in record["definitions"] or "entropy" in record["definitions"]
     generate.main(
         [f"run={run.path}", f"input={folder}", f"output={tmp_path / 'out'}", "result=mean", "degrade=true", *sigma]
@@ -277,14 +284,17 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     assert float(rows["a.png"]["psnr/mean"]) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
     for arguments, message in (
         (["name=set"], "set holds another evaluation: choose another name"),
-        (["name=rim", "border=16"], "border=16 leaves nothing of sub/b.png"),
+        (["name=rim", "border=16"], r"border=16 leaves nothing of sub/b\\udcff\.png"),
         (["name=rim", "border=x"], "border=x must be a whole number"),
         (["name=rim", "batch_size=0"], "batch_size=0 must be a whole number of at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate.main([f"run={run.path}", f"pictures={folder}", *arguments])
-    with pytest.raises(UserError, match="pictures=/nowhere: there is no such folder or file"):
-        evaluate.main([f"run={run.path}", "pictures=/nowhere"])
+    for nowhere, message in (("/nowhere", "no such folder or file"), ("~nobody_of_this_name/x", "no such home folder")):
+        with pytest.raises(UserError, match=f"pictures={nowhere}: there is {message}"):
+            evaluate.main([f"run={run.path}", f"pictures={nowhere}"])
+    (target / "pictures.json").unlink()
+    whole_pictures._check_target(target, {})  # one that was never ended keeps no other one from its name
 
 
 def test_a_hole_does_not_shrink_with_the_image() -> None:
@@ -333,6 +343,11 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytes
         (lambda own: is_true(own, "overwrite"), {"overwrite": "yes"}, "overwrite=yes takes true or false"),
         (generate.read_folders, {"masks": ""}, "masks= is empty"),
         (generate.read_folders, {"input": "~nobody_of_this_name/m"}, "there is no such home folder"),
+        (
+            lambda own: generate.read_drawing(own, ["red"], ""),
+            {"label_sets": "~nobody_of_this_name/m"},
+            "label_sets=.* no such home folder",
+        ),
         (lambda own: whole_number(own, "batch_size", 10), {"batch_size": "11"}, "batch_size=11 .* at most 10"),
         (lambda own: whole_number(own, "batch_size", 10), {"batch_size": "9" * 5000}, "batch_size=9+ must be"),
         (lambda own: whole_number(own, "batch_size", 10), {"batch_size": "0"}, "batch_size=0 .* at least 1"),
@@ -341,6 +356,13 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytes
 def test_values_of_generation_are_checked(read, value: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(generate.DEFAULTS | value)
+
+
+@pytest.mark.parametrize("command", [generate.main, evaluate.main, report.report, export.main, compare.compare])
+def test_a_run_in_the_home_folder_of_nobody_is_one_sentence(command) -> None:
+    key = "runs" if command is compare.compare else "run"
+    with pytest.raises(UserError, match=f"{key}=~nobody_of_this_name/m: there is no such home folder"):
+        command([f"{key}=~nobody_of_this_name/m"])
 
 
 def test_a_run_that_fills_holes_must_be_told_where(run: RunFolder) -> None:

@@ -25,6 +25,7 @@ from generative.types import Batch, Condition, Degraded, LossOutput, State
 from launch.command_line import run_config
 from launch.errors import UserError
 from launch.evaluation import RUN_FOLDER
+from launch.paths import typed_path
 from launch.run_folder import RunFolder
 from launch.use.degrading import degradations_of
 from launch.use.export import copy_export, example_pictures, export
@@ -73,7 +74,7 @@ def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, devic
         UserError: There is no such folder, or the run has no such weights; the sentence says what helps.
         ExportError: The folder is a damaged export, or one of another version.
     """
-    folder = Path(folder).expanduser()
+    folder = typed_path("folder", folder)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if (folder / MODEL).exists():
         trained = Trained.of_export(folder)

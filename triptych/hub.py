@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from files.packages import needed
 from generative.weights import weights_hash
 from launch.errors import UserError, as_user_error, one_line
+from launch.paths import typed_path
 from launch.use.load import CARD
 from lightning_modules import TrainingModule
 
@@ -71,7 +72,7 @@ class OnHub:
             UserError: huggingface_hub is missing, or there is no such model.
             ExportError: The export is damaged, or one of another version.
         """
-        mixin, folder = _mixin(), Path(name).expanduser()
+        mixin, folder = _mixin(), typed_path("name", name)
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from files.images import Picture
 from files.masks import HoleRule
-from files.pixels import seen, to_pixels
+from files.pixels import as_rows, in_own_channels, to_pixels
 from launch.errors import UserError, as_user_error
 from launch.use.degrading import chosen, degrade
 from launch.use.drawing import Drawing, draw_images, draw_steps, read_labels
@@ -160,11 +160,11 @@ class Model(OnHub):
         if degradation is None and not self.degradations:
             raise UserError("this model was trained without a degradation: name one, such as degradation=gaussian.")
         node = chosen(degradation or next(iter(self.degradations)), self.degradations)
-        image, drawn_by = seen(own, self.channels), self.module.evaluation_seed if seed is None else seed
+        image, drawn_by = in_own_channels(own), self.module.evaluation_seed if seed is None else seed
         degraded, settings = degrade(image, node, severity, drawn_by, self.channels)
         known_HW = (degraded.validity > 0).all(0)[0]
         hole = None if not known_HW.any() or known_HW.all() else ~known_HW.numpy()
-        return Degraded(answer(own, degraded.image, None, kind), hole, settings)
+        return Degraded(answer(own, as_rows(degraded.image, self.channels), None, kind), hole, settings)
 
     def draw(
         self,

@@ -15,6 +15,7 @@ from files.masks import HoleRule, MaskError, hole_rule, mask_of
 from files.pixels import drawn, fill, seen, to_pixels
 from files.words import count
 from launch.errors import UserError, as_user_error
+from launch.paths import typed_path
 
 PictureLike = str | Path | Image.Image | np.ndarray | Tensor
 Kind = Literal["pil", "numpy", "torch"]
@@ -38,7 +39,7 @@ def read_given(given: PictureLike) -> Picture:
     name = str(given) if isinstance(given, str | Path) else "the picture"
     try:
         if isinstance(given, str | Path):
-            return read_picture(Path(given).expanduser())
+            return read_picture(typed_path("picture", given))
         return picture_of(given if isinstance(given, Image.Image) else Image.fromarray(given))
     except (*DECODING_ERRORS, TypeError) as error:
         raise UserError(f"{name} cannot be used: {reason(error)}.") from error

@@ -134,7 +134,7 @@ class ShardStore(ImageSource):
 
     def name_of(self, index: int) -> str:
         shard, offset = int(self.index.shard[index]), int(self.index.offset[index])
-        header = os.pread(self.files.open(shard).fileno(), tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
+        header = self._read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
         return f"{tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name} in {self.files.locations[shard]}"
 
     def gather(self, indices_B: Tensor, size: int, randomness: Randomness | None = None) -> Tensor:
@@ -191,10 +191,14 @@ class ShardStore(ImageSource):
 
     def _content(self, index: int) -> bytes:
         shard, size = int(self.index.shard[index]), int(self.index.size[index])
-        content = os.pread(self.files.open(shard).fileno(), size, int(self.index.offset[index]))
+        content = self._read(shard, size, int(self.index.offset[index]))
         if len(content) < size:
             raise ShardError(f"the shard {self.files.locations[shard]} has become shorter: start the run again")
         return content
+
+    def _read(self, shard: int, size: int, offset: int) -> bytes:
+        file = self.files.open(shard)  # held while it is read: another thread may push it out, and so close it
+        return os.pread(file.fileno(), size, offset)
 
     def readable(self, limit: int | None, cache_dir: Path) -> Tensor:
         """Decode images until so many have proven whole, once: the answer is kept in the cache folder.

@@ -79,6 +79,7 @@ class Greyscale(Degradation):
             )
 
     def degrade(self, image_BCHW: Tensor, randomness: Randomness, training: bool) -> tuple[Tensor, Tensor]:
-        self.check_images(image_BCHW.shape[-1], image_BCHW.shape[1])
+        if image_BCHW.shape[1] == 1:  # a grey picture among those in colour
+            return image_BCHW, nothing_known(image_BCHW)
         luma_B1HW = (image_BCHW * image_BCHW.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
         return luma_B1HW.expand_as(image_BCHW), nothing_known(image_BCHW)

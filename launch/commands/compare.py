@@ -19,6 +19,7 @@ from launch.compare.rows import tables_of
 from launch.errors import UserError, near_matches, reported
 from launch.names import checked_name, file_name
 from launch.output import as_typed
+from launch.paths import typed_path
 from launch.study.record import BASELINE, CELL, read_study
 
 USAGE = """Usage: python compare.py runs=PATTERNS [by=KEYS] [metrics=METRICS] [name=NAME] [output=DIR]
@@ -69,7 +70,7 @@ def compare(arguments: Sequence[str]) -> Path:
         UserError: No run matches, none of them has results, or a key or metric is unknown.
     """
     values = read_arguments(arguments)
-    folder = Path(str(values["runs"])).expanduser()
+    folder = typed_path("runs", str(values["runs"]))
     study = read_study(folder)
     if study is None:
         found = read_runs(run_folders(str(values["runs"])))

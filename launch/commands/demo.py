@@ -10,6 +10,7 @@ from threading import Event
 import triptych
 from launch.command_line import show_help, split_flags, taken, whole_number
 from launch.errors import UserError, reported
+from launch.paths import typed_path
 from triptych.demo import SHIPPED
 
 USAGE = """Usage: python demo.py [run=RUN[,RUN...]] [port=PORT]
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
         model = triptych.load(folder)
         if not model.tasks & {"restore", "inpaint", "generate"}:
             raise UserError(f"run={folder} makes no images to look at: name one that restores, fills holes or draws.")
-        models[_name(Path(folder).expanduser(), models)] = model
+        models[_name(typed_path("run", folder), models)] = model
     with (
         suppress(KeyboardInterrupt),
         served(models, None if port is None else whole_number({"port": port}, "port", MAX_PORT)) as url,

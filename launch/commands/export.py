@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import cast
 
 from generative.export import Precision
 from launch.command_line import run_arguments, whole_number
 from launch.errors import UserError, reported
+from launch.paths import typed_path
 from launch.trained_parts import TRAINED
 from launch.use.export import export
 from launch.use.tensor_network import Format
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     changed = [override for override in overrides if override.partition("=")[0] not in TRAINED]
     if changed:
         raise UserError(f"a run is exported as it was trained: leave out {' '.join(changed)}.")
-    output = Path(own["output"]).expanduser() if own["output"] else run.path / "export"
+    output = typed_path("output", own["output"]) if own["output"] else run.path / "export"
     precision, kind = cast(Precision, own["precision"]), cast(Format, own["format"])
     images = whole_number(own, "images", MAX_IMAGES, 0)
     print(f"exported to {export(run, config, own['weights'], output, precision, images, kind)}")

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from files.animations import FRAME_MS
+from files.images import printable
 from files.masks import HoleRule, hole_rule
 from generative.degradations import Degradation
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
@@ -17,6 +18,7 @@ from generative.types import State
 from launch import build
 from launch.command_line import MAX_BATCH, is_true, overridden_run, own_arguments, tell_choices, whole_number
 from launch.errors import EXIT_RUN_FAILED, UserError, as_user_error, reported
+from launch.paths import typed_path
 from launch.trained_parts import trained_classifier
 from launch.use.drawing import (
     Drawing,
@@ -35,7 +37,7 @@ from launch.use.load import MODEL, Trained
 from launch.use.messages import say
 from launch.use.restorer import Restorer, tiling_of
 from launch.use.restoring import restore_folder, ways_of
-from launch.use.steps import FOLDER, read_variants, write_ways
+from launch.use.steps import FOLDER, earlier_ways, read_variants, write_ways
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
 
@@ -102,10 +104,7 @@ def read_folders(own: dict[str, str | None]) -> dict[str, Path | None]:
     for key in FOLDERS:
         if (value := own[key]) == "":
             raise UserError(f"{key}= is empty: give a folder.")
-        try:
-            folders[key] = None if value is None else Path(value).expanduser()
-        except RuntimeError as error:
-            raise UserError(f"{key}={value}: there is no such home folder.") from error
+        folders[key] = None if value is None else typed_path(key, value)
     return folders
 
 
@@ -185,7 +184,7 @@ def read_drawing(own: dict[str, str | None], names: list[str], title: str) -> Dr
     if (sets := own["label_sets"]) is not None:
         if own["num_images"] is not None:
             raise UserError("label_sets= draws one image of each set: leave out num_images=.")
-        return drawing_of_sets(Path(sets).expanduser(), names)
+        return drawing_of_sets(typed_path("label_sets", sets), names)
     number = whole_number(own | {"num_images": own["num_images"] or "16"}, "num_images", MAX_IMAGES)
     labels = read_labels(own["labels"], names)
     return Drawing(None if labels is None else labels.expand(number, -1), number, title)
@@ -268,14 +267,18 @@ def restore(trained: Trained, own: dict[str, str | None], opened: Callable[[list
         return Restorer(module, degradation, size, channels, own["result"], module.device, tiling, batch_size)
 
     (animation, frame_ms), (key, values) = read_animation(own), read_variants(own["vary"])
+    keeps_steps = is_true(own, "steps")
+    stale = earlier_ways(job.target, list(job.results.values()), job.overwrite) if keeps_steps else []
     restorer = restorer_of(trained)
     ways: dict[str, list[State]] = {}
-    if is_true(own, "steps"):
+    if keeps_steps:
         restorers = {value: restorer_of(opened([f"{key}={value}"])) if key else restorer for value in values}
-        ways = ways_of(restorers, job)
+        first, ways = ways_of(restorers, job)
     is_whole = restore_folder(restorer, job)
     if ways:
-        title = " · ".join(filter(None, [f"{job.files[0]}", key]))
+        for path in stale:
+            path.unlink(missing_ok=True)
+        title = " · ".join(filter(None, [printable(first), key]))
         write_ways(ways, title, job.target / FOLDER, animation, frame_ms)
     return is_whole
 
@@ -290,11 +293,12 @@ def main(arguments: list[str]) -> int:
         UserError: A folder, file or setting cannot be used.
     """
     folder, own, overrides = own_arguments(arguments, DEFAULTS, USAGE)
-    is_export = (Path(folder).expanduser() / MODEL).exists()
+    place = typed_path("run", folder)
+    is_export = (place / MODEL).exists()
 
     def opened(more: list[str]) -> Trained:
         if is_export:
-            return Trained.of_export(Path(folder).expanduser(), [*overrides, *more])
+            return Trained.of_export(place, [*overrides, *more])
         return Trained.of_run(*overridden_run(folder, [*overrides, *more]))
 
     trained = opened([])

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from launch.command_line import own_arguments
 from launch.errors import UserError, near_matches, reported
+from launch.paths import typed_path
 from launch.report.content import read_report
 from launch.report.formats import FORMATS, write_report
 from launch.run_folder import RunFolder
@@ -46,9 +47,9 @@ def report(arguments: Sequence[str]) -> list[Path]:
         raise UserError(
             f"output={own['output']} is one file, and format={own['format']} makes several: leave out output=."
         )
-    run = RunFolder(Path(folder).expanduser().resolve())
+    run = RunFolder(typed_path("run", folder).resolve())
     content = read_report(run)
-    targets = [Path(own["output"]).expanduser() if own["output"] else run.path / FORMATS[kind][0] for kind in kinds]
+    targets = [typed_path("output", own["output"]) if own["output"] else run.path / FORMATS[kind][0] for kind in kinds]
     for kind, target in zip(kinds, targets, strict=True):
         write_report(content, kind, target)
         print(f"report: {target}")

@@ -25,6 +25,7 @@ from launch.compose import values_of
 from launch.data_check import STOP
 from launch.errors import UserError
 from launch.names import checked_name, file_name
+from launch.paths import typed_path
 from launch.received import override_parser
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, known_pixels_note, print_table, write_csv
@@ -42,7 +43,7 @@ def combinations(arguments: list[str]) -> list[list[str]]:
 def _values(argument: str) -> list[str]:
     key, _, value = argument.partition("=")
     # The folders of a multirun have = and , in their names.
-    if argument.startswith("-") or key == "name" or (key == "run" and Path(value).expanduser().exists()):
+    if argument.startswith("-") or key == "name" or (key == "run" and typed_path(key, value).exists()):
         return [argument]
     if key != "run":
         if values := values_of(argument):

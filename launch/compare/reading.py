@@ -20,6 +20,7 @@ from launch.command_line import run_config
 from launch.compose import apply_overrides
 from launch.errors import UserError, as_user_error, one_line
 from launch.metrics_csv import last_values, read_rows
+from launch.paths import typed_path
 from launch.received import checked_overrides
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
@@ -127,10 +128,10 @@ def run_folders(patterns: str) -> list[Path]:
     Raises:
         UserError: There is none.
     """
-    whole = Path(patterns).expanduser()
+    whole = typed_path("runs", patterns)
     found: set[Path] = set()
     for pattern in [str(whole)] if whole.exists() else patterns.split(","):
-        matches = [Path(match) for match in glob.glob(str(Path(pattern.strip()).expanduser()), recursive=True)]  # noqa: PTH207 - also absolute ones
+        matches = [Path(match) for match in glob.glob(str(typed_path("runs", pattern.strip())), recursive=True)]  # noqa: PTH207 - also absolute ones
         folders = {path for path in matches if path.is_dir()} | {path.parent for path in matches if path.name in MARKS}
         runs = {path for path in folders if _is_run(path)}
         if not runs:

@@ -20,6 +20,7 @@ from launch.compose import parse
 from launch.errors import UserError, as_user_error, near_matches, one_line
 from launch.names import checked_name
 from launch.options import STUDIES, options_of
+from launch.paths import typed_path
 from launch.received import CONF_DIR
 from launch.study.record import BASELINE, CELL, Prediction, read_prediction
 
@@ -194,7 +195,7 @@ def _settings(study: str, budget: str, plain: dict[str, Any]) -> StudySettings:
         study,
         budget,
         Budget(**plain["budget"]),
-        Path(whole.output).expanduser().resolve() / name,
+        typed_path("output", whole.output).resolve() / name,
         whole.side_by_side,
         file.seconds_share,
         file.tokenizer_share,

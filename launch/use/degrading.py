@@ -93,13 +93,27 @@ def at_severity(node: Any, severity: float) -> tuple[Any, dict[str, float]]:
     return replaced("", node), values
 
 
+def degrade_one(degradation: Degradation, image_1CHW: Tensor, seed: int, number: int) -> Degraded:
+    """Degrade a picture by its number.
+
+    Args:
+        image_1CHW: (1, C, H, W) image in [-1, 1], in channels of its own, whatever a network sees: rows of them would share one
+            draw, and equal channels would have draws that average out.
+
+    Raises:
+        ValueError: The picture is too small for it.
+    """
+    index, device = torch.tensor([number]), image_1CHW.device
+    return degradation(image_1CHW, IndexRandomness.for_images(seed, "degradation/generate", index, device))
+
+
 def degrade(
-    image_RCHW: Tensor, node: Any, severity: float | None, seed: int, channels: int
+    image_1CHW: Tensor, node: Any, severity: float | None, seed: int, channels: int
 ) -> tuple[Degraded, dict[str, float]]:
     """Degrade a picture.
 
     Args:
-        image_RCHW: (R, C, H, W) image in [-1, 1].
+        image_1CHW: (1, C, H, W) image in [-1, 1], in channels of its own.
         node: Config of a degradation, plain containers.
         severity: From 0, the mildest of training, to 1, the most severe, whichever end of the ranges that is in numbers; None
             is that of evaluation.
@@ -116,17 +130,14 @@ def degrade(
     def made(node: Any) -> Degraded:
         with as_user_error():
             degradation: Degradation = instantiate(OmegaConf.create(node), _convert_="all")
-            degradation.check_images(min(image_RCHW.shape[-2:]), channels)
-        number = torch.zeros(len(image_RCHW), dtype=torch.int64)
-        return degradation(
-            image_RCHW, IndexRandomness.for_images(seed, "degradation/generate", number, image_RCHW.device)
-        )
+            degradation.check_images(min(image_1CHW.shape[-2:]), channels)
+        return degrade_one(degradation, image_1CHW, seed, 0)
 
     if severity is None:
         return made(node), {}
     if not 0 <= severity <= 1:
         raise UserError(f"severity={severity:g} must be a number from 0 to 1.")
-    low, high = ((made(at_severity(node, end)[0]).image - image_RCHW).square().mean() for end in (0.0, 1.0))
+    low, high = ((made(at_severity(node, end)[0]).image - image_1CHW).square().mean() for end in (0.0, 1.0))
     node, values = at_severity(node, severity if high >= low else 1 - severity)
     return made(node), values
 

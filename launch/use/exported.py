@@ -19,7 +19,7 @@ from launch.data_check import settings_digest
 from launch.errors import UserError
 from launch.names import file_name
 from launch.options import experiments
-from launch.paths import PLACE, make_absolute
+from launch.paths import PLACE, make_absolute, typed_path
 from launch.received import checked_overrides
 from launch.record_files import check_shape
 from launch.resolvers import register_resolvers
@@ -161,7 +161,7 @@ def opened(folder: str, overrides: list[str], reads_data: bool = True) -> tuple[
         UserError: It is neither, or an override cannot be applied.
         ExportError: The export is damaged.
     """
-    path = Path(folder).expanduser()
+    path = typed_path("run", folder)
     if not (path / MODEL).exists():
         return overridden_run(folder, overrides)
     export = ExportFolder(path.resolve())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.images import DECODING_ERRORS, SUFFIXES, UNREAD_SUFFIXES, named, printable, reason, upright_size
+from files.images import DECODING_ERRORS, SUFFIXES, named, printable, reason, upright_size
 from files.listing import Listing, list_images
 from files.masks import HoleRule, Mask, MaskError, match_masks, read_mask
 from files.words import count
@@ -31,6 +31,7 @@ class Job:
         files: The images, relative to ``source``.
         results: Name of the result of each image, relative to ``target``.
         masks: Path of the mask of each image, or None where no masks are given.
+        left_out: Images whose masks cannot be used, and why.
         unread: Pictures in ``source`` of formats that are not read.
         overwrite: Whether files in ``target`` may be replaced.
         hole: What marks the missing pixels in the masks.
@@ -41,6 +42,7 @@ class Job:
     files: list[Path]
     results: dict[Path, Path]
     masks: dict[Path, Path] | None
+    left_out: dict[Path, str]
     unread: list[Path]
     overwrite: bool
     hole: HoleRule = "auto"
@@ -49,7 +51,7 @@ class Job:
 def plan(
     source: Path, target: Path, masks: Path | None, lossless: bool, overwrite: bool, hole: HoleRule = "auto"
 ) -> Job:
-    """Find the images, their masks and the names of their results.
+    """Find the images, their masks and the names of their results; the masks are read, and it is said how.
 
     Args:
         source: Folder of the images, whatever lies within it in ``target`` or ``masks`` left out; one file; or a pattern such
@@ -64,13 +66,15 @@ def plan(
         What is to be done.
 
     Raises:
-        UserError: A folder or mask is missing, or a file would be overwritten.
+        UserError: A folder is missing, no image has a mask that can be used, or a file would be overwritten.
     """
     _check_folders(source, target, masks)
-    folder, listing = found_pictures("input", source, [target] if masks is None else [target, masks])
+    folder, listing = found_pictures("input", source, [target, *_places("masks", masks)])
     if not listing.images:
         raise UserError(f"input={source} holds no image file ({', '.join(SUFFIXES)}).")
-    found = None if masks is None else _masks_of(listing.images, masks, [target, source])
+    found, left_out = None, dict[Path, str]()
+    if masks is not None:
+        found, left_out = _masks_of(listing.images, masks, [target, *(folder / file for file in listing.images)])
     results = result_names(listing.images, lossless)
     if target.suffix.lower() in SUFFIXES and not target.is_dir():
         results = {file: _named_result(listing.images, target, lossless) for file in listing.images}
@@ -78,7 +82,11 @@ def plan(
     _check_results(
         target, list(results.values()), [*(folder / file for file in results), *(found or {}).values()], overwrite
     )
-    return Job(folder, target, listing.images, results, found, listing.unread, overwrite, hole)
+    left_out |= _check_masks(folder, found or {}, hole)
+    if len(left_out) == len(listing.images):
+        more = " (no other image has a mask that can be used)" if len(left_out) > 1 else ""
+        raise UserError(f"{left_out[listing.images[0]]}{more}.")
+    return Job(folder, target, listing.images, results, found, left_out, listing.unread, overwrite, hole)
 
 
 def found_pictures(key: str, source: Path, leave_out: Sequence[Path] = ()) -> tuple[Path, Listing]:
@@ -104,27 +112,31 @@ def found_pictures(key: str, source: Path, leave_out: Sequence[Path] = ()) -> tu
         return source.parent, Listing([Path(source.name)], [])
     parts = source.parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    folder, apart = Path(*parts[:fixed]), [Path(os.path.realpath(path)) for path in leave_out]
-    files = sorted(folder.glob(str(Path(*parts[fixed:]))))
-    files = [
-        file for file in files if file.is_file() and not any(map(Path(os.path.realpath(file)).is_relative_to, apart))
-    ]
-    if not files:
-        raise UserError(f"{key}={source}: no file has such a name.")
-    suffixes = {suffix: [file.relative_to(folder) for file in files if file.suffix.lower() in suffix]
-                for suffix in (SUFFIXES, UNREAD_SUFFIXES)}  # fmt: skip
-    return folder, Listing(suffixes[SUFFIXES], suffixes[UNREAD_SUFFIXES])
-
-
-def _masks_of(images: list[Path], masks: Path, leave_out: Sequence[Path]) -> dict[Path, Path]:
-    if masks.is_file() and len(images) == 1:
-        return {images[0]: masks}
-    folder, listing = found_pictures("masks", masks, leave_out)
+    folder = Path(*parts[:fixed])
     with as_user_error():
-        found = match_masks(images, listing.images)
+        listing = list_images(folder, leave_out, parts[fixed:])
+    if not (listing.images or listing.unread):
+        raise UserError(f"{key}={source}: no picture has such a name.")
+    return folder, listing
+
+
+def _places(key: str, source: Path | None) -> list[Path]:
+    """The files of a pattern; a folder or file itself."""
+    if source is None or source.exists():
+        return [] if source is None else [source]
+    folder, listing = found_pictures(key, source)
+    return [folder / file for file in listing.images]
+
+
+def _masks_of(images: list[Path], masks: Path, leave_out: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, str]]:
+    """Find the mask of each image, and why others have none."""
+    if masks.is_file() and len(images) == 1:
+        return {images[0]: masks}, {}
+    folder, listing = found_pictures("masks", masks, leave_out)
+    found, reasons = match_masks(images, listing.images)
     if idle := sorted(set(listing.images) - set(found.values())):
         say(f"{count(len(idle), 'mask')} without an image ({named(idle)})")
-    return {file: folder / mask for file, mask in found.items()}
+    return {file: folder / mask for file, mask in found.items()}, reasons
 
 
 def _named_result(images: list[Path], target: Path, lossless: bool) -> Path:
@@ -197,38 +209,41 @@ def _check_results(target: Path, results: Sequence[Path], sources: Sequence[Path
         )
 
 
-def check_masks(job: Job) -> None:
-    """Read all masks before anything is restored, and say how they are read and how much is missing.
+def _check_masks(source: Path, masks: dict[Path, Path], hole: HoleRule) -> dict[Path, str]:
+    """Read all masks, and say how they are read and how much is missing.
 
-    Args:
-        job: A job with masks.
-
-    Raises:
-        UserError: A mask cannot be read, can be read in two ways, has another size than its image, or has no hole.
+    Returns:
+        Images whose mask cannot be used, and why: it cannot be read, can be read in two ways, has another size, or no hole.
     """
     covered: dict[str, list[float]] = defaultdict(list)
-    doubts: list[str] = []
-    for file, path in (job.masks or {}).items():
-        mask = open_mask(path, job.hole)
+    doubts, reasons = list[str](), dict[Path, str]()
+    for file, path in masks.items():
+        try:
+            mask = open_mask(path, hole)
+        except MaskError as error:
+            reasons[file] = str(error).rstrip(".")
+            continue
+        height, width = mask.missing.shape
+        try:
+            own = upright_size(source / file)
+        except DECODING_ERRORS:
+            own = width, height  # reported at the end, with what else was unreadable
+        if own != (width, height):
+            reasons[file] = (
+                f"the mask {printable(path)} has {width}x{height} pixels and its image {own[0]}x{own[1]}: give a mask of the "
+                "image's own size"
+            )
+            continue
         covered[mask.rule].append(mask.coverage)
         if mask.doubt:
             doubts.append(f"the mask {printable(path)} {mask.doubt}")
-        try:
-            own = upright_size(job.source / file)
-        except DECODING_ERRORS:
-            continue  # reported at the end, with what else was unreadable
-        height, width = mask.missing.shape
-        if own != (width, height):
-            raise UserError(
-                f"the mask {printable(path)} has {width}x{height} pixels and its image {own[0]}x{own[1]}: give a mask of the "
-                "image's own size."
-            )
     for rule, shares in covered.items():
         spread = f"{shares[0]:.1%} of the image" if len(shares) == 1 else (
             f"{min(shares):.1%} to {max(shares):.1%} of the images, {sum(shares) / len(shares):.1%} on average"
         )  # fmt: skip
         say(f"{len(shares)} mask{'s' * (len(shares) > 1)}: {rule}, {spread}")
     say_all(doubts)
+    return reasons
 
 
 def open_mask(path: Path, hole: HoleRule) -> Mask:
@@ -238,14 +253,14 @@ def open_mask(path: Path, hole: HoleRule) -> Mask:
         hole: What marks the missing pixels.
 
     Raises:
-        UserError: It cannot be used.
+        MaskError: It cannot be used.
     """
     try:
         return read_mask(path, hole)
-    except MaskError as error:
-        raise UserError(str(error)) from error
+    except MaskError:
+        raise
     except (*DECODING_ERRORS, MemoryError) as error:
-        raise UserError(f"the mask {printable(path)} cannot be read as an image: {reason(error)}.") from error
+        raise MaskError(f"the mask {printable(path)} cannot be read as an image: {reason(error)}") from error
 
 
 def say_all(lines: Sequence[str]) -> None:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from files.images import Picture
-from files.pixels import seen
+from files.pixels import as_rows, in_own_channels
 from generative.degradations import Degradation
 from generative.networks import ImageNetwork
-from generative.randomness import IndexRandomness
 from generative.tiling import OnTiles, Tiling, nobody, padded
 from generative.types import Batch, State
 from launch.errors import UserError
+from launch.use.degrading import degrade_one
 from lightning_modules import GenerativeModule
 
 
@@ -38,11 +38,7 @@ def at_size(image_RCHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def hole_at_size(missing_HW: Tensor, size: int) -> Tensor:
-    """Resize a hole to what the network takes.
-
-    Args:
-        missing_HW: (H, W) bool.
-        size: Height and width in pixels.
+    """Resize a (H, W) bool hole to what the network takes.
 
     Returns:
         (1, size, size) bool, True where any pixel that goes into this one is missing.
@@ -158,12 +154,14 @@ class Request:
         image: (R, C, H, W) image in [-1, 1]: the channels of a colour picture are rows of their own for a grey network.
         missing: (H, W) bool, True where pixels are missing; None where there is no mask.
         size: Height and width of the picture.
+        degraded: What a degradation has made of it, (R, C, H, W), with its (R, 1, H, W) validity map; None without one.
     """
 
     number: int
     image: Tensor
     missing: Tensor | None
     size: tuple[int, int]
+    degraded: tuple[Tensor, Tensor] | None = None
 
 
 class Restorer:
@@ -219,13 +217,21 @@ class Restorer:
 
         Args:
             missing: (H, W) bool, its hole; None without a mask.
+
+        Raises:
+            ValueError: The degradation does not fit it.
         """
-        image, side = seen(picture, self.channels), self.image_size
-        size = image.shape[2], image.shape[3]
+        own, side = in_own_channels(picture), self.image_size
+        size = own.shape[2], own.shape[3]
         if self.tiling is None:  # at once, so that many large photographs can wait for their batch
             missing = None if missing is None else hole_at_size(missing, side)[0]
-            image = at_size(image, (side, side))
-        return Request(number, image, missing, size)
+            own = at_size(own, (side, side))
+        image = as_rows(own, self.channels)
+        if self.degradation is None:
+            return Request(number, image, missing, size)
+        degraded = degrade_one(self.degradation, own.to(self.device), self.module.evaluation_seed, number)
+        validity = degraded.validity.expand(len(image), -1, -1, -1)
+        return Request(number, image, missing, size, (as_rows(degraded.image, self.channels), validity))
 
     def is_whole(self, request: Request) -> bool:
         """Whether the network takes the picture at once, alone or with others."""
@@ -238,13 +244,8 @@ class Restorer:
         Returns:
             The (R, C, H, W) images of each, of the picture's own size.
         """
+        made = self._make(self._batch(requests))
         rows = [len(request.image) for request in requests]
-        numbers = torch.tensor([request.number for request in requests]).repeat_interleave(torch.tensor(rows))
-        holes = [
-            request.missing.expand(len(request.image), 1, -1, -1) for request in requests if request.missing is not None
-        ]
-        image = torch.cat([request.image for request in requests])
-        made = self._make(self._batch(image, numbers, torch.cat(holes) if holes else None))
         return [at_size(part, request.size) for part, request in zip(made.split(rows), requests, strict=True)]
 
     @torch.inference_mode()
@@ -257,9 +258,7 @@ class Restorer:
         assert self.tiling is not None
         height, width = request.size
         size = 1 if self._networks and all(network.any_size for network in self._networks) else self.image_size
-        numbers = torch.full((len(request.image),), request.number)
-        missing = None if request.missing is None else padded(request.missing, size).expand(len(numbers), 1, -1, -1)
-        batch = self._batch(padded(request.image, size), numbers, missing)
+        batch = self._batch([request], size)
         if self._networks:
             with ExitStack() as tiled:
                 for number, network in enumerate(self._networks):
@@ -287,15 +286,21 @@ class Restorer:
         Returns:
             The sampler's states, on the CPU; none of what restores in one step.
         """
-        holes = None if request.missing is None else request.missing.expand(len(request.image), 1, -1, -1)
-        batch = self._batch(request.image, torch.full((len(request.image),), request.number), holes)
-        return finite_states(self.module, batch)
+        return finite_states(self.module, self._batch([request]))
 
-    @torch.inference_mode()
     def degraded(self, request: Request) -> Tensor:
         """Return what is restored of a picture: it as the degradation leaves it, (R, C, H, W)."""
-        numbers = torch.full((len(request.image),), request.number)
-        return at_size(self._batch(request.image, numbers, None).observed()[0], request.size)
+        return at_size(self.observed(request)[0], request.size)
+
+    def observed(self, request: Request) -> tuple[Tensor, Tensor]:
+        """Return what is restored of a picture, (R, C, H, W), and its (R, 1, H, W) validity map."""
+        if request.degraded is not None:
+            return request.degraded
+        image = request.image.to(self.device)
+        if request.missing is None:
+            return image, torch.zeros_like(image[:, :1])  # nothing is known exactly of a degraded photograph
+        validity = (~request.missing.to(self.device)).float().expand(len(image), 1, -1, -1)
+        return image * validity, validity  # missing pixels are mid-grey, as in training
 
     @contextmanager
     def _tiled(self, network: ImageNetwork, on_tiles: OnTiles) -> Iterator[None]:
@@ -333,16 +338,12 @@ class Restorer:
         if self.on_tiles is not None:
             self.on_tiles(done, tiles)
 
-    def _batch(self, image: Tensor, index: Tensor, hole: Tensor | None) -> Batch:
-        image = image.to(self.device)
-        if self.degradation is not None:
-            randomness = IndexRandomness.for_images(
-                self.module.evaluation_seed, "degradation/generate", index, self.device
-            )
-            degraded = self.degradation(image, randomness)
-            return Batch(image, index, degraded=degraded.image, validity=degraded.validity)
-        validity = torch.zeros_like(image[:, :1])  # nothing is known exactly of a degraded photograph
-        if hole is not None:
-            validity = (~hole.to(self.device)).float()
-            image = image * validity  # missing pixels are mid-grey, as in training
-        return Batch(image, index, degraded=image, validity=validity)
+    def _batch(self, requests: list[Request], size: int = 1) -> Batch:
+        """Put pictures of one size into a batch, each continued to a least side."""
+        parts = zip(*map(self.observed, requests), strict=True)
+        degraded, validity = (padded(torch.cat(part), size) for part in parts)
+        clean = torch.cat([request.image for request in requests]).to(self.device)
+        image = degraded if self.degradation is None else padded(clean, size)
+        rows = torch.tensor([len(request.image) for request in requests])
+        index = torch.tensor([request.number for request in requests]).repeat_interleave(rows)
+        return Batch(image, index, degraded=degraded, validity=validity)

@@ -18,8 +18,8 @@ from files.images import DECODING_ERRORS, NOTES, Picture, named, printable, read
 from files.pixels import drawn, fill
 from files.words import count
 from generative.types import State
-from launch.errors import UserError, as_user_error
-from launch.use.folders import Job, check_masks, open_mask, say_all
+from launch.errors import UserError
+from launch.use.folders import Job, open_mask, say_all
 from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restorer import Request, Restorer, within_memory
 
@@ -34,7 +34,8 @@ class Progress:
         sizes: How many images had which width and height.
         notes: The files that each of ``NOTES`` is true of.
         reduced: Files whose values are finer than those that are kept.
-        left_out: Files that could not be read, and why.
+        left_out: Files of which there is no result, and why.
+        flattened: Results whose formats do not hold all of their pictures.
         coloured: How many have colours that a grey network saw one by one.
         written: The results.
     """
@@ -43,6 +44,7 @@ class Progress:
     notes: dict[str, list[Path]] = field(default_factory=lambda: {note: [] for note in NOTES})
     reduced: list[Path] = field(default_factory=list)
     left_out: dict[Path, str] = field(default_factory=dict)
+    flattened: list[Path] = field(default_factory=list)
     coloured: int = 0
     written: list[Path] = field(default_factory=list)
 
@@ -70,20 +72,22 @@ def restore_folder(restorer: Restorer, job: Job) -> bool:
         Whether a result was written of every picture.
 
     Raises:
-        UserError: A mask cannot be used, or no image can be read.
+        UserError: Of no image there is a result.
     """
-    check_masks(job)
-    progress, waiting = Progress(), list[tuple[Path, Request]]()
+    progress, waiting = Progress(left_out=dict(job.left_out)), list[tuple[Path, Request]]()
     with told_when_stopped(progress.written, len(job.files), job.target), _bar(restorer, len(job.files)) as done:
         for number, file in enumerate(job.files):
+            if file in job.left_out:
+                continue
             try:
                 picture = read_picture(job.source / file)
+                with within_memory(restorer.batch_size):
+                    request = restorer.request(number, picture, _hole(job, file))
             except READING_ERRORS as error:
                 progress.left_out[file] = reason(error)
                 done(number + 1)
                 continue
             progress.count(file, picture, restorer.channels)
-            request = restorer.request(number, picture, _hole(job, file))
             if restorer.is_whole(request):
                 waiting.append((file, request))
                 if len(waiting) == restorer.batch_size:
@@ -91,35 +95,46 @@ def restore_folder(restorer: Restorer, job: Job) -> bool:
             else:
                 with within_memory(restorer.batch_size):
                     made = restorer.restore_in_tiles(request)
-                _write(restorer, job, file, picture, made, progress)
+                _write(restorer, job, file, made, progress)
             done(number + 1)
         _write_waiting(restorer, job, waiting, progress)
     _report(progress, restorer, job)
     if not progress.written:
-        raise UserError("none of the input files could be read as an image.")
+        raise UserError("none of the input files could be restored.")
     return not progress.left_out and not job.unread
 
 
-def ways_of(restorers: Mapping[str, Restorer], job: Job) -> dict[str, list[State]]:
-    """Go the way to the first picture of a folder with several restorers.
+def ways_of(restorers: Mapping[str, Restorer], job: Job) -> tuple[Path, dict[str, list[State]]]:
+    """Go the way to the first picture of a folder that can be read, with several restorers.
+
+    Returns:
+        The picture's file, and the states.
 
     Raises:
         UserError: It cannot be shown: the picture goes through the network in tiles, or it is restored in one step.
     """
-    file, ways = job.files[0], {}
-    with as_user_error():
-        picture = read_picture(job.source / file)
+    for number, file in enumerate(job.files):
+        if file in job.left_out:
+            continue
+        try:
+            picture, hole = read_picture(job.source / file), _hole(job, file)
+            requests = {name: restorer.request(number, picture, hole) for name, restorer in restorers.items()}
+            break
+        except READING_ERRORS:
+            continue  # told when it is to be restored
+    else:
+        raise UserError("none of the input files could be restored.")
+    ways = {}
     for name, restorer in restorers.items():
-        request = restorer.request(0, picture, _hole(job, file))
-        if not restorer.is_whole(request):
+        if not restorer.is_whole(requests[name]):
             raise UserError(
                 f"steps=true shows what the network sees at once, and {printable(file)} takes tiles: add tile=none."
             )
         with within_memory(1):
-            ways[name] = restorer.states(request)
+            ways[name] = restorer.states(requests[name])
     if max(map(len, ways.values())) < 2:
         raise UserError("steps=true: this run restores in one step: set sampler.num_steps, or leave it out.")
-    return ways
+    return file, ways
 
 
 @contextmanager
@@ -143,17 +158,24 @@ def _write_waiting(restorer: Restorer, job: Job, waiting: list[tuple[Path, Reque
     with within_memory(restorer.batch_size):
         images = restorer.restore([request for _, request in waiting])
     for (file, _), made in zip(waiting, images, strict=True):
-        # Read again: a batch of large photographs would not fit into memory.
-        _write(restorer, job, file, read_picture(job.source / file), made, progress)
+        _write(restorer, job, file, made, progress)
     waiting.clear()
 
 
-def _write(restorer: Restorer, job: Job, file: Path, picture: Picture, image_RCHW: Tensor, progress: Progress) -> None:
-    path, missing = job.target / job.results[file], _hole(job, file)
-    if missing is None or not restorer.puts_back_known:
-        write_picture(drawn(picture, image_RCHW), path, job.overwrite, SOFTWARE)
-    else:
-        write_picture(fill(picture, restorer.replaced(missing).numpy(), image_RCHW), path, job.overwrite)
+def _write(restorer: Restorer, job: Job, file: Path, image_RCHW: Tensor, progress: Progress) -> None:
+    path = job.target / job.results[file]
+    try:
+        # Read again: a batch of large photographs would not fit into memory.
+        picture, missing = read_picture(job.source / file), _hole(job, file)
+        if missing is None or not restorer.puts_back_known:
+            held = write_picture(drawn(picture, image_RCHW), path, job.overwrite, SOFTWARE)
+        else:
+            made = fill(picture, restorer.replaced(missing).numpy(), image_RCHW)
+            held = write_picture(made, path, job.overwrite)
+    except READING_ERRORS as error:
+        progress.left_out[file] = reason(error)
+        return
+    progress.flattened += [] if held else [job.results[file]]
     progress.written.append(path)
 
 
@@ -180,6 +202,11 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
         say(
             f"the results have at most 8 bits a colour or 16 bits of grey, where {count(len(progress.reduced), 'image')} had "
             f"finer values ({named(progress.reduced)})"
+        )
+    if progress.flattened:
+        say(
+            f"{count(len(progress.flattened), 'result')} of formats that hold no transparency or no 16 bits "
+            f"({named(progress.flattened)}): 8 bits over white; name the picture .png to keep all of it"
         )
     say_all([f"{printable(file)} is left out: {why}" for file, why in progress.left_out.items()])
     if job.unread:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from files.animations import shown, write_animation
 from files.grids import BACKGROUND, render_grid, write_png
+from files.images import named
 from files.pixels import write_image
 from generative.types import State
 from launch.errors import UserError
@@ -20,6 +21,8 @@ from launch.use.drawing import enlarged
 from launch.use.messages import SOFTWARE, say
 
 FOLDER, FIGURE, NUM_COLUMNS = "steps", "steps.png", 10
+MASKS = "masks"
+OWN = re.compile(rf"{re.escape(FIGURE)}|[^/]+\.(gif|webp)|{MASKS}/[^/]*\d\d\.png")  # what is written, within the folder
 CURVES_INCHES, CURVES_DPI = (5.2, 3.2), 110
 
 
@@ -41,6 +44,39 @@ def read_variants(text: str | None) -> tuple[str, list[str]]:
             f"vary={text} must be a setting and its values, as in vary=sampler.schedule=linear,cosine,square."
         )
     return key, found
+
+
+def earlier_ways(target: Path, results: Sequence[Path], overwrite: bool) -> list[Path]:
+    """Find what would be mixed with a new way.
+
+    Args:
+        target: Folder of the results.
+        results: Their names.
+        overwrite: Whether an earlier way may be replaced.
+
+    Returns:
+        The files of the earlier way.
+
+    Raises:
+        UserError: There is one and it may not be replaced, or the folder has something else.
+    """
+    folder = target / FOLDER
+    if any(result.parts[0] == FOLDER for result in results):
+        raise UserError(
+            f"steps=true writes to {folder}, where results would go, too: give input= another name than {FOLDER}."
+        )
+    there = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    if strangers := [path for path in there if not OWN.fullmatch(path.relative_to(folder).as_posix())]:
+        raise UserError(
+            f"{folder} holds files that are no steps ({named(path.relative_to(folder) for path in strangers)}): choose another "
+            "output=."
+        )
+    if there and not overwrite:
+        raise UserError(
+            f"output={target} holds steps already ({named(path.relative_to(target) for path in there)}): choose another "
+            "folder, or replace them with overwrite=true."
+        )
+    return there
 
 
 def write_ways(ways: Mapping[str, Sequence[State]], title: str, folder: Path, animation: str, frame_ms: int) -> None:
@@ -68,7 +104,7 @@ def write_ways(ways: Mapping[str, Sequence[State]], title: str, folder: Path, an
             enlarged([state.z[0] for state in states]), folder / f"{value or 'steps'}.{animation}", frame_ms
         )
         for number, mask in enumerate(masks):
-            write_image(mask[0, :1], folder / "masks" / f"{value}_{number:02d}.png".lstrip("_"), True, SOFTWARE)
+            write_image(mask[0, :1], folder / MASKS / f"{value}_{number:02d}.png".lstrip("_"), True, SOFTWARE)
     lengths = {len(states) for states in ways.values()}
     captions = [f"{i + 1} of {max(lengths)}" for i in shown(max(lengths), count)] if len(lengths) == 1 else ()
     figure = render_grid(rows, title, captions)

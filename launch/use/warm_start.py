@@ -16,6 +16,7 @@ from generative.weights import averaged_weights, first_not_finite, network_weigh
 from launch.build import plain_config
 from launch.errors import UserError
 from launch.former import renewed
+from launch.paths import typed_path
 from launch.run_folder import RunFolder, is_main_process
 from launch.trained_parts import PIXEL
 from launch.use.load import CONFIG, MODEL, read_config
@@ -43,7 +44,7 @@ def begin_with_run(module: TrainingModule, config: DictConfig) -> dict[str, Any]
         if wanted is not None:
             raise UserError(f"init.weights={wanted} names no run: add init=RUN, or leave it out.")
         return None
-    place = Path(str(path)).expanduser()
+    place = typed_path("init", path)
     model = place / MODEL if place.is_dir() else place
     exported = model.suffix == SUFFIX and model.is_file()
     weights, origin, there = _exported(model, wanted) if exported else _trained(place, wanted)

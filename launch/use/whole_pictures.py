@@ -26,6 +26,7 @@ from launch.command_line import MAX_BATCH, own_arguments, whole_number
 from launch.errors import UserError
 from launch.evaluation import print_result
 from launch.names import checked_name, file_name
+from launch.paths import typed_path
 from launch.record import hardware, now
 from launch.record_files import read_json
 from launch.run_folder import write_json
@@ -43,6 +44,7 @@ DEFAULTS: dict[str, str | None] = {
 DEGRADED = "degraded"
 MAX_BORDER = 10_000  # px
 CSV, JSON = "pictures.csv", "pictures.json"
+METRICS = "metrics.json"  # of an evaluation on the run's own test images
 
 
 def evaluate_pictures(arguments: list[str], usage: str) -> None:
@@ -57,7 +59,7 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
     if not build.tasks_of(config) & ANSWERING:
         raise UserError("pictures= measures what answers to pictures, and this run draws from noise: leave it out.")
     border, batch_size = whole_number(own, "border", MAX_BORDER, 0), whole_number(own, "batch_size", MAX_BATCH)
-    pictures = Path(str(own["pictures"])).expanduser()
+    pictures = typed_path("pictures", str(own["pictures"]))
     folder, listing = found_pictures("pictures", pictures)
     if listing.unread:
         raise UserError(
@@ -72,6 +74,7 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
         file_name([f"pictures={pictures.name}", *overrides, *chosen]) if given is None else checked_name("name", given)
     )
     target = evaluations_of(source, config) / name
+    own["pictures"] = printable(str(own["pictures"]))  # as it is recorded
     settings = {"overrides": overrides, **{key: own[key] for key in DEFAULTS if key != "name"}}
     _check_target(target, settings)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,7 +108,9 @@ def _measured(
     single, whole = _metrics(config, module), _metrics(config, module)
     for number, file in enumerate(track(files, description="measuring", console=Console(stderr=True))):
         try:
-            request = first.request(number, read_picture(folder / file), None)
+            picture = read_picture(folder / file)
+            with within_memory(batch_size):
+                request = first.request(number, picture, None)
         except READING_ERRORS as error:
             raise UserError(f"{printable(folder / file)} cannot be measured: {reason(error)}.") from error
         if 2 * border >= min(request.size):
@@ -122,7 +127,7 @@ def _measured(
             metrics.update(seen, batch)
         for metrics in single:
             values |= {key: value for key, value in metrics.compute().items() if not key.startswith("psnr_pooled")}
-        rows.append({"file": str(file), "width": request.size[1], "height": request.size[0]} | values)
+        rows.append({"file": printable(file), "width": request.size[1], "height": request.size[0]} | values)
     means = {key: value for metrics in whole for key, value in metrics.compute().items()}
     measured = {key for row in rows for key in row}
     rows.append({"file": "mean", "width": "", "height": ""} | {key: means[key] for key in means if key in measured})
@@ -164,10 +169,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _check_target(target: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that belongs to another measurement."""
-    if not target.exists():
-        return
-    path = target / JSON
-    if path.exists() and read_json(path, "record").get("record", {}).get("settings") == settings:
+    """Refuse a folder that belongs to another measurement; one that was never ended leaves its folder free."""
+    path, ended = target / JSON, any((target / name).exists() for name in (JSON, METRICS))
+    if not ended or (path.exists() and read_json(path, "record").get("record", {}).get("settings") == settings):
         return
     raise UserError(f"{target} holds another evaluation: choose another name=NAME, or remove it.")

@@ -86,6 +86,19 @@ def test_images_come_in_the_order_of_the_shards_with_their_labels(folder):
     assert data.splits.train.name_of(17) == f"00017.png in {folder}/train-001.tar"
 
 
+def test_a_shard_stays_open_while_it_is_read(folder, monkeypatch):
+    store, read = shard_data(folder).splits.train, os.pread
+    store.files.max_open = 1
+
+    def read_meanwhile(descriptor: int, size: int, offset: int) -> bytes:
+        store.files.open(3)  # as another thread may
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", read_meanwhile)
+    assert store.name_of(1).startswith("00001.png")
+    assert numbers(store.gather(torch.tensor([0, 11]), 8)) == [0, 11]
+
+
 def test_record_says_that_resume_is_exact(folder):
     record = shard_data(folder).record()
     assert record["images"] == {"train": 40, "val": 10, "test": 10}

@@ -15,9 +15,20 @@ import tifffile
 from helpers import ROOT
 from picture_files import EXIF_ROTATED, SIZE, grey, half_opacity, scene, write_bomb, write_png
 from PIL import Image, ImageCms
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from datamodules.decoding import decode
-from files.images import DECODING_ERRORS, NOTES, named, read_picture, reason, upright_size
+from files.images import (
+    DECODING_ERRORS,
+    NOTES,
+    Picture,
+    PictureError,
+    named,
+    read_picture,
+    reason,
+    upright_size,
+    write_picture,
+)
 
 COLOUR, GREY = scene(), grey()
 DEEP_GREY = GREY.astype(np.uint16) * 257
@@ -155,6 +166,44 @@ def test_the_size_in_the_header_is_that_of_the_upright_picture(orientation: int,
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(scene(12, 8)).save(path, exif=exif)
     assert upright_size(path) == read_picture(path).size == ((12, 8) if orientation < 5 else (8, 12))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_notes_that_cannot_be_read_do_not_cost_the_picture(suffix: str, tmp_path: Path) -> None:
+    directory, path = ImageFileDirectory_v2(), tmp_path / f"a.{suffix}"
+    directory.tagtype[0x011A] = 2
+    directory[0x0112], directory[0x011A] = EXIF_ROTATED, "a word where a number belongs"
+    odd = b"Exif\0\0II*\0\x08\0\0\0" + directory.tobytes(8)
+    for exif, size in ((b"Exif\0\0no directory", (12, 8)), (odd, (8, 12))):
+        Image.fromarray(scene(12, 8)).save(path, exif=exif)
+        picture = read_picture(path)
+        assert upright_size(path) == picture.size == size
+        assert picture.exif is None
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".bmp", ".jpg"])
+def test_a_format_holds_the_picture_or_what_is_seen_of_it(suffix: str, tmp_path: Path) -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+    for picture in (
+        *(Picture(pixels, also) for pixels in (COLOUR, GREY) for also in (None, alpha)),
+        Picture(DEEP_GREY),
+    ):
+        path = tmp_path / f"a{suffix}"
+        held = write_picture(picture, path)
+        plain = picture.alpha is None and picture.pixels.dtype == np.uint8
+        assert held == (plain or suffix in (".png", ".tif") or (suffix == ".webp" and picture.alpha is not None))
+        read = read_picture(path)
+        expected = picture if held else Picture(np.asarray(picture.shown(1 if picture.pixels.ndim == 2 else 3)))
+        assert np.array_equal(read.alpha, expected.alpha) if held else read.alpha is None
+        pixels = read.pixels[..., 0] if read.pixels.ndim > expected.pixels.ndim else read.pixels  # WebP knows no grey
+        assert abs(pixels.astype(int) - expected.pixels).max() <= (20 if suffix == ".jpg" else 0)
+
+
+def test_what_an_encoder_refuses_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match=r"it cannot be written as WEBP \(.*\): take \.png"):
+        write_picture(Picture(np.zeros((1, 17_000), np.uint8)), tmp_path / "wide.webp")
+    assert not list(tmp_path.iterdir())
 
 
 def test_half_opacity_is_half_white_as_in_pillow(tmp_path: Path) -> None:

@@ -62,6 +62,22 @@ def test_links_are_followed_once(folder: Path, tmp_path: Path) -> None:
         assert len(file_state(folder / name)) == 2
 
 
+def test_patterns_have_the_rules_of_folders(folder: Path) -> None:
+    def like(*pattern: str) -> list[str]:
+        return [path.as_posix() for path in list_images(folder, (), pattern).images]
+
+    (folder / "again.png").symlink_to("a.png")
+    (folder / "linked").symlink_to("sub")
+    (folder / "sub" / "back").symlink_to(folder)
+    assert like("**", "*") == like("**") == OWN
+    assert like("*.png") == ["a.png"]
+    assert like("ag*.png") == ["again.png"]  # the one of its names that was asked for
+    assert like("li*", "*", "*") == ["linked/deeper/c.tiff"]
+    assert like("**.png") == ["a.png"]
+    assert like("**", "*.[gt]i*") == ["dir.png/inside.gif", "sub/deeper/c.tiff"]
+    assert like(".*") == like("@eaDir", "*") == like("*.txt") == []
+
+
 def test_folders_are_left_out_by_their_place(folder: Path, tmp_path: Path) -> None:
     assert listed(folder, folder / "sub" / ".." / "sub", folder / "not_there") == OWN[:3]
     assert listed(folder, folder.parent, folder) == OWN  # they are around it, not within

@@ -10,15 +10,21 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from files.images import read_picture
+import triptych
+from files.images import Picture, read_picture
+from files.pixels import seen
 from files.whole import WriteError
-from generative.degradations import BlockMask
+from generative.degradations import BlockMask, GaussianNoise, Greyscale
 from generative.inpainting import composite
+from generative.randomness import IndexRandomness
 from generative.tiling import Tiling
+from generative.types import State
+from launch.commands import generate
 from launch.errors import UserError
 from launch.use.folders import plan, result_names
 from launch.use.restorer import Restorer
-from launch.use.restoring import restore_folder
+from launch.use.restoring import restore_folder, ways_of
+from launch.use.steps import earlier_ways
 from lightning_modules import GenerativeModule, Output
 
 SIZE = 16
@@ -276,12 +282,86 @@ def test_holes_that_a_degradation_makes_are_filled_from_their_rims_too(folder: P
     restorer = Restorer(module, BlockMask(30), SIZE, 3, "sample", torch.device("cpu"), Tiling(SIZE, 8))
     request = restorer.request(0, read_picture(_saved(folder, 48)), None)
     made, given = restorer.restore_in_tiles(request), restorer.degraded(request)
-    known = restorer._batch(request.image, torch.zeros(1, dtype=torch.int64), None).validity
+    known = restorer.observed(request)[1]
     assert 0 < known.mean() < 1
     assert torch.equal(made * known, given * known)
     assert (
         min(float(batch.validity.mean()) for batch in module.batches) > 0
     )  # a hole larger than a tile, and none sees nothing
+
+
+def degrader(degradation, channels: int) -> Restorer:
+    return Restorer(Noise(channels), degradation, SIZE, channels, "sample", torch.device("cpu"), Tiling(SIZE, 4), 3)
+
+
+def test_a_picture_is_degraded_in_channels_of_its_own() -> None:
+    """Whatever the network sees: R, G and B have noise of their own, and grey has one, of the strength that was asked for."""
+    grey, colour = (np.full((64, 64, *more), 128, np.uint8) for more in ((), (3,)))
+    noise = GaussianNoise(sigma=25, clip=False)
+
+    def added(pixels: np.ndarray, channels: int) -> torch.Tensor:
+        restorer, picture = degrader(noise, channels), Picture(pixels)
+        request = restorer.request(5, picture, None)
+        assert restorer.degraded(request).shape == request.image.shape
+        return ((restorer.degraded(request) - seen(picture, channels)) * 127.5).flatten(0, 1).flatten(1)
+
+    by_one, by_three = added(colour, 1), added(colour, 3)
+    assert torch.equal(by_one, by_three)
+    assert abs(torch.corrcoef(by_one) - torch.eye(3)).max() < 0.1
+    alone, thrice = added(grey, 1), added(grey, 3)
+    assert torch.equal(thrice, alone.expand(3, -1))
+    assert float(alone.std()) == pytest.approx(25, rel=0.05)
+    # A grey picture through a grey network: the noise of benchmarks/photos.py, to the last bit.
+    image = seen(Picture(grey), 1)
+    drawn = noise(image, IndexRandomness.for_images(0, "degradation/generate", torch.tensor([5]))).image
+    restorer = degrader(noise, 1)
+    assert torch.equal(restorer.degraded(restorer.request(5, Picture(grey), None)), drawn)
+    plain = degrader(Greyscale(), 3)  # among pictures in colour a grey one is left grey
+    assert torch.equal(plain.degraded(plain.request(0, Picture(grey), None)), seen(Picture(grey), 3))
+
+
+@pytest.mark.parametrize("overlap", [4, None])
+def test_what_is_restored_is_what_is_measured_as_degraded(overlap: int | None) -> None:
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (9, 40, 3), dtype=np.uint8))
+    restorer = degrader(GaussianNoise(sigma=25, clip=False), 3)
+    restorer.tiling = None if overlap is None else Tiling(SIZE, overlap)
+    request = restorer.request(2, picture, None)
+    restorer.one(request)
+    first = restorer.module.batches[0].degraded
+    assert first.shape == (1, 3, SIZE, SIZE)
+    given = restorer.observed(request)[0]
+    assert torch.equal(first[:, :, :9], given[:, :, :9, :SIZE])
+    assert restorer.degraded(request).shape == (1, 3, 9, 40)
+
+
+def test_a_picture_that_the_degradation_does_not_fit_is_left_out(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, side in (("a.png", 5), ("b.png", 20)):
+        Image.fromarray(np.zeros((side, 20, 3), np.uint8)).save(folder / "in" / name)
+    job = plan(folder / "in", folder / "out", None, True, False)
+    assert not restore_folder(degrader(BlockMask(8), 3), job)
+    assert list(images_of(folder / "out")) == ["b.png"]
+    assert "a.png is left out: BlockMask.size: blocks of up to 8 pixels do not fit" in capfd.readouterr().err
+
+
+def test_a_result_whose_format_does_not_hold_the_picture_stops_no_other(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "a.jpg": np.dstack([NOISE, ALPHA]), "b.bmp": np.dstack([NOISE[..., 0], ALPHA]), "c.webp": DEEP, "d.jpg": DEEP,
+        "e.webp": np.zeros((1, 17_000), np.uint8), "f.png": np.dstack([NOISE, ALPHA]), "g.bmp": np.dstack([NOISE, ALPHA]),
+    }  # fmt: skip
+    for name, pixels in files.items():  # as people rename them
+        Image.fromarray(pixels).save(folder / "in" / name, format="PNG")
+    complete, _ = restore(folder, masks=False, module=Same(), overlap=None)
+    assert not complete
+    assert sorted(images_of(folder / "out")) == ["a.jpg", "b.bmp", "c.webp", "d.jpg", "f.png", "g.bmp"]
+    printed = capfd.readouterr().err
+    assert "5 results of formats that hold no transparency or no 16 bits (a.jpg, b.bmp, c.webp and 2 more)" in printed
+    assert "e.webp is left out: it cannot be written as WEBP" in printed
+    shown = read_picture(folder / "in" / "b.bmp").shown(1)
+    assert np.array_equal(np.asarray(Image.open(folder / "out" / "b.bmp")), np.asarray(shown))
 
 
 def _saved(folder: Path, side: int) -> Path:
@@ -308,7 +388,7 @@ def test_one_file_or_a_pattern_is_restored(folder: Path) -> None:
     assert planned("in/*.png", "out") == ["out/a.png"]
     assert planned("in/**/*.png", "out") == ["out/a.png", "out/sub/c.png"]
     for source, target, lossless, message in (
-        ("in/*.gif", "out", False, "no file has such a name"),
+        ("in/*.gif", "out", False, "no picture has such a name"),
         ("in/nobody.png", "out", False, "no such folder or file"),
         ("in", "out/a.png", False, "is one file, and input= are 3 images"),
         ("in/b.jpg", "out/a.jpg", True, r"a \.jpg file does not hold every picture to the last bit: name it \.png"),
@@ -317,6 +397,109 @@ def test_one_file_or_a_pattern_is_restored(folder: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             planned(source, target, lossless=lossless)
+
+
+def test_patterns_may_lie_around_and_within_one_another(folder: Path) -> None:
+    for name in ("p/a.jpg", "p/b.png", "p/.hidden.jpg", "p/masks/a.png", "p/masks/b.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(HOLE if "masks" in name else NOISE).convert("RGB").save(folder / name)
+    (folder / "p" / "link.jpg").symlink_to("a.jpg")
+
+    def planned(source: str, target: str, masks: str | None = None) -> tuple[list[str], list[str]]:
+        job = plan(folder / source, folder / target, folder / masks if masks else None, True, False)
+        found = sorted(path.relative_to(folder).as_posix() for path in (job.masks or {}).values())
+        return [file.as_posix() for file in job.files], found
+
+    assert planned("p/*.jpg", "new") == (["a.jpg"], [])
+    assert planned("p/**.jpg", ".") == (["a.jpg"], [])  # the results go to a folder around the pictures
+    assert planned("p", "new", "p/masks/*.png") == (["a.jpg", "b.png"], ["p/masks/a.png", "p/masks/b.png"])
+    Image.fromarray(HOLE).save(folder / "p" / "a.png")
+    assert planned("p/*.jpg", "new", "p") == (["a.jpg"], ["p/a.png"])
+    assert planned("p/*.jpg", "new", "p/*.png") == (["a.jpg"], ["p/a.png"])
+    (folder / "p" / "b.png").unlink()
+    assert planned("p/*", "new", "p/a.p*") == (["a.jpg"], ["p/a.png"])
+
+
+class Steps(Same):
+    """Goes two steps."""
+
+    def states(self, batch, randomness):
+        return [State(batch.image, batch.image)] * 2
+
+
+def test_the_way_is_that_of_the_first_picture_that_can_be_read(folder: Path) -> None:
+    (folder / "in" / "a.png").write_text("no picture")
+    Image.fromarray(NOISE).save(folder / "in" / "b.png")
+    restorer = Restorer(Steps(), None, SIZE, 3, "sample", torch.device("cpu"))
+    job = plan(folder / "in", folder / "out", None, False, False)
+    file, ways = ways_of({"": restorer}, job)
+    assert (file, len(ways[""])) == (Path("b.png"), 2)
+    (folder / "in" / "b.png").write_text("no picture")
+    with pytest.raises(UserError, match="none of the input files"):
+        ways_of({"": restorer}, job)
+
+
+def test_steps_are_not_mixed_with_earlier_ones(tmp_path: Path) -> None:
+    assert earlier_ways(tmp_path, [Path("a.png")], False) == []
+    names = ["masks/linear_00.png", "linear.gif", "steps.png"]
+    for name in names:
+        (tmp_path / "steps" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "steps" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds steps already \(steps/linear\.gif, .*overwrite=true"):
+        earlier_ways(tmp_path, [Path("a.png")], False)
+    found = earlier_ways(tmp_path, [Path("a.png")], True)
+    assert sorted(path.relative_to(tmp_path / "steps").as_posix() for path in found) == sorted(names)
+    with pytest.raises(UserError, match="where results would go, too"):
+        earlier_ways(tmp_path, [Path("steps/a.png")], True)
+    (tmp_path / "steps" / "diary.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds files that are no steps \(diary\.txt\)"):
+        earlier_ways(tmp_path, [Path("a.png")], True)
+
+
+def test_steps_of_a_folder_with_what_is_damaged(folder: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (32, 32), "teal").save(folder / "in" / f"{name}.png")
+        Image.fromarray(HOLE).resize((32, 32)).save(folder / "masks" / f"{name}.png")
+    (folder / "in" / "a.png").write_text("no picture")
+    Image.fromarray(HOLE).save(folder / "masks" / "b.png")  # of another size
+    model = Path(triptych.__file__).parent / "demo" / "models" / "maskgit_scenes"
+    common = [f"run={model}", *(f"{key}={folder / path}" for key, path in (("input", "in"), ("masks", "masks")))]
+    common += [f"output={folder / 'out'}", "sampler.num_steps=2", "steps=true"]
+    assert generate.main([*common, "vary=sampler.schedule=linear,square"]) == 3
+    assert {"c.png", "steps/steps.png", "steps/square.gif", "steps/linear.gif"} < set(images_of(folder / "out"))
+    (folder / "out" / "c.png").unlink()
+    before = {name: image.size for name, image in images_of(folder / "out").items()}
+    with pytest.raises(UserError, match="holds steps already"):
+        generate.main(common)
+    assert {name: image.size for name, image in images_of(folder / "out").items()} == before
+    assert generate.main([*common, "overwrite=true", "vary=sampler.schedule=linear"]) == 3
+    names = {"c.png", "steps/steps.png", "steps/linear.gif", *(f"steps/masks/linear_{i:02d}.png" for i in range(3))}
+    assert set(images_of(folder / "out")) == names
+
+
+def test_images_whose_masks_cannot_be_used_are_left_out(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small, empty = Image.fromarray(HOLE[:, :9]), Image.fromarray(HOLE & ~HOLE)
+    for name, mask in (("good", None), ("small", small), ("empty", empty), ("damaged", None), ("missing", None)):
+        give(folder, f"{name}.png", Image.fromarray(NOISE), mask)
+    (folder / "masks" / "damaged.png").write_text("no picture")
+    (folder / "masks" / "missing.png").unlink()
+    complete, module = restore(folder)
+    assert not complete
+    assert module.batches[0].index.tolist() == [2]  # its draws, whatever becomes of the others
+    assert list(images_of(folder / "out")) == ["good.png"]
+    printed = capfd.readouterr().err
+    for line in (
+        "small.png has 9x16 pixels and its image 16x16: give a mask of the image's own size",
+        "empty.png has no hole: white marks the missing pixels",
+        "damaged.png cannot be read as an image: it is in no format that is read",
+        "missing.png is left out: masks= has no mask named missing.png",
+    ):
+        assert line in printed
+    with pytest.raises(UserError, match="small.png has 9x16 pixels"):
+        plan(folder / "in" / "small.png", folder / "new", folder / "masks" / "small.png", True, False)
+    (folder / "in" / "good.png").unlink()
+    with pytest.raises(UserError, match=r"cannot be read as an image.*\(no other image has a mask that can be used\)"):
+        restore(folder)
 
 
 def test_nothing_is_overwritten_unless_told(folder: Path) -> None:
