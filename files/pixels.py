@@ -116,9 +116,12 @@ def seen(picture: Picture, channels: int) -> Tensor:
         channels: 1 or 3. One channel at a time sees each of a colour picture's; three see a grey one thrice.
 
     Returns:
-        (R, C, H, W) images in [-1, 1]: 3 rows of a colour picture for a grey network, else 1. Grey of 16 bits keeps them.
+        (R, C, H, W) images in [-1, 1]: 3 rows of a colour picture for a grey network, else 1. Grey of 16 bits keeps them, and
+        ``picture.exact`` is returned as it is.
     """
-    if picture.pixels.dtype == np.uint8:
+    if picture.exact is not None:
+        image = torch.from_numpy(picture.exact)
+    elif picture.pixels.dtype == np.uint8:
         grey = picture.pixels.ndim == 2
         image = from_levels(to_tensor(picture.shown(1 if grey else 3)))
     else:
@@ -138,7 +141,7 @@ def drawn(picture: Picture, image_RCHW: Tensor) -> Picture:
     image_CHW = image_RCHW.float().cpu().flatten(0, 1)
     if picture.pixels.ndim == 2 and len(image_CHW) == 3:
         image_CHW = (image_CHW * image_CHW.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-    return replace(picture, pixels=to_pixels(image_CHW, picture.pixels.dtype))
+    return replace(picture, pixels=to_pixels(image_CHW, picture.pixels.dtype), exact=None)
 
 
 def fill(picture: Picture, missing: np.ndarray, image_RCHW: Tensor) -> Picture:
@@ -155,4 +158,4 @@ def fill(picture: Picture, missing: np.ndarray, image_RCHW: Tensor) -> Picture:
     new = drawn(picture, image_RCHW).pixels
     pixels = np.where(missing if new.ndim == 2 else missing[..., None], new, picture.pixels)
     alpha = None if picture.alpha is None else np.where(missing, np.uint8(255), picture.alpha)
-    return replace(picture, pixels=pixels, alpha=alpha)
+    return replace(picture, pixels=pixels, alpha=alpha, exact=None)
