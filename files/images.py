@@ -75,6 +75,8 @@ class Picture:
         reduced: Whether the file's values are finer than ``pixels``: colours of 16 bits, or floating point.
         icc_profile: The file's colour profile where it describes ``pixels``, else None.
         exif: What the camera wrote, without the orientation, which has been applied; None where there is nothing.
+        exact: (1 or 3, H, W) float32 that ``pixels`` are rounded and cut from, -1 black and 1 white, of a picture that came as
+            such numbers; noise may lead out of that range. None of a file.
     """
 
     pixels: np.ndarray
@@ -83,6 +85,7 @@ class Picture:
     reduced: bool = False
     icc_profile: bytes | None = None
     exif: bytes | None = None
+    exact: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -113,8 +113,11 @@ def in_own_channels(picture: Picture) -> Tensor:
     """Return a picture as it is seen, transparent parts over white.
 
     Returns:
-        (1, C, H, W) image in [-1, 1], C 1 of a grey picture and 3 of one in colour. Grey of 16 bits keeps them.
+        (1, C, H, W) image in [-1, 1], C 1 of a grey picture and 3 of one in colour. Grey of 16 bits keeps them, and
+        ``picture.exact`` is returned as it is.
     """
+    if picture.exact is not None:
+        return torch.from_numpy(picture.exact)[None]
     grey = picture.pixels.ndim == 2
     if picture.pixels.dtype == np.uint8:
         return from_levels(to_tensor(picture.shown(1 if grey else 3)))[None]
@@ -150,13 +153,13 @@ def drawn(picture: Picture, image_RCHW: Tensor) -> Picture:
     """
     pixels, alpha = _pixels(picture, image_RCHW), picture.alpha
     if alpha is None:
-        return replace(picture, pixels=pixels)
+        return replace(picture, pixels=pixels, exact=None)
     own, white = picture.pixels.astype(np.float32), np.iinfo(pixels.dtype).max
     before = _pixels(picture, in_own_channels(picture))
     opacity = alpha if own.ndim == 2 else alpha[..., None]
     change = (pixels.astype(np.float32) - before) * 255 / np.maximum(opacity, 1)
     made = np.where(opacity > 0, own + change, own).round().clip(0, white)
-    return replace(picture, pixels=made.astype(pixels.dtype))
+    return replace(picture, pixels=made.astype(pixels.dtype), exact=None)
 
 
 def _pixels(picture: Picture, image_RCHW: Tensor) -> np.ndarray:
@@ -181,4 +184,4 @@ def fill(picture: Picture, missing: np.ndarray, image_RCHW: Tensor) -> Picture:
     new = _pixels(picture, image_RCHW)
     pixels = np.where(missing if new.ndim == 2 else missing[..., None], new, picture.pixels)
     alpha = None if picture.alpha is None else np.where(missing, np.uint8(255), picture.alpha)
-    return replace(picture, pixels=pixels, alpha=alpha)
+    return replace(picture, pixels=pixels, alpha=alpha, exact=None)

@@ -123,4 +123,4 @@ def print_result(metrics: dict[str, float], folder: object) -> None:
         for row in layout.rows:
             table.add_row(*map(escape, row))
         console.print(table)
-    console.print(f"{RUN_FOLDER}{folder}", soft_wrap=True, highlight=False)
+    console.print(f"{RUN_FOLDER}{folder}", soft_wrap=True, highlight=False, markup=False, emoji=False)

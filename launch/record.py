@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,19 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that results depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    """Return the versions of Python and of the libraries that results depend on; of Triptych where no commit says more."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    if git_revision() is None:
+        with suppress(PackageNotFoundError):  # the code was unpacked and not installed
+            found["triptych"] = version("triptych")
+    return found
 
 
 def git_revision() -> str | None:
-    """Return the commit of the code, marked where the working tree differs from it; None outside a repository."""
+    """Return the commit of the code, marked where the working tree differs from it; None where it is no repository's own.
+
+    A package that was installed may lie within a repository of something else, as in a virtual environment there.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -38,6 +46,8 @@ def git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
         return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -226,7 +226,7 @@ def print_table(results: Sequence[Result], seeds: Sequence[str], path: Path, tit
     for cells in zip(*(cells for _, cells in columns[:shown]), strict=True):
         table.add_row(*map(escape, cells))
     console.print(table)
-    console.print(f"{title}: {path}", soft_wrap=True, highlight=False)
+    console.print(f"{title}: {path}", soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _width(name: str, cells: list[str]) -> int:

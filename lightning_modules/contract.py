@@ -114,6 +114,17 @@ class Described:
         return {}
 
     @classmethod
+    def check_exported(cls, arguments: Mapping[str, Any]) -> None:
+        """Check that an export, which has ``training_only`` in their place, does what a module of these arguments does.
+
+        Args:
+            arguments: The module's arguments, as they stand in a config.
+
+        Raises:
+            ValueError: It would do something else.
+        """
+
+    @classmethod
     def network_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the module adds to a network that its config describes in part.
 

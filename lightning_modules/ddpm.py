@@ -119,6 +119,15 @@ class DDPM(SpaceModule):
             )
         self._assistant = _load_assistant(classifier) if classifier_guidance else None
 
+    @classmethod
+    def check_exported(cls, arguments: Mapping[str, Any]) -> None:
+        super().check_exported(arguments)
+        if scale := arguments.get("classifier_guidance"):
+            raise ValueError(
+                f"module.classifier_guidance={scale} draws with a label classifier, which an export does not hold: use the "
+                "run itself, or set module.classifier_guidance=0."
+            )
+
     @property
     def denoiser(self) -> Denoiser:
         """What the network says, without guidance."""

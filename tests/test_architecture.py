@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ast
 import functools
+import glob
 import re
+import subprocess
+import tomllib
 from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pytest
 
 from helpers import ROOT
 
@@ -72,6 +78,28 @@ def test_a_class_has_the_arguments_that_its_docstring_lists() -> None:
         listed = re.findall(r"^ {4}\*{0,2}(\w+):", section.group(1), re.MULTILINE) if section else []
         known = {node.arg for node in ast.walk(init.args) if isinstance(node, ast.arg)}
         assert set(listed) <= known, f"{here}.{owner.name}"
+
+
+def test_an_install_has_every_file_of_the_packages() -> None:
+    """An editable one has them anyway, so that nobody else would notice one that is missing."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = [name.removesuffix("*") for name in setup["packages"]["find"]["include"]]
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z", *rooms], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("git, which knows what belongs to the packages, knows nothing of this folder")
+    files = [name for name in listed.stdout.split("\0") if name and not name.endswith(".py")]
+    if not files:
+        pytest.skip("git, which knows what belongs to the packages, knows nothing of this folder")
+    everywhere = setup["package-data"].pop("*")
+    installed = {
+        f"{folder}/{name}"
+        for folder, patterns in ((key.replace(".", "/"), value) for key, value in setup["package-data"].items())
+        for pattern in patterns
+        for name in glob.glob(pattern, root_dir=ROOT / folder, recursive=True)
+    }
+    missing = [name for name in files if name not in installed and PurePosixPath(name).name not in everywhere]
+    assert not missing
 
 
 def test_no_room_but_its_own_knows_the_name_of_a_module() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
+import math
 import os
 import re
 import socket
@@ -25,6 +27,7 @@ from launch.commands import demo
 from launch.errors import UserError
 from launch.options import experiments
 from triptych.demo import SHIPPED, answers
+from triptych.demo.page import label_buttons, seed_of, served
 from triptych.demo.pictures import MAX_SIDE, address, received, received_hole
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -142,6 +145,37 @@ def test_answers_show_pictures_figures_and_steps(models: dict[str, triptych.Mode
         model.module.label_dropout = hidden
 
 
+def test_noise_reaches_the_models_as_it_was_drawn(
+    models: dict[str, triptych.Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, model = next(iter(of_task(models, "restore").items()))
+    given: list[torch.Tensor] = []
+    restore = model.restore
+    monkeypatch.setattr(model, "restore", lambda picture, *a, **k: given.append(picture) or restore(picture, *a, **k))
+    clean = received(address(Image.open(model.examples[0])))
+    answers.restored({name: model}, clean, "noise_sigma", 1.0, 0, "auto")
+    assert torch.equal(given[0], model.degrade(clean.image, "noise_sigma", 1.0, seed=0, kind="torch").picture)
+    assert given[0].abs().max() > 1.2
+
+
+def test_names_of_labels_are_text_in_a_template() -> None:
+    """Gradio makes functions of templates, and the names come with a folder, which may be from somebody else."""
+    evil = ["`+alert(1)+` ${alert(2)}", "`+alert(1)+` {{value}}", '\\u0061 ${a}"><script>', "@children"]
+    for names in (evil[:2], evil):
+        template = label_buttons(names)
+        assert not re.search(r"[`\\${}@]|<script", template)
+        assert [html.unescape(name) for name in re.findall(r'data-name="([^"]*)"', template)] == names
+
+
+@pytest.mark.parametrize("value", [0, 7, 1_000_000, 999_999_999.0, -1, 1e9, 1.5, None, math.nan, math.inf, "3"])
+def test_seeds_are_whole_numbers(value: Any) -> None:
+    if isinstance(value, int | float) and 0 <= value < 1e9 and value != 1.5:
+        assert seed_of(value) == value
+    else:
+        with pytest.raises(UserError, match="whole number from 0 to 999999999"):
+            seed_of(value)
+
+
 def test_what_a_browser_sends_is_bounded_and_refused_in_one_sentence() -> None:
     large = Image.new("RGBA", (700, 300), (255, 0, 0, 0))
     picture = received(address(large))
@@ -163,8 +197,11 @@ def test_what_a_browser_sends_is_bounded_and_refused_in_one_sentence() -> None:
 
 
 def test_wrong_command_lines_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "lr=1,seed=2").mkdir()
     for arguments, message in (
-        (["run=nowhere"], "nowhere"),
+        (["run=nowhere"], "run=nowhere: there is no such run folder"),
+        ([f"run={tmp_path},nowhere"], f"run={tmp_path} is no run folder"),
+        ([f"run={tmp_path / 'lr=1,seed=2'},nowhere"], "run=.*/lr=1,seed=2 is no run folder"),
         (["share=true"], r"share=true is nothing that python demo.py takes"),
         (["port=0"], "port=0 must be a whole number"),
     ):
@@ -187,8 +224,6 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def url(models: dict[str, triptych.Model]) -> Iterator[str]:
     pytest.importorskip("gradio", reason="the page needs pip install -e '.[demo]'")
-    from triptych.demo.page import served
-
     with served(models) as address_of_page:
         yield address_of_page
 
@@ -216,6 +251,9 @@ def test_the_page_answers_in_a_browser(width: int, url: str, browser: Any, tmp_p
     (tmp_path / "none.png").write_text("no picture")
     page.locator('#restore-picture input[type="file"]').set_input_files(tmp_path / "none.png")
     page.wait_for_selector("text=it is in no format that is read")
+    assert not page.locator("#restore-picture canvas").is_visible()  # nor is one there for the model
+    page.locator('#restore-picture input[type="file"]').set_input_files(tmp_path / "dropped.png")
+    page.wait_for_selector("#restore-picture canvas")
 
     page.get_by_role("tab", name="Fill a hole").click()
     page.click("#fill")
@@ -261,6 +299,14 @@ def test_only_this_machine_is_answered(url: str) -> None:
     }:
         with socket.socket() as connection:
             assert connection.connect_ex((other, place.port)) != 0
+
+
+def test_a_taken_port_is_one_sentence(models: dict[str, triptych.Model], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradio.http_server.TRY_NUM_PORTS", 0)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # each page has one of its own
+    for port, message in ((urlparse(url).port, "port=.* is taken"), (None, "the first ports from 7860 on are taken")):
+        with pytest.raises(UserError, match=message), served(models, port):
+            pass
 
 
 def test_several_at_once_are_not_mixed(models: dict[str, triptych.Model]) -> None:

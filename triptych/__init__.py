@@ -71,11 +71,10 @@ def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, devic
         evaluation mode.
 
     Raises:
-        UserError: There is no such folder, or the run has no such weights; the sentence says what helps.
+        UserError: There is no such folder or device, or the run has no such weights; the sentence says what helps.
         ExportError: The folder is a damaged export, or one of another version.
     """
-    folder = typed_path("folder", folder)
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    folder, place = typed_path("folder", folder), _device(device)
     if (folder / MODEL).exists():
         trained = Trained.of_export(folder)
         write: Callable[[Path, str], object] = partial(copy_export, folder)
@@ -87,6 +86,15 @@ def load(folder: str | Path, weights: Literal["ema", "raw"] | None = None, devic
     own = degradations_of(None if degradation is None else OmegaConf.to_container(degradation, resolve=True))
     module = trained.load(weights).to(place)
     return Model(module, data.image_size, data.channels, trained.label_names, own, example_pictures(folder), write)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)  # a device of a known kind may not be there
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UserError(f"device={name} is no device of this machine: choose auto, cpu or a GPU as cuda:0.") from error
+    return device
 
 
 def _exporter(run: RunFolder, config: DictConfig, weights: str | None) -> Callable[[Path, str], object]:

@@ -40,7 +40,8 @@ class OnHub:
             **options: As ``huggingface_hub.ModelHubMixin.save_pretrained`` takes them.
 
         Raises:
-            UserError: huggingface_hub is missing, or the weights have changed since the model was loaded.
+            UserError: huggingface_hub is missing, the folder holds something else, or the weights have changed since the model
+                was loaded.
         """
         _mixin()(self).save_pretrained(folder, **options)
 
@@ -98,10 +99,15 @@ def _mixin() -> Any:
             self.model = model
             self._hub_mixin_config = {"library": TAGS[0], "version": triptych.__version__}
 
-        def _save_pretrained(self, save_directory: Path) -> None:
+        def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+            """Write the export first: the mixin removes a config.json before anything could refuse the folder."""
             if self.model._write is None:
                 raise UserError("this model came from no folder: save what triptych.load gives.")
-            self.model._write(save_directory, weights_hash(self.model.module.network))
+            folder = Path(save_directory).expanduser()
+            self.model._write(folder, weights_hash(self.model.module.network))
+            return super().save_pretrained(folder, **options)
+
+        def _save_pretrained(self, save_directory: Path) -> None:
             head = metadata_load(save_directory / CARD) or {}
             own = self._hub_mixin_info.model_card_data
             head["library_name"] = own.library_name

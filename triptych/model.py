@@ -23,7 +23,7 @@ from lightning_modules import GenerativeModule, TrainingModule
 from lightning_modules.contract import Task
 from triptych.answers import Degraded, Restored, Step
 from triptych.hub import OnHub
-from triptych.pictures import Kind, PictureLike, answer, check_kind, missing_of, plain_answer, read_given
+from triptych.pictures import Kind, PictureLike, answer, check_kind, check_seed, missing_of, plain_answer, read_given
 
 BATCH_SIZE = 64  # drawings at a time
 ANOTHER_SAMPLE = 1_000_000  # between the numbers of one picture's samples; the first one's is that of the command
@@ -35,8 +35,9 @@ class Model(OnHub):
     It answers one call at a time, also where several threads ask, and an answer depends on nothing but the call.
 
     Pictures are files, images of Pillow, arrays (H, W) or (H, W, C) as ``Image.fromarray`` takes them, or tensors (C, H, W) of
-    floats in [-1, 1]. Answers have the size, bits and opacity of the picture. They are images of Pillow, or with
-    ``kind="numpy"`` their arrays, or with ``kind="torch"`` (C, H, W) float tensors in [-1, 1] before they are rounded.
+    floats in [-1, 1], which are used as they are, also where noise that is not clipped leads out of the range. Answers have
+    the size, bits and opacity of the picture. They are images of Pillow, or with ``kind="numpy"`` their arrays, or with
+    ``kind="torch"`` (C, H, W) float tensors in [-1, 1] before they are rounded.
 
     Args:
         module: The trained module.
@@ -121,7 +122,7 @@ class Model(OnHub):
         Raises:
             UserError: The model fills no holes, or a picture or setting cannot be used.
         """
-        module, own = self._must("inpaint", "fill"), read_given(picture)
+        module, own = self._must("inpaint", "fill"), read_given(picture, is_clean=True)
         return self._restored(module, own, missing_of(own, hole, marked), num_samples, seed, tile, overlap, kind)
 
     def reconstruct(self, picture: PictureLike, *, tile: str | int = "auto", kind: Kind = "pil") -> Any:
@@ -130,7 +131,7 @@ class Model(OnHub):
         Raises:
             UserError: The model is no autoencoder, or the picture cannot be used.
         """
-        module, own = self._must("reconstruct", "reconstruct"), read_given(picture)
+        module, own = self._must("reconstruct", "reconstruct"), read_given(picture, is_clean=True)
         check_kind(kind)
         with self._set(None):
             return self._made(module, "reconstruction", own, None, 1, tile, None, kind)[0]
@@ -155,8 +156,9 @@ class Model(OnHub):
         Raises:
             UserError: There is no such degradation, or the picture does not fit it.
         """
-        own = read_given(picture)
+        own = read_given(picture, is_clean=True)
         check_kind(kind)
+        check_seed(seed)
         if degradation is None and not self.degradations:
             raise UserError("this model was trained without a degradation: name one, such as degradation=gaussian.")
         node = chosen(degradation or next(iter(self.degradations)), self.degradations)
@@ -208,7 +210,7 @@ class Model(OnHub):
         Args:
             picture: What is restored or filled, resized to the training size; None to draw.
             hole: See ``fill``.
-            labels: See ``draw``.
+            labels: See ``draw``; not with a picture, no more than ``guidance_scale``.
 
         Returns:
             A step for each of the sampler's, at the training size; none of a model that takes a single one.
@@ -217,12 +219,18 @@ class Model(OnHub):
             UserError: The model cannot do it, or a picture or setting cannot be used.
         """
         if picture is None:
+            if hole is not None or marked != "auto":
+                raise UserError("hole= and marked= are of a picture that is filled: give picture=, or leave them out.")
             module, drawing = self._drawing(labels, 1, kind)
             with self._set(seed, guidance_scale):
                 states = draw_steps(module, drawing, self._shape)
         else:
+            if labels is not None or guidance_scale is not None:
+                raise UserError("labels= and guidance_scale= are of what is drawn without a picture: leave them out.")
+            if hole is None and marked != "auto":
+                raise UserError("marked= says what marks the hole of hole=: give that, too, or leave it out.")
             module = self._must("restore", "restore") if hole is None else self._must("inpaint", "fill")
-            own = read_given(picture)
+            own = read_given(picture, is_clean=hole is not None)
             restorer = Restorer(module, None, self.image_size, self.channels, None, module.device)
             missing = None if hole is None else missing_of(own, hole, marked)
             with self._set(seed, None):
@@ -285,6 +293,7 @@ class Model(OnHub):
     def _set(self, seed: int | None, guidance_scale: float | None = None) -> Iterator[None]:
         """Set the module for one call, while no other one runs."""
         module: Any = self.module
+        check_seed(seed)
         with self._lock:
             before = module.evaluation_seed
             guidance: Any = getattr(module, "guidance", None)

@@ -11,6 +11,8 @@ import triptych
 from launch.command_line import show_help, split_flags, taken, whole_number
 from launch.errors import UserError, reported
 from launch.paths import typed_path
+from launch.run_folder import RunFolder
+from launch.use.load import MODEL
 from triptych.demo import SHIPPED
 
 USAGE = """Usage: python demo.py [run=RUN[,RUN...]] [port=PORT]
@@ -38,7 +40,9 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"{arguments[0]} is nothing that python demo.py takes: it has run= and port=.")
     models: dict[str, triptych.Model] = {}
-    for folder in [str(path) for path in SHIPPED] if named is None else named.split(","):
+    for folder in [str(path) for path in SHIPPED] if named is None else _folders(named):
+        if not (Path(folder).expanduser() / MODEL).exists():
+            RunFolder.existing(folder, "run")  # says run=, which triptych.load does not know of
         model = triptych.load(folder)
         if not model.tasks & {"restore", "inpaint", "generate"}:
             raise UserError(f"run={folder} makes no images to look at: name one that restores, fills holes or draws.")
@@ -51,10 +55,21 @@ def main(arguments: list[str]) -> None:
         Event().wait()
 
 
+def _folders(named: str) -> list[str]:
+    """Split what ``run=`` names at its commas, but for those in the names of folders, as jobs of a sweep have them."""
+    parts, folders = named.split(","), []
+    while parts:
+        starts = {number: ",".join(parts[:number]) for number in range(len(parts), 0, -1)}
+        number = next((number for number, start in starts.items() if Path(start).expanduser().exists()), 1)
+        folders.append(starts[number])
+        parts = parts[number:]
+    return folders
+
+
 def _name(folder: Path, taken_names: dict[str, triptych.Model]) -> str:
     """Name a run on the page: a run's folder is called by its time, so that of its experiment stands before it."""
     parts = folder.resolve().parts
-    name = parts[-1] if (folder / "model.safetensors").exists() else "/".join(parts[-2:])
+    name = parts[-1] if (folder / MODEL).exists() else "/".join(parts[-2:])
     return name if name not in taken_names else f"{name} ({len(taken_names) + 1})"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import cast
+from typing import Any, cast
+
+from hydra.utils import get_class
 
 from generative.export import Precision
 from launch.command_line import run_arguments, whole_number
@@ -38,7 +40,9 @@ def main(arguments: list[str]) -> None:
         UserError: A key is unknown, or the run cannot be exported.
     """
     run, config, own, overrides = run_arguments(arguments, DEFAULTS, USAGE)
-    changed = [override for override in overrides if override.partition("=")[0] not in TRAINED]
+    module: Any = get_class(config.module._target_)
+    without = {f"module.{key}" for key in module.training_only}  # an export has none of it
+    changed = [override for override in overrides if override.partition("=")[0] not in {*TRAINED, *without}]
     if changed:
         raise UserError(f"a run is exported as it was trained: leave out {' '.join(changed)}.")
     output = typed_path("output", own["output"]) if own["output"] else run.path / "export"

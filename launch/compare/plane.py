@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from generative.metrics.catalogue import Metric, ordered, value_name
 from launch.compare.rows import Row, Table
 from launch.page.charts import Chart, Line, Point
@@ -40,7 +42,7 @@ def _points(row: Row, distortion: Metric, perception: Metric) -> list[Point]:
     found = []
     for output in row.own_outputs:
         x, y = (row.mean(value_name(metric.key, output)) for metric in (perception, distortion))
-        if x is not None and y is not None:
+        if x is not None and y is not None and math.isfinite(x + y):
             note = f"{row.label} · {output}: {distortion.text(y)} {distortion.unit} at {perception.text(x)}"
             found.append(Point(x, y, None, note))
     return sorted(found, key=lambda point: point.x)

@@ -43,7 +43,9 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
             columns = [n for n, column in enumerate(grid.columns) if column.metric == metric]
             for number, entry in itertools.product(columns, grid.entries):
                 value = entry.numbers[number]
-                if value.value is None or (entry.row is not None and grid.columns[number].sign != metric.sign):
+                if value.value is None or not math.isfinite(value.value):
+                    continue
+                if entry.row is not None and grid.columns[number].sign != metric.sign:
                     continue  # what bounds the others is no point
                 if entry.row is None or entry.is_bound:
                     references[entry.row is not None][entry.name] = value.value
@@ -51,7 +53,7 @@ def cost_charts(grids: Sequence[Grid], metrics: Sequence[Metric], cost: str) -> 
                 fixed = {k: v for k, v in entry.choices.items() if k.rpartition(".")[2] not in STEP_KEYS}
                 name, output = label_of(entry.name, fixed), entry.output or grid.columns[number].case
                 line = lines.setdefault((entry.row.color, f"{name} · {output}"), (output, name, []))
-                if (x := entry.numbers[place].value) is not None and math.isfinite(value.value):
+                if (x := entry.numbers[place].value) is not None:
                     note = f"{metric.name} {value.text} {value.spread} at {x * unit:.3g} {cost}"
                     line[2].append(Point(x * unit, value.value, value.deviation, " ".join(note.split())))
         lines = _along_steps(lines)

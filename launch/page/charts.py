@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 
 WIDTH, HEIGHT = 400, 270  # of the drawing, in px at full size
@@ -80,6 +80,20 @@ class Chart:
     def num_places(self) -> int:
         """How many places along the axis have a point."""
         return len({point.x for line in self.lines for point in line.points})
+
+    def drawable(self) -> Chart:
+        """Leave out what has no place on it, such as the figures of a sampling that diverged, and lines without points."""
+        lines = [replace(line, points=[_placed(p) for p in line.points if _is_finite(p.x, p.y)]) for line in self.lines]
+        references = {name: value for name, value in self.references.items() if _is_finite(value)}
+        return replace(self, lines=[line for line in lines if line.points], references=references)
+
+
+def _is_finite(*values: float) -> bool:
+    return all(map(math.isfinite, values))
+
+
+def _placed(point: Point) -> Point:
+    return point if point.deviation is None or _is_finite(point.deviation) else replace(point, deviation=None)
 
 
 def nice_ticks(low: float, high: float, count: int = NUM_TICKS) -> list[float]:

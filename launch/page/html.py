@@ -64,7 +64,7 @@ class Panels:
             drawn: The charts.
             explains_single_lines: Whether the line of a chart that has no other needs an explanation.
         """
-        drawn = [chart for chart in drawn if chart.num_places > 1]
+        drawn = [chart for chart in map(charts.Chart.drawable, drawn) if chart.num_places > 1]
         if not drawn:
             return None
         items = [(chart, Markup(charts.render(chart))) for chart in drawn]

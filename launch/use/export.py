@@ -26,7 +26,7 @@ from launch.run_folder import RunFolder
 from launch.trained_parts import TRAINED
 from launch.use.exported import DATA, OVERRIDES
 from launch.use.load import CARD, CONFIG, MODEL, label_names
-from launch.use.model_card import write_card
+from launch.use.model_card import result_of, write_card
 from launch.use.tensor_network import FORMATS, Format, tensor_file, tensor_network
 from lightning_modules import Part, TrainingModule
 
@@ -97,13 +97,14 @@ def export(
         with as_user_error():
             write_file(folder / MODEL, network_bytes(module.network, metadata, precision))
         write_file(folder / CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-        grid = newest_grid(run)
+        result = result_of(run, weights, step)
+        grid = test_grid(run, step) if result else None
         if grid:
             write_file(folder / GRID, grid.read_bytes())
         for image in example_pictures(run.path)[:images]:
             write_file(folder / IMAGES / image.name, image.read_bytes())
         with as_user_error():
-            card = write_card(run, plain, module, weights, step, GRID if grid else None, precision)
+            card = write_card(run, plain, module, weights, step, result, GRID if grid else None, precision)
         if kind != "weights":
             file = tensor_file(tensor_network(module, plain), kind)
             write_file(folder / file.name, file.content)
@@ -153,10 +154,9 @@ def _top(override: str) -> str:
     return parse(override)[0].partition(".")[0]
 
 
-def newest_grid(run: RunFolder) -> Path | None:
-    """Find the grid of test images that is handed around with a run: the last one."""
-    found = _own_files(run.path, "images/test/step=*.png")
-    return found[-1] if found else None
+def test_grid(run: RunFolder, step: int) -> Path | None:
+    """Find the grid of test images that the final test at a step has drawn."""
+    return next(iter(_own_files(run.path, f"images/test/step={step:08d}.png")), None)
 
 
 def example_pictures(folder: Path) -> list[Path]:
@@ -244,7 +244,12 @@ def export_config(config: dict[str, Any], kind: type[TrainingModule]) -> dict[st
 
     Returns:
         The config without what belongs to the machine: its paths are null.
+
+    Raises:
+        UserError: The module samples with something that an export does not hold.
     """
+    with as_user_error():
+        kind.check_exported(config["module"])
     kept = {key: _without_paths(value) for key, value in config.items() if key not in NOT_EXPORTED}
     kept["module"] |= {key: value for key, value in kind.training_only.items() if key in kept["module"]}
     return kept

@@ -150,6 +150,10 @@ def _load(folder: Path, node: dict[str, Any]) -> TrainingModule:
     kind: Any = get_class(str(node.get("_target_")))
     if not issubclass(kind, TrainingModule):
         raise TypeError(f"{node.get('_target_')} is no module")
+    try:
+        kind.check_exported(node)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     node |= {key: value for key, value in kind.training_only.items() if key in node}
     node |= {key: str(_inside(folder, node[key])) for key in kind.part_keys if node.get(key) is not None}
     model = _inside(folder, MODEL)

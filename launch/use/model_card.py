@@ -48,6 +48,7 @@ def write_card(
     module: TrainingModule,
     weights: str,
     step: int,
+    result: dict[str, Any] | None,
     grid: str | None,
     precision: Precision = "float32",
 ) -> str:
@@ -58,6 +59,7 @@ def write_card(
         module: The module with its weights.
         weights: ``ema`` or ``raw``.
         step: Optimiser steps behind them.
+        result: What was measured of them, see ``result_of``.
         grid: File of the test images, or None.
         precision: In which the weights are written.
 
@@ -67,7 +69,6 @@ def write_card(
     card, record = module.card, run.record
     use = card.use_of(module.current_tasks)
     hub_task, code = next(TASK_WORDS[task] for task in TASKS if task in module.current_tasks)
-    result = _result(run, weights, step)
     name = str(record.get("name", config["name"]))
     parts = [
         _head(name, hub_task, config, result),
@@ -95,11 +96,18 @@ def written(value: Any) -> str:
     return re.sub(r"([\\`\[\]|!])", r"\\\1", html.escape(text, quote=False))
 
 
-def _result(run: RunFolder, weights: str, step: int) -> dict[str, Any] | None:
-    """Return the final test's result where it is of these very weights."""
+def result_of(run: RunFolder, weights: str, step: int) -> dict[str, Any] | None:
+    """Return the final test's result where it is of these very weights, and no classifier that stays behind has helped them.
+
+    Args:
+        weights: ``ema`` or ``raw``.
+        step: Optimiser steps behind them.
+    """
     path = run.path / "metrics.json"
     result = read_metrics(path) if path.exists() else None
-    return result if result and [result["record"].get(key) for key in ("weights", "step")] == [weights, step] else None
+    if result is None or [result["record"].get(key) for key in ("weights", "step")] != [weights, step]:
+        return None
+    return None if result["record"].get("sampling", {}).get("assisted") else result
 
 
 def _head(name: str, hub_task: str, config: dict[str, Any], result: dict[str, Any] | None) -> str:

@@ -174,6 +174,11 @@ def test_no_digit_of_a_result_is_cut_off(columns: int, monkeypatch: pytest.Monke
         assert text in out.getvalue()
 
 
+def test_the_line_of_the_run_folder_has_its_name_as_it_is(capsys: pytest.CaptureFixture) -> None:
+    evaluation.print_result({}, "outputs/[a] [/b] :smile:")
+    assert capsys.readouterr().out == "run folder: outputs/[a] [/b] :smile:\n"
+
+
 def test_known_pixels_put_back_in_some_results_alone_are_named() -> None:
     old = ("maskgit", {"feather": 0})  # recorded before it could be chosen
     kept, painted, drawn = ("flow", {"reimpose_known": True}), ("flow", {"reimpose_known": False}), ("ddpm", {})

@@ -276,6 +276,24 @@ def test_values_that_are_no_numbers_are_shown_and_never_the_best(tmp_path: Path)
     assert "NaN" not in (tmp_path / "pages" / "page.html").read_text()
 
 
+def test_runs_that_diverged_are_left_out_of_charts_and_stop_no_page(tmp_path: Path) -> None:
+    for number, value in enumerate((math.nan, 20.0, 21.0, math.inf)):
+        calls = {"num_network_calls": {"sample": 4 + number, "mean": 1}}
+        ranks = {"rank_histograms": {"pixels/sample": [value / 100] * 5}}
+        record = {"sampling": calls, "calibration": ranks}
+        folder = fake_run(tmp_path / "runs" / str(number), f"run{number}", psnr=value, record=record)
+        content = read_json(folder / "metrics.json")
+        for output in ("sample", "mean"):
+            content["metrics"] |= {f"psnr_pooled/{output}": value, f"fd_label_classifier_paired/{output}": value / 5}
+        (folder / "metrics.json").write_text(json.dumps(content))
+    page_of(tmp_path, f"runs={tmp_path}/runs/**")
+    charts = re.findall(r'<svg class="chart".*?</svg>', (tmp_path / "pages" / "page.html").read_text())
+    assert not any(re.search(r"\b(nan|inf)\b", chart) for chart in charts)
+    for words in ("below the best", "rank of the truth"):
+        (chart,) = [chart for chart in charts if words in chart]
+        assert set(re.findall(r"run\d", chart)) == {"run1", "run2"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

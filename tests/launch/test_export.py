@@ -37,7 +37,7 @@ from launch.options import experiments
 from launch.run_folder import RunFolder, write_json
 from launch.use.export import export as export_run
 from launch.use.export import export_config, export_part
-from launch.use.load import load_export
+from launch.use.load import Trained, load_export
 from launch.use.model_card import write_card
 from lightning_modules import GenerativeModule
 
@@ -91,7 +91,7 @@ def test_the_code_of_every_card_runs(
     module = build.build_module(config).eval()
     plain = export_config(build.plain_config(config), type(module))
     plain["data"]["label_names"] = [str(number) for number in range(config.data.num_classes)]
-    (code,) = re.findall(r"```python\n(.*?)```", write_card(restorer, plain, module, "ema", 3, None), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", write_card(restorer, plain, module, "ema", 3, None, None), re.DOTALL)
     asked: list[str] = []
     model = triptych.Model(module, config.data.image_size, config.data.channels, plain["data"]["label_names"])
     monkeypatch.setattr("triptych.load", lambda folder: asked.append(folder) or model)
@@ -195,7 +195,7 @@ def test_python_gives_the_bytes_of_the_command_and_the_pages_tell_how(
         (lambda: model.fill(pixels, ~hole & hole), "somewhere it must be"),
         (lambda: model.fill(pixels, pixels, marked="grey"), "hole=grey must be one of auto, white, black, alpha"),
         (lambda: model.restore(pixels, kind="PIL"), "kind=PIL must be one of pil, numpy, torch"),
-        (lambda: model.restore(pixels, -1), "ask for 0 or more"),
+        (lambda: model.restore(pixels, -1), "ask for a whole number, 0 or more"),
     ):
         with pytest.raises(triptych.UserError, match=message):
             call()
@@ -295,6 +295,30 @@ def test_raw_weights_and_unfinished_runs_say_so(restorer: RunFolder, tmp_path: P
     assert "raw, after 3 steps |" in card
     assert "**The run had not finished: 3 steps were planned.**" in card
     assert "There are no test figures for these weights." in card
+    # The grid is of the test of the averaged ones.
+    assert "![Test images]" not in card
+    assert not (run.path / "export" / "test.png").exists()
+    result = read_json(run.path / "metrics.json")
+    result["record"]["sampling"] |= {"assisted": True, "classifier_guidance": 2.0}
+    for path, is_there in ((restorer.path / "metrics.json", True), (run.path / "metrics.json", False)):
+        write_json(run.path / "metrics.json", read_json(path) if is_there else result)
+        export.main([f"run={run.path}"])
+        assert (run.path / "export" / "test.png").exists() == is_there
+        card = (run.path / "export" / "README.md").read_text()
+        assert ("![Test images]" in card, "no test figures" in card) == (is_there, not is_there)
+
+
+def test_an_export_does_not_lose_the_classifier_in_the_loop_silently(runs: dict[str, RunFolder]) -> None:
+    run = runs["ddpm_scenes"]
+    plain = build.plain_config(run_config(run))
+    kind = type(trained(run))
+    assert export_config(plain, kind)["module"]["classifier_guidance"] == 0
+    plain["module"]["classifier_guidance"] = 2.0
+    with pytest.raises(UserError, match=r"module\.classifier_guidance=2\.0 draws with a label classifier, .* or set"):
+        export_config(plain, kind)
+    export.main([f"run={run.path}", "module.classifier_guidance=0"])
+    with pytest.raises(ExportError, match=r"module\.classifier_guidance=2 draws with a label classifier"):
+        Trained.of_export(run.path / "export", ["module.classifier_guidance=2"]).load(None)
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(restorer: RunFolder, exported: Path, tmp_path: Path) -> None:

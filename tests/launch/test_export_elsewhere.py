@@ -232,6 +232,16 @@ def test_the_hub_keeps_what_was_loaded(
         assert isinstance(again, triptych.Model)
         assert drawn(again) == expected
         assert_names_no_place(here / f"saved{number}", run.path.parent.parent, exported.parent)
+    other = here / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    for source in (model, triptych.load(exported)):
+        with pytest.raises(UserError, match="other exists and is no export"):
+            source.save_pretrained(other)
+    assert [path.name for path in other.iterdir()] == ["config.json"]
+    monkeypatch.setenv("HOME", str(here))
+    model.save_pretrained("~/of home")
+    assert (here / "of home" / "config.json").exists()
     card = hub.ModelCard.load("saved0/README.md").data
     assert card.library_name == "triptych"
     assert {"triptych", "meanflow", "model_hub_mixin"} <= set(card.tags)

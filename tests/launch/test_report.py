@@ -246,6 +246,26 @@ def test_the_gap_of_samples_is_drawn_beside_that_of_the_posterior() -> None:
     assert plots_of({"psnr/mean": 1.0}, {"evaluation": {"num_images": 3}}) == []
 
 
+def test_a_sampling_that_diverged_stops_no_page(tmp_path: Path) -> None:
+    run = fake_run(tmp_path / "run", record={"calibration": {"num_samples": 4, "rank_histograms": {
+        "pixels/sample": [math.nan] * 5, "mean/sample": [0.2, 0.2, 0.2, 0.2, 0.2],
+    }}})  # fmt: skip
+    result = read_json(run / "metrics.json")
+    gaps = {"1": math.nan, "2": 1.8, "4": 1.0, "8": -math.inf}
+    result["metrics"] |= {f"calibration_gap/mean_of_{number}": gap for number, gap in gaps.items()}
+    result["metrics"] |= {"psnr/sample": math.nan, "spread/sample": math.nan, "spread_ratio/sample": math.inf}
+    (run / "metrics.json").write_text(json.dumps(result))
+    (path,) = report([f"run={run}", "format=html"])
+    charts = {re.search('aria-label="([^"]*)"', svg)[1]: svg for svg in re.findall("<svg class=.chart.*?</svg>", shown(path))}
+    gap, ranks = charts["Gap of the mean of K samples, dB"], charts["Rank of the truth among the samples"]
+    assert gap.count('class="mark"') == 2  # measured, of four numbers of samples
+    assert gap.count('class="ring"') == 4
+    assert ranks.count("<title>pixels") == 0
+    assert ranks.count("<title>mean") == 5
+    assert not re.search(r"\b(nan|inf)\b", gap + ranks)
+    assert "pixels, sample" not in shown(path)  # nor is there a key to it
+
+
 def test_charts_of_other_scalars_are_kept(tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run")
     (run / "metrics.csv").write_text("step,train/loss,mine/value,val/psnr/sample\n1,0.5,3,\n2,0.4,4,18.5\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from callbacks.checkpoint import AtomicCheckpointIO
 from generative.judges.label_classifier import load_label_classifier
 from generative.networks.tokenizer import load_tokenizer
+from launch import record
 from launch.compose import apply_overrides, compose_config, parse
 from launch.errors import UserError
 from launch.run_folder import RunFolder, identity, newest_unfinished, write_json
@@ -60,6 +63,22 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with run.locked(), pytest.raises(UserError, match="another process"), RunFolder(tmp_path / "run").locked():
         pass
     assert not run.is_locked()
+
+
+def test_the_commit_is_that_of_the_code_and_of_no_repository_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("git") is None:
+        pytest.skip("there is no git")
+    site = tmp_path / "env" / "site"
+    for root, is_own in ((tmp_path, True), (site, False)):
+        (root / "launch").mkdir(parents=True)
+        monkeypatch.setattr(record, "__file__", str(root / "launch" / "record.py"))
+        if is_own:
+            for command in ("init -q", "-c user.name=a -c user.email=a commit -q --allow-empty -m a"):
+                subprocess.run(["git", "-C", str(root), *command.split()], check=True)
+        assert (record.git_revision() is not None) == is_own
+        assert ("triptych" in record.versions()) != is_own
 
 
 def test_overrides_change_only_what_they_name() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from files.images import Picture
 from generative.metrics.restoration import psnr
 from triptych.answers import Degraded, Step
-from triptych.demo.pictures import as_image, image_address, of_pil, spread_map
+from triptych.demo.pictures import as_image, image_address, spread_map
 from triptych.model import Model
 
 NUM_SAMPLES = 4
@@ -33,9 +33,9 @@ def restored(
     """
     shown, truth = [], None if degradation is None else as_image(clean)
     for name, model in runs.items():
-        given, hole, settings = Degraded(clean.image, None, {})
+        given, hole, settings = Degraded(as_image(clean), None, {})
         if degradation is not None:
-            given, hole, settings = model.degrade(clean.image, degradation, severity, seed=seed)
+            given, hole, settings = model.degrade(clean.image, degradation, severity, seed=seed, kind="torch")
         begin = time.perf_counter()
         if hole is None:
             answer = model.restore(given, NUM_SAMPLES, seed=seed, tile=tile, kind="torch")
@@ -43,7 +43,7 @@ def restored(
             answer = model.fill(given, hole, NUM_SAMPLES, seed=seed, tile=tile, kind="torch")
         seconds = time.perf_counter() - begin
         told = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-        shown.append(_card(name, model, seconds, _restoration(of_pil(given), answer.samples, answer.mean, truth), told))
+        shown.append(_card(name, model, seconds, _restoration(given, answer.samples, answer.mean, truth), told))
     return "".join(shown)
 
 

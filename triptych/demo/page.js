@@ -29,9 +29,16 @@ function picker() {
     };
     image.src = source;
   }
+  function forget() {
+    picture = hole = shown = null; past = [];
+    canvas().width = canvas().height = 0;
+    element.querySelector(".surface").classList.remove("full");
+    tell("");
+  }
   function read(file) {
     if (!file) return;
     if (file.size > MAX_BYTES) { tell("The file is larger than 10 MB: take a smaller one."); return; }
+    forget();  // if the file is refused, nothing is there: no picture is shown that is not the one in use
     const reader = new FileReader();
     reader.onload = () => { props.value = { file: reader.result }; trigger("upload"); };
     reader.readAsDataURL(file);

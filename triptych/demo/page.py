@@ -33,7 +33,10 @@ SHOWN = 5.0  # seconds of a message, which covers the top of a phone
 SCRIPT, STYLE = ((Path(__file__).parent / f"page.{kind}").read_text() for kind in ("js", "css"))
 AS_IT_IS = "as it is"
 MAX_EXAMPLES = 16
+MAX_SEED = 999_999_999
 TILES = {"in tiles of the training size": "auto", "shrunk to the training size": "none"}
+# What means something where Gradio reads templates: in Handlebars, then in a template string of JavaScript, or in "@children".
+NOT_IN_TEMPLATE = re.compile(r"[`\\${}@]")
 # A browser that keeps to it fetches nothing from elsewhere, whatever a library of the page asks for.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -89,7 +92,8 @@ def served(runs: Mapping[str, Model], port: int | None = None) -> Iterator[str]:
                 app_kwargs={"middleware": [Middleware(Policy)]},
             )  # fmt: skip
         except OSError as error:
-            raise UserError(f"port={port} is taken: choose another one, or leave it out.") from error
+            taken = "the first ports from 7860 on are" if port is None else f"port={port} is"
+            raise UserError(f"{taken} taken: name a free one with port=PORT.") from error
         try:
             yield url
         finally:
@@ -153,7 +157,7 @@ def _restore_tab(gr: Any, runs: dict[str, Model]) -> None:
     def restore(value: Any, name: str, severity: float, who: list[str], tile: str, seed: float) -> str:
         given = received(_of(value, "picture"))
         return answers.restored(
-            _asked(runs, who), given, None if name == AS_IT_IS else name, severity, _seed(seed), TILES[tile]
+            _asked(runs, who), given, None if name == AS_IT_IS else name, severity, seed_of(seed), TILES[tile]
         )
 
     button.click(restore, [picture, degradation, severity, who, tile, seed], shown, api_visibility="private")
@@ -172,7 +176,7 @@ def _fill_tab(gr: Any, runs: dict[str, Model]) -> None:
     def fill(value: Any, who: list[str], tile: str, seed: float) -> str:
         given = received(_of(value, "picture"))
         hole = torch.from_numpy(received_hole(_of(value, "hole"), given))
-        return answers.filled(_asked(runs, who), given, hole, _seed(seed), TILES[tile])
+        return answers.filled(_asked(runs, who), given, hole, seed_of(seed), TILES[tile])
 
     button.click(fill, [picture, who, tile, seed], shown, api_visibility="private")
 
@@ -185,7 +189,7 @@ def _draw_tab(gr: Any, runs: dict[str, Model]) -> None:
     scale = next((each for each in scales if each is not None), None)
     with gr.Row():
         with gr.Column(min_width=280):
-            labels = _component(gr, "buttons", names[:1], html_template=_label_buttons(names), elem_id="labels")
+            labels = _component(gr, "buttons", names[:1], html_template=label_buttons(names), elem_id="labels")
         with gr.Column(min_width=280):
             guidance = gr.Slider(1, 8, value=scale or 1, step=0.5, label="Guidance", visible=scale is not None)
             who, seed = _who(gr, runs), gr.Number(0, precision=0, minimum=0, label="Seed")
@@ -197,7 +201,7 @@ def _draw_tab(gr: Any, runs: dict[str, Model]) -> None:
         known = [name for name in chosen if name in names] if isinstance(chosen, list) else []
         if names and not known:
             raise UserError("Nothing is chosen yet: press one to three of the buttons.")
-        return answers.drawn(_asked(runs, who), ", ".join(known) or None, scale, _seed(seed))
+        return answers.drawn(_asked(runs, who), ", ".join(known) or None, scale, seed_of(seed))
 
     button.click(draw, [labels, guidance, who, seed], shown, api_visibility="private")
 
@@ -240,7 +244,7 @@ def _opened(path: Path) -> Any:
     return read_picture(path).image
 
 
-def _label_buttons(names: list[str]) -> str:
+def label_buttons(names: list[str]) -> str:
     """Return buttons: a table where the names are all pairs of two words, as a colour and a shape, else a list."""
     pairs = [name.split() for name in names]
     rows, columns = ([*dict.fromkeys(pair[i] for pair in pairs if len(pair) == 2)] for i in (0, 1))
@@ -253,13 +257,18 @@ def _label_buttons(names: list[str]) -> str:
     return f'<table class="labels">{lines}</table>'
 
 
+def in_template(text: str) -> str:
+    """Write text so that it stands in a template as the text that it is, wherever it comes from: as HTML, and as no code."""
+    return NOT_IN_TEMPLATE.sub(lambda sign: f"&#{ord(sign.group())};", escape(text))
+
+
 def _label_button(name: str, text: str, pressed: bool, colour: str | None = None) -> str:
     known = COLOURS.get(colour or "")
     swatch = f'<span class="swatch" style="background: rgb{known}"></span>' if known else ""
     text = text if known or colour is None else name
     return (
-        f'<button type="button" data-name="{escape(name)}" aria-label="{escape(name)}" aria-pressed="{str(pressed).lower()}">'
-        f"{swatch}{escape(text)}</button>"
+        f'<button type="button" data-name="{in_template(name)}" aria-label="{in_template(name)}" '
+        f'aria-pressed="{str(pressed).lower()}">{swatch}{in_template(text)}</button>'
     )
 
 
@@ -291,8 +300,7 @@ def _of(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _seed(value: float | None) -> int:
-    text = "" if value is None else f"{value:g}"
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise UserError("The seed must be a whole number from 0 to 999999999.")
-    return int(text)
+def seed_of(value: Any) -> int:
+    if not isinstance(value, int | float) or not 0 <= value <= MAX_SEED or value != int(value):
+        raise UserError(f"The seed must be a whole number from 0 to {MAX_SEED}.")
+    return int(value)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from files.images import DECODING_ERRORS, Picture, read_picture, reason
-from files.pixels import from_levels, seen, to_pixels, to_tensor
+from files.pixels import seen, to_pixels
 from launch.errors import UserError
 
 MAX_BYTES = 10_000_000  # of a picture that is dropped
@@ -89,11 +89,6 @@ def received_hole(source: Any, picture: Picture) -> np.ndarray:
 def as_image(picture: Picture) -> Tensor:
     """Return the (C, H, W) image in [-1, 1] of a picture, C 1 or 3."""
     return seen(picture, 1 if picture.pixels.ndim == 2 else 3).flatten(0, 1)
-
-
-def of_pil(picture: Image.Image) -> Tensor:
-    """Return the (C, H, W) image in [-1, 1] of a grey or RGB picture of Pillow."""
-    return from_levels(to_tensor(picture))
 
 
 def spread_map(samples: list[Tensor]) -> tuple[str, int]:
