@@ -215,7 +215,9 @@ def test_generation_keeps_names_and_sizes(run: RunFolder, tmp_path: Path, capfd:
     assert abs(difference).max() <= 1  # the same draws in batches of another size
 
 
-def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path) -> None:
+def test_generation_with_masks_keeps_known_pixels(
+    run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for folder in ("in", "masks"):
         (tmp_path / folder).mkdir()
     image = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
@@ -227,6 +229,11 @@ def test_generation_with_masks_keeps_known_pixels(run: RunFolder, tmp_path: Path
     generate.main([*common, f"output={tmp_path / 'out'}"])
     restored = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert (restored[mask == 0] == image[mask == 0]).all()
+    Image.fromarray(255 - mask).save(tmp_path / "black.png")
+    black = [f"masks={tmp_path / 'black.png'}", "hole=black"]
+    generate.main([f"run={run.path}", f"input={tmp_path / 'in'}", *black, f"output={tmp_path / 'same'}"])
+    assert "1 mask: black is missing" in capfd.readouterr().err
+    assert (np.asarray(Image.open(tmp_path / "same" / "a.png")) == restored).all()
     Image.fromarray(image).save(tmp_path / "in" / "b.png")
     for bad, message in (
         (mask * 0, "b.png has no hole"),
@@ -252,8 +259,9 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     folder = tmp_path / "set"
     (folder / "sub").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
-    second = os.fsdecode(b"sub/b\xff.png")  # a name that is no text
-    for name, pixels in (("a.png", noise), (second, noise[:33, :32])):
+    colour = np.random.default_rng(1).integers(0, 256, (36, 40, 3), dtype=np.uint8)
+    small = os.fsdecode(b"sub/b\xff.png")  # a name that is no text
+    for name, pixels in (("a.png", noise), ("c.png", colour), (small, noise[:33, :32])):
         Image.fromarray(pixels).save(folder / name)
     sigma = ["degradation=noise_sigma", "degradation.steps.noise.sigma=15"]
     measured = [*sigma, "callbacks=[restore,fusion]"]
@@ -261,27 +269,31 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     target = run.path / "evaluations" / "set"
     with (target / "pictures.csv").open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
-    second = r"sub/b\udcff.png"
-    assert list(rows) == ["a.png", second, "mean"]
+    small = r"sub/b\udcff.png"
+    names = ["a.png", "c.png", small]
+    assert list(rows) == [*names, "mean"]
     assert (rows["a.png"]["width"], rows["a.png"]["height"]) == ("70", "50")
     for output in ("degraded", "sample", "mean"):
-        mean = np.mean([float(rows[name][f"psnr/{output}"]) for name in ("a.png", second)])
+        mean = np.mean([float(rows[name][f"psnr/{output}"]) for name in names])
         assert float(rows["mean"][f"psnr/{output}"]) == pytest.approx(mean, abs=1e-3)
-    assert float(rows["a.png"]["psnr/degraded"]) == pytest.approx(
-        20 * np.log10(255 / 15), abs=0.5
-    )  # but for the clipping
+    for name in ("a.png", "c.png"):
+        # but for the clipping
+        assert float(rows[name]["psnr/degraded"]) == pytest.approx(20 * np.log10(255 / 15), abs=0.5)
     content = read_json(target / "pictures.json")
     record = content["record"]
-    assert (record["border"], record["pictures"], record["settings"]["overrides"]) == (2, 2, measured)
+    assert (record["border"], record["pictures"], record["settings"]["overrides"]) == (2, 3, measured)
+    assert record["evaluation_seed"] == run.config().module.evaluation_seed
+    assert record["rounded"].startswith("restored and degraded pictures are rounded to 8 bits")
     assert float(rows["a.png"]["vif/mean"]) == pytest.approx(content["metrics"]["vif/mean"], abs=1e-3)
-    assert not rows[second]["vif/mean"]  # too small
-    assert "entropy/clean" in record["definitions"] or "entropy" in record["definitions"]
+    assert not rows[small]["vif/mean"] + rows["c.png"]["vif/mean"]  # too small
+    assert "entropy" in record["definitions"]
     generate.main(
         [f"run={run.path}", f"input={folder}", f"output={tmp_path / 'out'}", "result=mean", "degrade=true", *sigma]
     )
-    made = np.asarray(Image.open(tmp_path / "out" / "a.png")).astype(float)
-    mse = np.mean((made - noise)[2:-2, 2:-2] ** 2)
-    assert float(rows["a.png"]["psnr/mean"]) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
+    for name, pixels in (("a.png", noise), ("c.png", colour)):  # what is measured is what is written, of 8 bits
+        made = np.asarray(Image.open(tmp_path / "out" / name)).astype(float)
+        mse = np.mean((made - pixels)[2:-2, 2:-2] ** 2)
+        assert float(rows[name]["psnr/mean"]) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
     for arguments, message in (
         (["name=set"], "set holds another evaluation: choose another name"),
         (["name=rim", "border=16"], r"border=16 leaves nothing of sub/b\\udcff\.png"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, assert_same_state, composed, read_json, train_here
+from omegaconf import OmegaConf
 from PIL import Image
 
 from datamodules.labels import LABELS
+from files.grids import read_grid
 from generative.schedules.masking import MaskSchedule
 from launch.build import tasks_of
 from launch.checking import check_values
@@ -33,6 +36,7 @@ JUDGED = {
     "label_classifier_iclevr": "ddpm_iclevr_lab",
 }  # a judge, and what it judges
 # What needs a run before it: test_cats_run_from_tokenizer_to_inpainting, tests/lightning_modules and tests/launch.
+NOT_FINITE: set[str] = set()
 IN_TURN = [f"{kind}_{data}" for kind in ("vqgan", "autoencoder", "maskgit") for data in ("scenes", "cats")]
 IN_TURN += ["pmrf", "meanflow_regression", "vqgan_cats_large", "maskgit_cats_large", "maskgit_cats_lab"]
 ALONE = [name for name in experiments() if name not in (*IN_TURN, *JUDGED, *JUDGED.values())]
@@ -65,17 +69,32 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     }
 
 
-def assert_run_folder(run: object) -> dict[str, float]:
+def assert_run_folder(run: RunFolder) -> dict[str, float]:
     """Check what every run leaves and return its metrics."""
     checkpoint = torch.load(run.checkpoint, weights_only=True)
     assert checkpoint["global_step"] == 2
-    for image in run.path.glob("images/*/step=*.png"):
-        assert len(set(Image.open(image).convert("L").getdata())) > 8
+    assert_grids(run)
     with (run.path / "metrics.csv").open() as file:
         assert any(row.get("train/loss") for row in csv.DictReader(file))
     assert run.record["finished"]
     assert {"seed", "versions", "git_revision", "config_hash", "hardware", "data"} <= run.record.keys()
-    return read_json(run.path / "metrics.json")["metrics"]
+    metrics = read_json(run.path / "metrics.json")["metrics"]
+    assert not {name for name, value in metrics.items() if not math.isfinite(value)} - NOT_FINITE
+    return metrics
+
+
+def assert_grids(run: RunFolder) -> None:
+    """Check that grids of images have a row for each output, under what was given, and that this is no plain colour."""
+    config, given = run.config(), {"clean", "degraded"} if tasks_of(run.config()) & {"restore", "inpaint"} else {"data"}
+    outputs = read_json(run.path / "metrics.json")["record"]["sampling"].get("num_network_calls", {}).keys()
+    whole = {OmegaConf.select(config, "callbacks.image_grid.key"), "test"}
+    for path in run.path.glob("images/*/step=*.png"):
+        rows = read_grid(path)
+        assert rows
+        assert all(rows.values())
+        if path.parent.name in whole:
+            assert rows.keys() >= given | outputs
+            assert all(len(set(picture.getdata())) > 1 for picture, _ in rows[min(given)])
 
 
 @pytest.mark.parametrize("name", ALONE)

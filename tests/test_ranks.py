@@ -114,7 +114,7 @@ def assert_close(a: Any, b: Any, where: str = "", rtol: float = 1e-4, atol: floa
 def assert_same_metrics_on_one_rank(folder: Path) -> None:
     on_two = read_json(folder / "metrics.json")["metrics"]
     on_one = evaluate(read_job([f"run={folder}", "trainer=cpu", "trainer.devices=1", "name=one"], ""))["metrics"]
-    assert on_one == pytest.approx(on_two, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert on_one == pytest.approx(on_two, rel=1e-4, abs=1e-5)
     assert on_one
 
 

@@ -69,8 +69,9 @@ class TimeEmbedding(nn.Module):
         self.frequencies: Tensor
         frequencies = torch.exp(torch.linspace(math.log(0.5), math.log(MAX_TIME_FREQUENCY), num_frequencies))
         self.register_buffer("frequencies", frequencies, persistent=False)
+        of_zero = self._features(torch.zeros(1))  # a time that is absent counts as 0
         self.mlp = nn.Sequential(
-            more_inputs(nn.Linear(num_times * (2 * num_frequencies + 1), dim)), nn.SiLU(), nn.Linear(dim, dim)
+            more_inputs(nn.Linear(num_times * len(of_zero), dim), of_zero), nn.SiLU(), nn.Linear(dim, dim)
         )
 
     def forward(self, times_BT: Tensor) -> Tensor:
@@ -82,9 +83,11 @@ class TimeEmbedding(nn.Module):
         Returns:
             (B, D) embeddings.
         """
-        angles = times_BT[..., None] * self.frequencies
-        features = torch.cat([times_BT[..., None], angles.sin(), angles.cos()], dim=-1)
-        return self.mlp(features.flatten(1))
+        return self.mlp(self._features(times_BT[..., None]).flatten(1))
+
+    def _features(self, time: Tensor) -> Tensor:
+        angles = time * self.frequencies
+        return torch.cat([time, angles.sin(), angles.cos()], dim=-1)
 
 
 class SwiGLU(nn.Module):

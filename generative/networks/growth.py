@@ -6,11 +6,13 @@ be, the new network computes at first what the old one did.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 Layer = TypeVar("Layer", bound=nn.Module)
 MAX_NAMES = 8  # in a line
@@ -18,6 +20,7 @@ TAKEN = "taken"  # the fates of tensors, as they are told
 GROWN = "grown, zero for new inputs"
 REPEATED = "grown, with copies of the last output"
 CUT = "cut, without the last inputs"
+KEPT = "taken, with what inputs that are left out gave where they are absent"
 COPIED = "copies of the last output"
 ZERO = "new, zero and so without effect at first"
 BUILT = "new, as built"
@@ -28,13 +31,19 @@ class ShapeError(ValueError):
     """A tensor has another shape, and that is no growth; the message names it and both shapes."""
 
 
-def more_inputs(layer: Layer) -> Layer:
-    """Mark a linear or convolution layer whose last inputs may be new, and then have weights of zero, or be left out.
+def more_inputs(layer: Layer, absent: Tensor | None = None) -> Layer:
+    """Mark what reads the inputs; the last of them may be new, and then have weights of zero, or be left out.
+
+    Args:
+        layer: A linear or convolution layer, or a module list with a part for each input, whose results are added; a part is
+            a sequence that ends with a linear layer.
+        absent: (F,) features of an input that is absent, None for zeros. What inputs that are left out gave then goes into a
+            bias.
 
     Returns:
         The layer.
     """
-    layer.has_more_inputs = True  # type: ignore[assignment]
+    layer.has_more_inputs, layer.absent_features = True, absent  # type: ignore[assignment]
     return layer
 
 
@@ -94,13 +103,18 @@ def begin_from(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         raise ValueError(fault)
     own = network.state_dict()
     copied = _copied_outputs(network, own, weights)
+    of_absent = _of_absent(network, weights)
     begun: dict[str, Tensor] = {}
-    fates: dict[str, list[str]] = {fate: [] for fate in (TAKEN, GROWN, REPEATED, CUT, COPIED, ZERO, BUILT)}
+    fates: dict[str, list[str]] = {fate: [] for fate in (TAKEN, KEPT, GROWN, REPEATED, CUT, COPIED, ZERO, BUILT)}
     for name, value in own.items():
         layer = network.get_submodule(name.rpartition(".")[0])
         old = weights.get(copied.get(name, name))
         begun[name], fate = _new(name, value, layer) if old is None else _fitted(name, value, old, layer)
-        fates[COPIED if fate == TAKEN and name in copied else fate].append(name)
+        if fate == TAKEN and name in copied:
+            fate = COPIED
+        elif fate == TAKEN and name in of_absent:
+            begun[name], fate = begun[name] + of_absent[name].to(value), KEPT
+        fates[fate].append(name)
     if not fates[TAKEN]:
         raise ValueError("none of its tensors has a counterpart in this network: name a run of such a network")
     network.load_state_dict(begun)
@@ -154,6 +168,29 @@ def _copied_outputs(network: nn.Module, own: Collection[str], weights: Collectio
             for number in range(len(there), len(heads)) if there else ():
                 start, last = f"{path}.{number}.", f"{path}.{len(there) - 1}."
                 found |= {name: last + name.removeprefix(start) for name in own if name.startswith(start)}
+    return found
+
+
+def _of_absent(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Find what the old network made of inputs that are left out where they are absent, by the bias that it goes into."""
+    found: dict[str, Tensor] = {}
+    for path, layer in network.named_modules():
+        absent: Tensor | None = getattr(layer, "absent_features", None)
+        if absent is None:
+            continue
+        if isinstance(layer, nn.ModuleList):
+            bias, own = f"{path}.{len(layer) - 1}.{len(layer[-1]) - 1}.bias", layer[0].state_dict()
+            for number in itertools.count(len(layer)):
+                part = {key: weights[name] for key in own if (name := f"{path}.{number}.{key}") in weights}
+                if any(key not in part or part[key].shape != value.shape for key, value in own.items()):
+                    break
+                made = functional_call(layer[0], {key: value.to(absent) for key, value in part.items()}, absent)
+                found[bias] = found.get(bias, 0) + made
+        elif (weight := weights.get(f"{path}.weight")) is not None and weight.ndim == 2:
+            cut = weight[:, layer.weight.shape[1] :].to(absent)
+            number, rest = divmod(cut.shape[1], len(absent))
+            if number and not rest:
+                found[f"{path}.bias"] = cut @ absent.repeat(number)
     return found
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generative.networks.attention import DDPM_NORM_EPS, Attention, SpatialAttention
-from generative.networks.growth import quiet
+from generative.networks.growth import more_inputs, quiet
 from generative.networks.labels import ObjectTokens
 from generative.networks.matrices import stacked
 
@@ -40,9 +40,11 @@ class SinusoidalTimeEmbedding(nn.Module):
         spacing = max(1, half - 1) if ddpm else half
         frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32) / spacing)
         self.register_buffer("frequencies", frequencies if ddpm else TIME_SCALE * frequencies, persistent=False)
-        self.mlps = nn.ModuleList(
+        mlps = (
             nn.Sequential(nn.Linear(2 * half, dim), nn.SiLU(), quiet(nn.Linear(dim, dim))) for _ in range(num_times)
         )
+        of_zero = self._features(torch.zeros(1))  # a time that is absent counts as 0
+        self.mlps = more_inputs(nn.ModuleList(mlps), of_zero)
 
     def forward(self, times_BT: Tensor) -> Tensor:
         """Embed times.
@@ -53,14 +55,16 @@ class SinusoidalTimeEmbedding(nn.Module):
         Returns:
             (B, E) embeddings.
         """
-        if self.ddpm:
-            angles = (TIME_SCALE * times_BT[..., None] - 1) * self.frequencies
-            features_BTF = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        else:
-            angles = times_BT[..., None] * self.frequencies
-            features_BTF = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        features_BTF = self._features(times_BT[..., None])
         embeddings = [mlp(features_BTF[:, i]) for i, mlp in enumerate(self.mlps)]
         return torch.stack(embeddings).sum(dim=0)
+
+    def _features(self, time: Tensor) -> Tensor:
+        if self.ddpm:
+            angles = (TIME_SCALE * time - 1) * self.frequencies
+            return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        angles = time * self.frequencies
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def group_norm(channels: int, num_groups: int, adaptive_norm: bool) -> nn.GroupNorm:

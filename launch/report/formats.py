@@ -70,15 +70,18 @@ def _tables(report: Report) -> Tables:  # as title, headings and rows
 def markdown(report: Report) -> str:
     """Write the tables in GitHub's Markdown."""
 
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(re.sub(r"([|\\<>*_`])", r"\\\1", cell.replace("\n", " ")) for cell in cells) + " |"
+    def text(value: str) -> str:
+        return re.sub(r"([|\\<>*_`])", r"\\\1", value.replace("\n", " "))
 
-    parts = [f"# {report.title}"]
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(map(text, cells)) + " |"
+
+    parts = [f"# {text(report.title)}"]
     for title, headings, rows in _tables(report):
         if rows:
             rule = "|" + "|".join(["---"] * len(headings)) + "|"
-            parts.append("\n".join([f"## {title}", "", line(headings), rule, *map(line, rows)]))
-    return "\n\n".join([*parts, *report.missing]) + "\n"
+            parts.append("\n".join([f"## {text(title)}", "", line(headings), rule, *map(line, rows)]))
+    return "\n\n".join([*parts, *map(text, report.missing)]) + "\n"
 
 
 def latex(report: Report) -> str:

@@ -11,7 +11,7 @@ import pytest
 from picture_files import EXIF_ROTATED, SIZE, hole, scene
 from PIL import Image, ImageFilter
 
-from files.masks import MaskError, match_masks, read_mask
+from files.masks import MaskError, hole_rule, match_masks, read_mask
 
 HOLE = hole()
 WHITE = HOLE.astype(np.uint8) * 255
@@ -75,6 +75,36 @@ def test_a_mask_gives_the_hole_that_was_meant(name: str, tmp_path: Path) -> None
     assert mask.doubt is None
     stem = name.partition(".")[0].removesuffix("_16").removesuffix("_black_under")
     assert RULES.get(stem, "white is missing") in mask.rule
+
+
+CHOSEN = {
+    "white": ("white", save(Image.fromarray(WHITE)), HOLE, "white is missing"),
+    "white below opacity": (
+        "white", save(layer(np.where(HOLE[..., None], 255, 0), 255 - WHITE)), HOLE, "white is missing",
+    ),
+    "black": ("black", save(Image.fromarray(255 - WHITE)), HOLE, "black is missing"),
+    "erased": ("alpha", save(layer(scene(), 255 - WHITE)), HOLE, "what is transparent is missing"),
+    "strokes": ("alpha", save(STROKES), ~HOLE, "what is transparent is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_what_is_missing_can_be_said(name: str, tmp_path: Path) -> None:
+    rule, write, missing, told = CHOSEN[name]
+    write(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png", hole_rule(rule))
+    assert np.array_equal(mask.missing, missing)
+    assert mask.rule == told
+
+
+def test_what_is_said_to_be_missing_must_be_there(tmp_path: Path) -> None:
+    save(Image.fromarray(WHITE * 0 + 255))(tmp_path / "m.png")
+    with pytest.raises(MaskError, match="hole=alpha: .* has no transparent pixel: set hole=white or hole=black"):
+        read_mask(tmp_path / "m.png", "alpha")
+    with pytest.raises(MaskError, match="has no hole: hole=black, and nothing of it is"):
+        read_mask(tmp_path / "m.png", "black")
+    with pytest.raises(MaskError, match="hole=blak must be one of auto, white, black, alpha"):
+        hole_rule("blak")
 
 
 REFUSED = {

@@ -99,6 +99,24 @@ def test_the_way_back_leaves_the_condition_and_the_labels() -> None:
     assert "labels (" in lines[-1]
 
 
+@pytest.mark.parametrize("kind", [*SMALL, "DDPM's U-Net"], ids=str)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_time_that_is_left_out_counts_as_zero(kind: Any, times: int) -> None:
+    """A labelled flow map, which is told the scale of guidance, becomes a restorer, which is not."""
+    plain = {"adaptive_norm": False} if kind == "DDPM's U-Net" else {}
+    kind = UNet if plain else kind
+    old, new = network(kind, 0, **plain, num_times=3), network(kind, 1, **plain, num_times=times, condition_channels=3)
+    lines = begin_from(new, old.state_dict())
+    side, g = SMALL[kind]["image_size"], torch.Generator().manual_seed(0)
+    x, image = (torch.randn(3, channels, side, side, generator=g) for channels in (2, 3))
+    told = torch.rand(3, 3, generator=g)
+    told[:, times:] = 0
+    before, after = old(x, told, Condition()), new(x, told[:, :times], Condition(image))
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    assert any(line.startswith("taken, with what inputs") for line in lines) == (kind is not ContextUNet)
+    assert not any(line.startswith("new, as built") for line in lines)
+
+
 def test_other_labels_begin_as_built_and_keep_the_answer_without_any() -> None:
     old, new = network(DiT, 0, label_factors=(5,)), network(DiT, 1, label_factors=(2, 3))
     tables = [factor.clone() for factor in new.labels.factors]

@@ -11,7 +11,7 @@ from generative.denoiser import Denoiser
 from generative.flow_map import FlowMap
 from generative.likelihood import LEVEL, diffusion_nats, flow_nats, level_log_probability, of_levels
 from generative.networks import ExactNetwork
-from generative.randomness import StepRandomness, generator_for
+from generative.randomness import IndexRandomness, StepRandomness, generator_for
 from generative.schedules import NoiseSchedule
 from generative.truth import DiscOnField, GaussianField
 from generative.types import Condition
@@ -42,6 +42,30 @@ def test_the_flow_of_a_gaussian_is_exact_to_a_percent(images: torch.Tensor, outp
     assert bits == pytest.approx(expected.mean() - 16 * np.log(LEVEL), rel=0.01)
     of_each = nats.numpy() - expected  # Hutchinson's errors, far below the spread of the likelihoods
     assert of_each.std() < expected.std()
+
+
+def test_each_image_has_its_own_likelihood() -> None:
+    """The flow of a mixture diverges otherwise at each image, where that of a Gaussian diverges alike at all of them."""
+    field, num_images, repeats = DiscOnField(4), 8, 64
+    draw = StepRandomness(generator_for(2, "test"), num_images)
+    x = field.law.draw(draw.uniform().double(), draw.normal(1, 16).double()).float()
+    expected = -field.law.log_density(x.double())
+    images = x.view(num_images, 1, 4, 4)
+    flow_map = FlowMap(ExactNetwork(field, None, None, "velocity", 2, 2), "velocity")
+
+    def nats(index_B: torch.Tensor) -> torch.Tensor:
+        """Of images by their number: ``repeats`` numbers are of one image, for Hutchinson's errors to average out."""
+        draws = IndexRandomness.for_images(0, "test", index_B, "cpu")
+        return flow_nats(flow_map, images[index_B // repeats], Condition(), draws, 32)
+
+    index = torch.arange(num_images * repeats)
+    whole = nats(index)
+    of_each = whole.view(num_images, repeats)
+    error = of_each.mean(1) - expected
+    assert (error.abs() < 4 * of_each.std(1) / repeats**0.5 + 0.05).all()
+    assert expected.std() > 4 * error.abs().max()
+    rows = torch.tensor([3, 70, 501])
+    torch.testing.assert_close(nats(rows), whole[rows], rtol=1e-4, atol=1e-3)
 
 
 def test_a_mixture_has_the_density_of_its_modes() -> None:

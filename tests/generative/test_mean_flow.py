@@ -9,7 +9,7 @@ import pytest
 import torch
 from flow_maps import ExactGaussianFlow, LinearFlow, LinearVelocity, Perceptron, inputs, network, randomness
 from hydra.utils import instantiate
-from torch import Tensor
+from torch import Tensor, nn
 
 from generative.flow_map import MIN_TIME, FlowMap, per_image
 from generative.objectives import (
@@ -97,17 +97,35 @@ def test_mean_is_the_conditional_expectation_on_a_gaussian_flow() -> None:
     torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-6, rtol=0)
 
 
+class Stretched(ExactGaussianFlow):
+    """The exact velocity, and an average one that is too long by a factor."""
+
+    def __init__(self, data_std: float) -> None:
+        super().__init__(data_std)
+        self.factor = nn.Parameter(torch.tensor(1.3))
+
+    def forward(self, z: Tensor, times: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        average, velocity = super().forward(z, times, condition)
+        return self.factor * average, velocity
+
+
 def test_predicted_target_agrees_with_the_conditional_one_in_expectation() -> None:
     """With the exact velocity, both targets give the same mean gradient; the predicted one has less variance."""
-    errors = {}
-    flow = ExactGaussianFlow(0.5)
+    flow_map, gradients = FlowMap(Stretched(0.5), "velocity"), dict[str, Tensor]()
     for target in ("conditional", "predicted"):
         objective = ImprovedMeanFlow(TimeDistribution(distinct_share=0.5), AdaptiveWeight(power=0.0), target=target)
-        image = 0.5 * torch.randn(512, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-        source = torch.randn(512, 1, 8, 8, generator=torch.Generator().manual_seed(4))
-        logs = objective(FlowMap(flow, "velocity"), image, source, Condition(), randomness(512)).logs
-        errors[target] = logs["consistency_error"].item()
-    assert errors["predicted"] < 1e-3 < errors["conditional"]
+        of_batches = []
+        for seed in range(64):
+            g = torch.Generator().manual_seed(seed)
+            image, source = 0.5 * torch.randn(64, 1, 8, 8, generator=g), torch.randn(64, 1, 8, 8, generator=g)
+            loss = objective(flow_map, image, source, Condition(), randomness(64, seed)).loss
+            of_batches += torch.autograd.grad(loss, flow_map.network.factor)
+        gradients[target] = torch.stack(of_batches)
+    conditional, predicted = gradients["conditional"], gradients["predicted"]
+    apart = conditional - predicted
+    assert apart.mean().abs() < 3 * apart.std() / len(apart) ** 0.5
+    assert predicted.mean() > 30 * apart.std() / len(apart) ** 0.5  # so a tenth more or less would be seen
+    assert predicted.std() < conditional.std()
 
 
 @pytest.mark.slow

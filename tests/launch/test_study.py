@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from helpers import read_json
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from processes import Run, end_all
 
 from generative.networks.tokenizer import Tokenizer
@@ -131,25 +132,37 @@ def plan() -> list[Planned]:
     return planned_runs(read_settings([*SMALL, "name=plan"]))
 
 
-@pytest.mark.parametrize("study", ["scenes", "digits", "truth"])
-def test_networks_of_a_study_are_of_one_size(study: str) -> None:
-    settings = read_settings([f"study={study}", "budget=coffee", "~study.tasks.generate", "~study.tasks.inpaint"])
+RECIPE = ("optimizer._target_", "data.global_batch_size", "callbacks.ema.decay", "trainer.accumulate_grad_batches")
+RESTORE_ALONE = ["~study.tasks.generate", "~study.tasks.inpaint"]
+
+
+@pytest.mark.parametrize(
+    ("study", "fewer"), [("scenes", []), ("combinations", []), ("digits", RESTORE_ALONE), ("truth", RESTORE_ALONE)]
+)
+def test_networks_of_a_study_are_of_one_size_and_trained_alike(study: str, fewer: list[str]) -> None:
+    settings = read_settings([f"study={study}", "budget=coffee", *fewer])
     data = next(iter(settings.data))
     one = replace(settings, data={data: settings.data[data]}, predictions=())
     planned = planned_runs(one)  # refuses what it counts
     tokenizer = Tokenizer(
         build_module(compose_config([*settings.tokenizer, *settings.data[data]])).network, "untrained"
     )
-    entries = []
+    entries, recipes = [], set()
     for each in planned:
-        if each.entry.paradigm == "maskgit":
-            config = compose_config([*each.overrides, "tokenizer=of_this_size"])
+        if each.entry.role not in ("cell", "baseline"):
+            continue
+        built = ["tokenizer=of_this_size"] if each.entry.paradigm == "maskgit" else []
+        config = compose_config([*each.overrides, *built])
+        recipes.add(tuple(OmegaConf.select(config, key, throw_on_missing=True) for key in RECIPE))
+        if built:
             network = instantiate(config.network)(**tokenizer.transformer_settings())
             entries.append(replace(each.entry, parameters=sum(weight.numel() for weight in network.parameters())))
         else:
             entries.append(each.entry)
-    assert all(entry.parameters for entry in entries if entry.role in ("cell", "baseline"))
+    assert all(entry.parameters for entry in entries)
     check_parameters(entries)
+    assert len(recipes) == 1, recipes
+    assert None not in recipes.pop()
 
 
 def test_a_network_of_another_size_is_refused_before_anything_starts() -> None:
