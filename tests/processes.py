@@ -53,11 +53,11 @@ def arguments(experiment: str, steps: int, interval: int, trainer: str = "cpu") 
     ]  # fmt: skip
 
 
-def _run(log: str, command: list[str], forks: bool) -> None:
+def _run(log: str, command: list[str], forks: bool, out: str) -> None:
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
     os.dup2(file, 2)
+    os.dup2(file if out == log else os.open(out, os.O_WRONLY), 1)
     os.chdir(ROOT)
     composing.remember()
     _be(command, forks)
@@ -179,13 +179,14 @@ class Run:
         log: File that takes its output.
         command: Name of the script and its arguments.
         forks: Whether the jobs of a sweep and the further ranks that it starts are forked too, instead of started anew.
+        out: What takes its standard output instead, such as a device or a named pipe; the log has its errors then.
     """
 
-    def __init__(self, log: Path, *command: str, forks: bool = False) -> None:
+    def __init__(self, log: Path, *command: str, forks: bool = False, out: Path | None = None) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         self.log = log
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = context.Process(target=_run, args=(str(log), list(command), forks))
+        self.process = context.Process(target=_run, args=(str(log), list(command), forks, str(out or log)))
         self.process.start()
         _started.append(self)
 
