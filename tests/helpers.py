@@ -15,6 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.embedded import digits
+from generative.randomness import generator_for
+from generative.types import Batch
 from launch.command_line import split_flags
 from launch.compose import compose_config, without_hydra
 from launch.paths import make_absolute
@@ -62,6 +64,15 @@ def tiny(experiment: str, *choices: str) -> list[str]:
     smallest = ["network=autoencoder_tiny", "network.channels=[16,16]"] if "encoder_blocks" in config.network else []
     narrowest = ["network.widths=[4,8]"] if "widths" in config.network else []
     return [*SMALL_RUN, *smallest, *narrowest, *filter(has, SMALLER)]
+
+
+def random_batch(config: DictConfig, size: int = 4) -> Batch:
+    """Make random images of the kind that a config's data are, with random labels where those have labels."""
+    generator = generator_for(0, "images")
+    side, channels, classes = (config.data[key] for key in ("image_size", "channels", "num_classes"))
+    image = torch.rand(size, channels, side, side, generator=generator) * 2 - 1
+    labels = (torch.rand(size, classes, generator=generator) < 0.5).float() if classes else None
+    return Batch(image, torch.arange(size), 0, labels, degraded=image * 0.5, validity=torch.ones_like(image[:, :1]))
 
 
 def composed(folder: Path, overrides: list[str]) -> DictConfig:
