@@ -29,7 +29,7 @@ digits.SIZES = {"train": 2000, "val": 500, "test": 500}  # 64,000 take longer to
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_RUN = [
     "data.num_train=64", "data.num_val=8", "data.num_test=10", "data.global_batch_size=8", "data.eval_batch_size=4",
-    "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 TINY_DIT = ["network.dim=32", "network.depth=1", "network.num_heads=2"]
 TINY = [
