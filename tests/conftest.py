@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import composing
 import pytest
@@ -39,6 +40,15 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("TRIPTYCH_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small tokenizer of the scenes; who lets ``auto`` find it copies it among the own runs."""
+    from helpers import train_here
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return train_here(folder / "vqgan_scenes" / "run", "experiment=vqgan_scenes", f"paths.outputs={folder}").path
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from datamodules.embedded import digits
+from generative.randomness import generator_for
+from generative.types import Batch
 from launch.command_line import split_flags
 from launch.compose import compose_config, without_hydra
 from launch.paths import make_absolute
@@ -27,7 +29,7 @@ digits.SIZES = {"train": 2000, "val": 500, "test": 500}  # 64,000 take longer to
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_RUN = [
     "data.num_train=64", "data.num_val=8", "data.num_test=10", "data.global_batch_size=8", "data.eval_batch_size=4",
-    "trainer.max_steps=2", "trainer.val_check_interval=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
 TINY_DIT = ["network.dim=32", "network.depth=1", "network.num_heads=2"]
 TINY = [
@@ -62,6 +64,15 @@ def tiny(experiment: str, *choices: str) -> list[str]:
     smallest = ["network=autoencoder_tiny", "network.channels=[16,16]"] if "encoder_blocks" in config.network else []
     narrowest = ["network.widths=[4,8]"] if "widths" in config.network else []
     return [*SMALL_RUN, *smallest, *narrowest, *filter(has, SMALLER)]
+
+
+def random_batch(config: DictConfig, size: int = 4) -> Batch:
+    """Make random images of the kind that a config's data are, with random labels where those have labels."""
+    generator = generator_for(0, "images")
+    side, channels, classes = (config.data[key] for key in ("image_size", "channels", "num_classes"))
+    image = torch.rand(size, channels, side, side, generator=generator) * 2 - 1
+    labels = (torch.rand(size, classes, generator=generator) < 0.5).float() if classes else None
+    return Batch(image, torch.arange(size), 0, labels, degraded=image * 0.5, validity=torch.ones_like(image[:, :1]))
 
 
 def composed(folder: Path, overrides: list[str]) -> DictConfig:

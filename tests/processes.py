@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from typing import Any, NoReturn
 
 import composing
 import torch
+import torch.distributed as dist
 from helpers import ROOT, assert_same_state, read_json, tiny
 from lightning.pytorch.strategies.launchers import subprocess_script
 
@@ -53,11 +55,11 @@ def arguments(experiment: str, steps: int, interval: int, trainer: str = "cpu") 
     ]  # fmt: skip
 
 
-def _run(log: str, command: list[str], forks: bool) -> None:
+def _run(log: str, command: list[str], forks: bool, out: str) -> None:
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
     os.dup2(file, 2)
+    os.dup2(file if out == log else os.open(out, os.O_WRONLY), 1)
     os.chdir(ROOT)
     composing.remember()
     _be(command, forks)
@@ -179,13 +181,14 @@ class Run:
         log: File that takes its output.
         command: Name of the script and its arguments.
         forks: Whether the jobs of a sweep and the further ranks that it starts are forked too, instead of started anew.
+        out: What takes its standard output instead, such as a device or a named pipe; the log has its errors then.
     """
 
-    def __init__(self, log: Path, *command: str, forks: bool = False) -> None:
+    def __init__(self, log: Path, *command: str, forks: bool = False, out: Path | None = None) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
         self.log = log
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = context.Process(target=_run, args=(str(log), list(command), forks))
+        self.process = context.Process(target=_run, args=(str(log), list(command), forks, str(out or log)))
         self.process.start()
         _started.append(self)
 
@@ -241,6 +244,36 @@ def end_all() -> None:
         with suppress(ProcessLookupError):
             run.send(signal.SIGKILL)
         run.process.join()
+
+
+def on_two_ranks(work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """Do something on two ranks that can talk to each other.
+
+    Args:
+        work: What each does, given its rank; a function of a module, and its answer one that ``torch.save`` writes.
+        folder: An own folder, for what they leave each other.
+
+    Returns:
+        The answer of each.
+    """
+    other = context.Process(target=_on_rank, args=(1, work, folder), daemon=True)
+    other.start()
+    try:
+        _on_rank(0, work, folder)  # this process is rank 0: one more is enough
+        other.join(PATIENCE)
+        assert other.exitcode == 0, f"rank 1 ended with exit code {other.exitcode}"
+    finally:
+        other.kill()
+    return [torch.load(folder / f"answer_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _on_rank(rank: int, work: Callable[[int], Any], folder: Path) -> None:
+    store, timeout = f"file://{folder}/store", timedelta(seconds=120)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timeout)
+    try:
+        torch.save(work(rank), folder / f"answer_{rank}.pt")
+    finally:
+        dist.destroy_process_group()
 
 
 def scalars(folder: Path) -> list[dict[str, str]]:

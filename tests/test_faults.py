@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, read_json
-from processes import PATIENCE, Run, arguments, assert_same_run, end_all
+from processes import Run, arguments, assert_same_run, end_all
 
 from launch.run_folder import RunFolder
 
@@ -112,11 +112,12 @@ def test_killed_with_two_ranks_it_ends_with_the_same_bits(tmp_path: Path, reques
 
 QUICK_WORD = "callbacks.progress.every_seconds=0.5"
 PLAIN = "compile=false"  # steps without an end would earn it
-ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu"), QUICK_WORD, PLAIN]
+GAUSS = "data=gauss"  # a process that is started and not forked would draw all of the digits
+ENDLESS = ["train.py", *arguments("meanflow_dit", 100_000, 1000, "cpu"), QUICK_WORD, PLAIN, GAUSS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGHUP])  # the others: callbacks/test_checkpoint.py
 def test_a_signal_saves_and_the_exit_code_says_so(number: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = Run(tmp_path / "log", *ENDLESS, f"hydra.run.dir={folder}")
@@ -151,8 +152,9 @@ def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
         *arguments("meanflow_dit", 100_000, 1000, "ddp_cpu"),
         QUICK_WORD,
         PLAIN,
+        GAUSS,
         f"hydra.run.dir={folder}",
-        forks=group,  # once with a second rank as Lightning starts it
+        forks=True,
     )
     run.until(lambda: "images/s" in run.output)
     run.send(signal.SIGTERM, group)
@@ -168,9 +170,10 @@ def test_two_ranks_stop_together(group: bool, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_is_stopped_and_then_killed_is_named(tmp_path: Path) -> None:
+    """The second rank is one as Lightning starts it."""
     folder = tmp_path / "run"
-    own = ["callbacks.rank_watch.wait_seconds=2", f"hydra.run.dir={folder}"]
-    run = Run(tmp_path / "log", "train.py", *arguments("meanflow_dit", 100_000, 4, "ddp_cpu"), QUICK_WORD, PLAIN, *own)
+    own = [QUICK_WORD, PLAIN, GAUSS, "callbacks.rank_watch.wait_seconds=2", f"hydra.run.dir={folder}"]
+    run = Run(tmp_path / "log", "train.py", *arguments("meanflow_dit", 100_000, 4, "ddp_cpu"), *own)
     run.until(lambda: newest(folder) and "images/s" in run.output)
     (second,) = map(int, Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split())
     os.kill(second, signal.SIGSTOP)
@@ -187,17 +190,14 @@ def test_a_rank_that_is_stopped_and_then_killed_is_named(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True], ids=["a closed pipe", "a full disk"])
 def test_output_that_nobody_takes_ends_the_run_saved(full: bool, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    command = [sys.executable, *ENDLESS, f"hydra.run.dir={folder}"]
-    with Path("/dev/full" if full else os.devnull).open("w") as sink:
-        out = sink if full else subprocess.PIPE
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
-        if process.stdout:
-            next(line for line in process.stdout if line.startswith("step "))
-            process.stdout.close()
-        errors = process.stderr.read()
-    assert process.wait(PATIENCE) == (3 if full else 128 + signal.SIGPIPE), errors
+    folder, out = tmp_path / "run", Path("/dev/full") if full else tmp_path / "pipe"
+    if not full:
+        os.mkfifo(out)
+    run = Run(tmp_path / "log", *ENDLESS, f"hydra.run.dir={folder}", out=out)
+    if not full:
+        with out.open() as lines:
+            next(line for line in lines if line.startswith("step "))
+    errors = run.finished(3 if full else 128 + signal.SIGPIPE)
     if full:  # the first word of a run is not taken already
         assert "Stopped because standard output takes no more while no training step was running" in errors
     else:
@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("no small file system can be mounted here")
     command = " ".join(
-        [sys.executable, "train.py", *arguments("meanflow_dit", 60, 5, "cpu"), f"hydra.run.dir={disk}/run"]
+        [sys.executable, "train.py", *arguments("meanflow_dit", 60, 5, "cpu"), GAUSS, f"hydra.run.dir={disk}/run"]
     )
     script = (
         f"{mount} && {{ {command} > {tmp_path}/log 2>&1; echo $? > {tmp_path}/code; cp -r {disk}/run {tmp_path}/run; }}"

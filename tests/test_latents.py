@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,11 +30,11 @@ FEW = ["data.num_train=16", "data.num_val=2", "data.num_test=4"]
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("latents")
-    for experiment in ("autoencoder_scenes", "vqgan_scenes"):
-        sizes = ["network.channels=[16,16]", "callbacks.image_grid=null"]
-        train_here(folder / experiment / "run", f"experiment={experiment}", f"paths.outputs={folder}", *sizes, *FEW)
+    own = [f"paths.outputs={folder}", "network.channels=[16,16]", "callbacks.image_grid=null", *FEW]
+    train_here(folder / "autoencoder_scenes" / "run", "experiment=autoencoder_scenes", *own)
+    shutil.copytree(tokenizer, folder / "vqgan_scenes" / "run")
     return folder
 
 

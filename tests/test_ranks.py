@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import SMALL_RUN, TINY_DIT, assert_same_state, composed, read_json, tiny
+from helpers import SMALL_RUN, TINY_DIT, assert_same_state, composed, random_batch, read_json, tiny
 from processes import Run
 from rank_worker import run_on_two_ranks
 from wandb_files import offline_runs
 
 from generative.randomness import StepRandomness, generator_for
-from generative.types import Batch
 from launch.build import build_module, build_trainer, check_ranks
 from launch.commands.evaluate import evaluate
 from launch.commands.train import train
@@ -206,13 +205,7 @@ def test_every_weight_gets_a_gradient_in_every_step(name: str) -> None:
     # DDP waits for the gradient of each weight; a step without one would end the run.
     config = compose_config([f"experiment={name}", *tiny(name)])
     module = build_module(config)
-    generator = generator_for(0, "images")
-    size, channels, classes = (config.data[key] for key in ("image_size", "channels", "num_classes"))
-    image = torch.rand(4, channels, size, size, generator=generator) * 2 - 1
-    batch = Batch(
-        image, torch.arange(4), 0, (torch.rand(4, classes, generator=generator) < 0.5).float() if classes else None
-    )
-    batch.degraded, batch.validity = image * 0.5, torch.ones_like(image[:, :1])
-    module.loss(batch, StepRandomness(generator, 4)).loss.backward()
+    batch = random_batch(config)
+    module.loss(batch, StepRandomness(generator_for(0, "objective"), len(batch.image))).loss.backward()
     without = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert not without

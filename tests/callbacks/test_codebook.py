@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from processes import context
+from processes import on_two_ranks
 from torch import Tensor, nn
 
 from callbacks import Codebook, TokenAccuracy
@@ -50,24 +48,15 @@ def test_tokens_that_are_no_codes_are_refused() -> None:
     assert measured(5) == {}
 
 
-def _rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
-                            timeout=timedelta(seconds=60))  # fmt: skip
+def _measure_on(rank: int) -> tuple[dict[str, float], int]:
     metrics = CodebookMetrics(6)
     if rank == 0:  # the other rank sees no image
         metrics.update(torch.tensor([[0, 1, 2, 2]]))
-    torch.save((metrics.compute(), metrics.num_images), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return metrics.compute(), metrics.num_images
 
 
 def test_ranks_add_their_counts(tmp_path: Path) -> None:
-    other = context.Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
-    other.start()
-    _rank(0, str(tmp_path))
-    other.join()
-    answers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    assert answers[0] == answers[1]
-    assert answers[0] == (measured(6, torch.tensor([[0, 1, 2, 2]])), 1)
+    assert on_two_ranks(_measure_on, tmp_path) == [(measured(6, torch.tensor([[0, 1, 2, 2]])), 1)] * 2
 
 
 def tokenizer(restorer: Any, num_codes: int | None, extra: Callable[[Batch], dict[str, Any]]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning import LightningDataModule, LightningModule
-from processes import context
+from processes import on_two_ranks
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -243,15 +243,11 @@ def test_bad_settings_name_the_key() -> None:
         Generation(inception={"weight": "file.pth"})
 
 
-def _rank(rank: int, folder: str) -> None:
+def _generate(folder: Path, rank: int) -> dict[str, Any]:
     """Run the callback's own hooks on one of two ranks, without the cost of a Lightning launch."""
-    timeout = timedelta(seconds=120)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timeout)
     # Each rank has a cache of its own, as on two machines, and only that of rank 0 is filled.
-    results = [_run(rank, 2, Path(folder) / f"cache_{rank}", num_images) for num_images in (15, 1, 15)]
-    one_idle = _measure([[], list(range(15))][rank])
-    dist.destroy_process_group()
-    torch.save({"results": results, "one_idle": one_idle}, f"{folder}/{rank}.pt")
+    results = [_run(rank, 2, folder / f"cache_{rank}", num_images) for num_images in (15, 1, 15)]
+    return {"results": results, "one_idle": _measure([[], list(range(15))][rank])}
 
 
 def _measure(rows: list[int]) -> dict[str, float]:
@@ -287,17 +283,12 @@ def _run(rank: int, world_size: int, cache: Path, num_images: int) -> tuple[dict
 
 def test_two_ranks_share_the_images_and_agree_with_one(tmp_path) -> None:
     _run(0, 1, tmp_path / "cache_0", 1)  # fills the cache of rank 0
-    # This process is rank 0: one more is enough.
-    other = context.Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
-    other.start()
-    _rank(0, str(tmp_path))
-    other.join()
+    answers = on_two_ranks(partial(_generate, tmp_path), tmp_path)
     results, _ = _run(0, 1, tmp_path / "cache", 15)
     assert len(results) == 4
     one_set = _measure(list(range(15)))
     assert len(one_set) == 5
-    for rank, (share, share_of_one) in enumerate([(8, 1), (7, 0)]):
-        measured = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for measured, (share, share_of_one) in zip(answers, [(8, 1), (7, 0)], strict=True):
         uneven, single, again = measured["results"]
         assert uneven == again == (results, share)
         assert single == ({}, share_of_one)  # one image is too few for any metric

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from processes import context
+from processes import on_two_ranks
 from torch import nn
 
 from callbacks.rank_agreement import RankAgreement, RankDisagreementError, digest
@@ -109,30 +107,18 @@ def fit(rank: int, fault: Fault, when: str) -> str | None:
     return None
 
 
-def work(rank: int, port: int, queue: Any) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    queue.put((rank, {name: fit(rank, fault, when) for name, (when, fault, _) in CASES.items()}))
-    dist.barrier()
+def fit_all(rank: int) -> dict[str, str | None]:
+    return {name: fit(rank, fault, when) for name, (when, fault, _) in CASES.items()}
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[int, dict[str, str | None]]:
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str | None]]:
     """What each rank said in each case."""
-    queue = context.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=work, args=(rank, port, queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    answers = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
-    return answers
+    return on_two_ranks(fit_all, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ranks_are_compared(case: str, said: dict[int, dict[str, str | None]]) -> None:
+def test_ranks_are_compared(case: str, said: list[dict[str, str | None]]) -> None:
     expected = CASES[case][2]
     messages = [said[rank][case] for rank in range(2)]
     assert messages[0] == messages[1]  # both ranks stop, with one voice

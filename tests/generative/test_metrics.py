@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from processes import context
+from processes import on_two_ranks
 from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -140,29 +139,18 @@ def _measure_rows(rows: list[int]) -> tuple[dict[str, float], int]:
     return metrics.compute(), metrics.num_images
 
 
-def _rank(rank: int, folder: str) -> None:
-    timeout = timedelta(seconds=120)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timeout)
-    uneven = _measure_rows([[0, 2, 4], [1, 3]][1 - rank])
-    one_idle = _measure_rows([[0, 1, 2, 3, 4], []][rank])
-    dist.destroy_process_group()
-    torch.save([uneven, one_idle], f"{folder}/{rank}.pt")
+def _measure_shares(rank: int) -> list[tuple[dict[str, float], int]]:
+    return [_measure_rows(shares[rank]) for shares in ([[1, 3], [0, 2, 4]], [[0, 1, 2, 3, 4], []])]
 
 
 def test_five_images_over_two_ranks_are_five(tmp_path: Path) -> None:
-    # This process is rank 0: one more is enough.
-    other = context.Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
-    other.start()
-    _rank(0, str(tmp_path))
-    other.join()
     expected, num_images = _measure_rows([0, 1, 2, 3, 4])
     assert num_images == 5
     assert "psnr_hole/x" in expected
-    for rank in range(2):
-        for measured, count in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
-            assert count == 5
-            assert list(measured) == list(expected)
-            assert measured == pytest.approx(expected, rel=1e-6)
+    for measured, count in chain(*on_two_ranks(_measure_shares, tmp_path)):
+        assert count == 5
+        assert list(measured) == list(expected)
+        assert measured == pytest.approx(expected, rel=1e-6)
 
 
 def test_true_posterior_samples_follow_the_theory() -> None:

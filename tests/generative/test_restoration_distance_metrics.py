@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-import torch.distributed as dist
-from processes import context
+from processes import on_two_ranks
 from torch import Tensor, nn
 
 from generative.metrics.features import INCEPTION, FeatureExtractor, Features, NetworkExtractor
@@ -148,22 +146,12 @@ def test_an_output_that_diverged_leaves_the_others_alone(measured) -> None:
     assert "not finite" in metrics.definition()["other"]["paired"]["skipped"]["fd_pixels_paired"]
 
 
-def _rank(rank: int, folder: str) -> None:
-    timeout = timedelta(seconds=120)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2, timeout=timeout)
+def _measure_shares(rank: int) -> list[dict[str, float]]:
     rows = torch.arange(NUM_IMAGES)
     uneven = _collect(rows[:11].split(4) if rank == 0 else rows[11:].split(9)).compute(REFERENCE)
     one_idle = _collect(() if rank == 0 else (rows,)).compute(REFERENCE)
-    dist.destroy_process_group()
-    torch.save({"uneven": uneven, "one_idle": one_idle}, f"{folder}/{rank}.pt")
+    return [uneven, one_idle]
 
 
 def test_two_ranks_agree_with_one(measured, tmp_path: Path) -> None:
-    # This process is rank 0: one more is enough.
-    other = context.Process(target=_rank, args=(1, str(tmp_path)), daemon=True)
-    other.start()
-    _rank(0, str(tmp_path))
-    other.join()
-    for rank in range(2):
-        results = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert results["uneven"] == results["one_idle"] == measured.values
+    assert on_two_ranks(_measure_shares, tmp_path) == [[measured.values] * 2] * 2

@@ -37,6 +37,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("of somebody") / "outputs" / "meanflow_dit" / "run"
     watched = [f"callbacks.{key}.metric=val/psnr/mean" for key in ("early_stop", "kept_checkpoints")]
     stop = ["callbacks.early_stop.patience=1", "callbacks.early_stop.min_delta=100", "trainer.max_steps=4"]
+    stop += ["trainer.val_check_interval=1"]
     keep = ["callbacks.kept_checkpoints.num_best=2", "callbacks.kept_checkpoints.every_n_steps=2"]
     fast = ["callbacks.calibration=null", "callbacks.label_kept=null", "callbacks.image_grid.first_step=1"]
     run = train_here(folder, "experiment=meanflow_dit", *watched, *stop, *keep, *fast)

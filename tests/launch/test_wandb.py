@@ -29,7 +29,7 @@ STEPS = 6
 OFFLINE = ["experiment=meanflow_dit", "logger=wandb", "logger.offline=true"]
 LONGER = [
     f"trainer.max_steps={STEPS}", "callbacks.checkpoint.every_n_steps=2", "callbacks.image_grid.every_n_steps=2",
-    "callbacks.calibration=null",
+    "callbacks.calibration=null", "trainer.val_check_interval=1",
 ]  # fmt: skip
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,14 +34,23 @@ def network() -> DiT:
 
 
 @pytest.fixture(scope="module")
-def compiled(network: DiT, tmp_path_factory: pytest.TempPathFactory) -> CompiledTraining:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The project's cache folder, on a machine whose compiler was tried."""
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        return CompiledTraining(network, "forward")
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what comes next is undone
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        try_compiler(torch.device("cpu"), str(folder))
+        yield folder
 
 
-def _gradients(network: DiT, rows: int, autocast: bool = False) -> list[torch.Tensor]:
-    x, times, image = torch.randn(rows, 1, 8, 8), torch.rand(rows, 2), torch.randn(rows, 2, 8, 8)
+@pytest.fixture(scope="module")
+def compiled(network: DiT, cache: Path) -> CompiledTraining:
+    return CompiledTraining(network, "forward")
+
+
+def _gradients(network: DiT, autocast: bool) -> list[torch.Tensor]:
+    x, times, image = torch.randn(4, 1, 8, 8), torch.rand(4, 2), torch.randn(4, 2, 8, 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         u, v = network(x, times, Condition(image=image))
     return list(torch.autograd.grad(u.square().sum() + v.square().sum(), list(network.parameters())))
@@ -46,18 +58,19 @@ def _gradients(network: DiT, rows: int, autocast: bool = False) -> list[torch.Te
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # the C++ compiler waits for cores where others use them
-@pytest.mark.parametrize(("rows", "autocast", "tolerance"), [(4, False, 1e-4), (3, False, 1e-4), (4, True, 3e-2)])
+@pytest.mark.parametrize(("autocast", "tolerance"), [(False, 1e-4), (True, 3e-2)])
 def test_gradients_are_those_of_the_network(
-    network: DiT, compiled: CompiledTraining, rows: int, autocast: bool, tolerance: float
+    network: DiT, compiled: CompiledTraining, cache: Path, autocast: bool, tolerance: float
 ) -> None:
-    names = list(network.state_dict())
+    names, before = list(network.state_dict()), len(list(cache.rglob("*.so")))
     torch.manual_seed(1)
-    plain = _gradients(network, rows, autocast)
+    plain = _gradients(network, autocast)
     torch.manual_seed(1)
     with compiled.used():
-        found = _gradients(network, rows, autocast)
+        found = _gradients(network, autocast)
         assert list(network.state_dict()) == names
     assert compiled.seconds is not None
+    assert len(list(cache.rglob("*.so"))) > before > 0  # kept there, as what was tried
     for a, b in zip(found, plain, strict=True):
         assert (a - b).norm() <= tolerance * b.norm() + 1e-6
 
@@ -108,9 +121,11 @@ def test_what_cannot_be_compiled_is_refused(overrides: list[str], words: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # the C++ compiler waits for cores where others use them
-def test_a_compiled_training_arrives_where_a_plain_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_compiled_training_arrives_where_a_plain_one_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also resumed in its middle, where it has the same bits; nothing of it is in evaluation and export."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # its C++ is compared above
     settings = [*TINY, *IN_THE_MIDDLE, "experiment=meanflow_dit", "trainer.accumulate_grad_batches=2"]
     settings += ["optimizer=muon", "objective.derivative=difference", "callbacks.calibration=null"]
     plain, compiled = (
