@@ -185,7 +185,10 @@ class WandbRun(WandbLogger):
         if len(list((self.folder / "wandb").glob("offline-run-*"))) > 1:  # W&B names the last one only
             command = f"wandb sync {shlex.quote(str(self.folder))}/wandb/offline-run-*"
             Console(stderr=True).print(
-                f"W&B: all parts of this run are uploaded, in order, by {command}", soft_wrap=True, markup=False, emoji=False
+                f"W&B: all parts of this run are uploaded, in order, by {command}",
+                soft_wrap=True,
+                markup=False,
+                emoji=False,
             )
 
 

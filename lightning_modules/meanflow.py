@@ -152,8 +152,8 @@ class MeanFlow(JudgedModule, SpaceModule):
         """The sampler asks for what is taught, and both passes of a difference go through the same network."""
         if self.sampler.uses_average and not self.objective.teaches_average:
             raise ValueError(
-                f"{type(self.sampler).__name__} jumps by the average velocity, which {type(self.objective).__name__} does not teach "
-                f"with objective.velocity_only_share={self.objective.velocity_only_share:g} and objective.time_distribution."
+                f"{type(self.sampler).__name__} jumps by the average velocity, which {type(self.objective).__name__} does not "
+                f"teach with objective.velocity_only_share={self.objective.velocity_only_share:g} and objective.time_distribution."
                 f"distinct_share={self.objective.time_distribution.distinct_share:g}: set sampler=heun or sampler=euler."
             )
         if self.objective.compares_passes and self._drops_out:

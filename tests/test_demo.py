@@ -301,7 +301,9 @@ def test_only_this_machine_is_answered(url: str) -> None:
             assert connection.connect_ex((other, place.port)) != 0
 
 
-def test_a_taken_port_is_one_sentence(models: dict[str, triptych.Model], url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_port_is_one_sentence(
+    models: dict[str, triptych.Model], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gradio.http_server.TRY_NUM_PORTS", 0)
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # each page has one of its own
     for port, message in ((urlparse(url).port, "port=.* is taken"), (None, "the first ports from 7860 on are taken")):

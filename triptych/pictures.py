@@ -74,7 +74,9 @@ def _of_tensor(image: Tensor, is_clean: bool) -> Picture:
 
 
 def _missing(hole: PictureLike, rule: HoleRule) -> Tensor:
-    missing = torch.from_numpy(np.ascontiguousarray(hole)) if isinstance(hole, np.ndarray) and hole.dtype == bool else hole
+    missing = (
+        torch.from_numpy(np.ascontiguousarray(hole)) if isinstance(hole, np.ndarray) and hole.dtype == bool else hole
+    )
     if isinstance(missing, Tensor) and missing.dtype == torch.bool:
         missing = missing.cpu()
         if not missing.any() or missing.ndim != 2:

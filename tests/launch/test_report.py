@@ -260,7 +260,9 @@ def test_a_sampling_that_diverged_stops_no_page(tmp_path: Path) -> None:
     result["metrics"] |= {"psnr/sample": math.nan, "spread/sample": math.nan, "spread_ratio/sample": math.inf}
     (run / "metrics.json").write_text(json.dumps(result))
     (path,) = report([f"run={run}", "format=html"])
-    charts = {re.search('aria-label="([^"]*)"', svg)[1]: svg for svg in re.findall("<svg class=.chart.*?</svg>", shown(path))}
+    charts = {
+        re.search('aria-label="([^"]*)"', svg)[1]: svg for svg in re.findall("<svg class=.chart.*?</svg>", shown(path))
+    }
     gap, ranks = charts["Gap of the mean of K samples, dB"], charts["Rank of the truth among the samples"]
     assert gap.count('class="mark"') == 2  # measured, of four numbers of samples
     assert gap.count('class="ring"') == 4
