@@ -151,10 +151,11 @@ class MeanFlow(JudgedModule, SpaceModule):
     def check_training(self) -> None:
         """The sampler asks for what is taught, and both passes of a difference go through the same network."""
         if self.sampler.uses_average and not self.objective.teaches_average:
+            shares = self.objective.velocity_only_share, self.objective.time_distribution.distinct_share
             raise ValueError(
                 f"{type(self.sampler).__name__} jumps by the average velocity, which {type(self.objective).__name__} does not "
-                f"teach with objective.velocity_only_share={self.objective.velocity_only_share:g} and objective.time_distribution."
-                f"distinct_share={self.objective.time_distribution.distinct_share:g}: set sampler=heun or sampler=euler."
+                f"teach with objective.velocity_only_share={shares[0]:g} and "
+                f"objective.time_distribution.distinct_share={shares[1]:g}: set sampler=heun or sampler=euler."
             )
         if self.objective.compares_passes and self._drops_out:
             raise ValueError(
