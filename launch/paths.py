@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -93,6 +94,16 @@ def _absolute(value: str) -> str:
 def _absolute_part(value: str) -> str:
     path = Path(value).expanduser().absolute()
     return str(path.resolve() if ".." in path.parts else path)
+
+
+def is_there(text: str) -> bool:
+    """Say whether a text names a file or folder: what is none may be a list, longer than the system takes a name."""
+    try:
+        return Path(text).expanduser().exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def without_paths(config: DictConfig) -> DictConfig:

@@ -19,6 +19,7 @@ from launch.compare.rows import tables_of
 from launch.errors import UserError, near_matches, reported
 from launch.names import checked_name, file_name
 from launch.output import as_typed
+from launch.paths import is_there
 from launch.study.record import BASELINE, CELL, read_study
 
 USAGE = """Usage: python compare.py runs=PATTERNS [by=KEYS] [metrics=METRICS] [name=NAME] [output=DIR]
@@ -70,7 +71,7 @@ def compare(arguments: Sequence[str]) -> Path:
     """
     values = read_arguments(arguments)
     folder = Path(str(values["runs"])).expanduser()
-    study = read_study(folder)
+    study = read_study(folder) if is_there(str(folder)) else None
     if study is None:
         found = read_runs(run_folders(str(values["runs"])))
     else:
@@ -96,7 +97,7 @@ def compare(arguments: Sequence[str]) -> Path:
     options["board"] = None if study is None else board_of(study, found, tables)
     page = render_page(found, tables, found.left_out + repeated, options)
 
-    path = Path(str(values["output"])) / f"{name}.html"
+    path = Path(str(values["output"])).expanduser() / f"{name}.html"
     with whole_file(path, "w") as file:
         file.write(page)
     write_rows(tables, path.with_suffix(".csv"))
