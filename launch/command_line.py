@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -19,15 +20,17 @@ from launch.compose import (
     literal,
     merged,
     parse,
+    quoted,
 )
 from launch.errors import UserError
 from launch.names import checked_name
 from launch.options import experiments, keys_set_by, tell_set_in_vain
 from launch.output import as_typed
-from launch.paths import make_absolute, typed_path
+from launch.paths import absolute_path, is_there, make_absolute
 from launch.received import note_typed
 from launch.resolvers import register_resolvers
 from launch.run_folder import RunFolder, is_main_process
+from launch.settled import check_use
 from launch.trained_parts import TRAINED
 
 MAX_BATCH = 10_000  # more images at a time are a slip of the keyboard
@@ -94,6 +97,13 @@ def split_flags(arguments: list[str], known: Mapping[str, bool] = HYDRA_FLAGS) -
     return flags, overrides
 
 
+def from_here(override: str) -> str:
+    """Make a path that is typed absolute: what is written of it is read in other folders too."""
+    key, value = parse(override)
+    path = absolute_path(key, value.text if isinstance(value, QuotedString) else value)
+    return override if path is None else f"{override.partition('=')[0]}={quoted(path)}"
+
+
 def check_names(overrides: list[str]) -> None:
     """Check what names the folders of a run and of a sweep."""
     for key, value in map(parse, overrides):
@@ -117,7 +127,7 @@ def run_config(run: RunFolder) -> DictConfig:
 
 
 def filled_in(run: RunFolder, config: DictConfig, overrides: list[str]) -> DictConfig:
-    """Fill in what Hydra, or an automatic choice, had filled in when a run began.
+    """Fill in what Hydra, or an automatic choice, had filled in when a run began: also its judge, where that is still there.
 
     Args:
         config: Its config as recorded.
@@ -132,9 +142,12 @@ def filled_in(run: RunFolder, config: DictConfig, overrides: list[str]) -> DictC
     if "name" not in given:
         config.name = str(record.get("name", run.path.parent.name))
     config.paths.run = literal(run.path)
-    for key, part in (record.get("parts") or {}).items():
+    judge = record.get("judge") or {}
+    is_there = os.path.isfile(judge.get("path", ""))  # noqa: PTH113 - also of a path that the system refuses to look at
+    parts = {**(record.get("parts") or {}), **({"classifier": judge} if is_there else {})}
+    for key, part in parts.items():
         if key in config and key not in given:  # auto may mean another one by now
-            config[key] = part["path"]
+            config[key] = literal(part["path"])
     return config
 
 
@@ -147,11 +160,17 @@ def tell_choices(config: DictConfig, parts: Iterable[str] = ("module", "callback
     if not is_main_process():
         return
     for key in (*TRAINED, "classifier"):
-        nodes = [config.get(part) for part in parts]
-        if config.get(key) == "auto" and (
-            found := [v for node in nodes for v in _resolved(node, f"${{trained_{key}:")]
-        ):
+        if config.get(key) == "auto" and (found := choices_of(config, key, parts)):
             _tell_choice(key, found[0])
+
+
+def choices_of(config: DictConfig, key: str, parts: Iterable[str] = ("module", "callbacks")) -> list[str | None]:
+    """Return the file that a config key means wherever it is used, such as ``classifier``; None where it means none.
+
+    Args:
+        parts: The nodes that are used.
+    """
+    return [found for part in parts for found in _resolved(config.get(part), f"${{trained_{key}:")]
 
 
 def _resolved(node: Any, start: str) -> list[Any]:
@@ -224,7 +243,7 @@ def own_arguments(
     folder, arguments = taken(arguments, "run")
     if folder is None:
         raise UserError("say which run with run=DIR, the folder that train.py printed at its end.")
-    if "," in folder and not typed_path("run", folder).exists():
+    if "," in folder and not is_there("run", folder):
         raise UserError(
             f"run={folder} names several runs: only python evaluate.py -m takes more than one, to compare them."
         )
@@ -266,7 +285,7 @@ def overridden_run(folder: str, overrides: list[str]) -> tuple[RunFolder, DictCo
         The run, and its config with the overrides applied.
 
     Raises:
-        UserError: A key is unknown or the run is not usable.
+        UserError: A key is unknown or settled by the training, or the run is not usable.
     """
     if any(parse(override)[0].partition(".")[0] == "init" for override in overrides):
         raise UserError("init= says what a new run begins with, and this one has begun: leave it out.")
@@ -276,7 +295,9 @@ def overridden_run(folder: str, overrides: list[str]) -> tuple[RunFolder, DictCo
     fresh = compose_config(merged(recorded, overrides), recorded=recorded, left_out=left_out)
     if is_main_process() and any(keys_set_by(*map(str, parse(override))) for override in overrides):  # as by task=
         tell_set_in_vain(left_out, recorded)
-    config = apply_overrides(run_config(run), recorded, overrides, fresh)
+    own = filled_in(run, run.config(), overrides)
+    config = apply_overrides(own, recorded, overrides, fresh)
+    check_use(run, own, config, overrides)
     make_absolute(config)
     check_values(fresh)
     return run, config

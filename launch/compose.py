@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.errors import UserError, near_matches, one_line
 from launch.former import FORMER_OPTIONS
+from launch.new_keys import check_new_keys, is_argument
 from launch.options import (
     FOR_NEW_RUNS,
     NONE,
@@ -33,6 +34,8 @@ from launch.received import CONF_DIR, checked_config, override_parser
 from launch.resolvers import register_resolvers
 
 QUOTES = ("'", '"')
+WRITTEN_TO = frozenset({"paths.outputs", "hydra.run.dir", "hydra.sweep.dir"})
+_HOME = re.compile(r"(['\"]?)(~[\w.-]*)(?=[/'\"]|$)")
 _UNKNOWN = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?! is)")
 
 
@@ -74,7 +77,9 @@ def compose_config(
         raise UserError(_explain(error, overrides)) from error
     finally:
         GlobalHydra.instance().clear()
-    gone = leave_out(config, [override for override in overrides if override not in recorded])
+    typed = [override for override in overrides if override not in recorded]
+    gone = leave_out(config, typed)
+    check_new_keys(config, typed)
     if left_out is not None:
         left_out += gone
     return config
@@ -157,7 +162,7 @@ def _explain_key(key: str, overrides: list[str], message: str) -> str:
     prefix = f"{parent_key}." if parent_key else ""
     hint = near_matches(leaf, options)
     taken_away = any(o.startswith("~") and parse(o)[0] == key for o in overrides)
-    adds = "" if taken_away else f" (+{key}=... adds a new one)"
+    adds = f" (+{key}=... adds a new one)" if is_argument(config, key) and not taken_away else ""
     return f"{key} is no key of this config: under '{prefix or 'the top level'}' {hint}{adds}"
 
 
@@ -183,16 +188,21 @@ def quoted(text: str | Path, quote: Quote = Quote.single) -> str:
 
 
 def written_out(argument: str) -> str:
-    """Write what is typed for short as Hydra takes it: ``group=null``, and ``init=RUN``, also several of them in a multirun.
+    """Write what is typed for short as Hydra takes it: ``group=null``, ``~``, and ``init=RUN``, also several in a multirun.
 
     Args:
         argument: What was typed.
 
     Returns:
         Such as ``discriminator=none`` and ``init.run=RUN``; a run with ``=`` in its name, as the jobs of a sweep have it, is in
-        quotes. All else is as it was.
+        quotes; ``~`` of a folder to write to is the home folder. All else is as it was.
     """
     key, _, value = argument.partition("=")
+    if key in WRITTEN_TO and (home := _HOME.match(value)):
+        try:
+            return f"{key}={home.group(1)}{Path(home.group(2)).expanduser()}{value[home.end() :]}"
+        except RuntimeError as error:
+            raise UserError(f"{argument}: there is no such home folder.") from error
     if key != "init" or value.startswith("{"):
         return without_null(argument)
     return f"init.run={quoted(value) if '=' in value and value[0] not in QUOTES else value}"

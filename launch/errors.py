@@ -174,8 +174,8 @@ def exit_code(error: BaseException) -> int | None:
 def reported() -> Iterator[None]:
     """Print expected errors as one line and exit with their code; let the others through with their traceback.
 
-    A signal that asks for a stop while no step is running, such as while data are read, is one of them; during the steps
-    ``LastCheckpoint`` answers it.
+    A path that the system refuses to look at is one of them, and a signal that asks for a stop while no step is running, such
+    as while data are read; during the steps ``LastCheckpoint`` answers it.
     """
     handlers = {number: signal.signal(number, _stop) for number in stop_signals()}
     try:
@@ -189,6 +189,9 @@ def reported() -> Iterator[None]:
                 if code is None and (stop := asked_stop(error)):
                     after = f"then {type(error).__name__}: {one_line(error)}"
                     error, code = stop, exit_code(stop)
+                if code is None and isinstance(error, OSError) and error.filename is not None:
+                    error = UserError(f"{error.filename}: {error.strerror}; check the path, and who may read it.")
+                    code = EXIT_USER_ERROR
                 if code is None:
                     raise
                 text = one_line(error)

@@ -26,6 +26,7 @@ from launch.run_folder import write_json
 from launch.sampling_time import time_record
 from lightning_modules import GenerativeModule, TrainingModule
 
+KEEPS_WEIGHTS = (EMA, WeightAveraging, Checkpoint)
 TEST_HOOKS = [name for name in dir(Callback) if name.startswith("on_test_")]
 
 RUN_FOLDER = "run folder: "  # begins the line that names it
@@ -36,10 +37,16 @@ def takes_part_in_test(callback: Callback) -> bool:
 
     What keeps the weights of a training (averages, checkpoints) has hooks there too, and nothing to do without a training.
     """
-    if isinstance(callback, EMA | WeightAveraging | Checkpoint):
+    if isinstance(callback, KEEPS_WEIGHTS):
         return False
-    hooks = (getattr(type(callback), name) is not getattr(Callback, name) for name in TEST_HOOKS)
-    return isinstance(callback, Measurement) or any(hooks)
+    return isinstance(callback, Measurement) or has_test_hooks(type(callback))
+
+
+def has_test_hooks(kind: type[Callback]) -> bool:
+    """Say whether callbacks of a class do something in a test, the same of each; see ``takes_part_in_test``."""
+    return not issubclass(kind, KEEPS_WEIGHTS) and any(
+        getattr(kind, name) is not getattr(Callback, name) for name in TEST_HOOKS
+    )
 
 
 def run_test(

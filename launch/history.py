@@ -62,7 +62,7 @@ def changes_of(before: dict[str, Any], config: DictConfig) -> Changes:
         not there.
     """
     raw = OmegaConf.to_container(config, resolve=False)
-    old, new = _flat(before), _flat(plain_config(config))
+    old, new = flat(before), flat(plain_config(config))
     found = {}
     for key in {**old, **new}:
         if key.partition(".")[0] in NOT_SETTINGS or _follows(raw, key, old):
@@ -72,10 +72,11 @@ def changes_of(before: dict[str, Any], config: DictConfig) -> Changes:
     return found
 
 
-def _flat(node: Any, key: str = "") -> dict[str, Any]:
+def flat(node: Any, key: str = "") -> dict[str, Any]:
+    """Write nested containers out as one value for each dotted key."""
     if isinstance(node, dict) and node:
         return {
-            k: v for name, value in node.items() for k, v in _flat(value, f"{key}.{name}" if key else str(name)).items()
+            k: v for name, value in node.items() for k, v in flat(value, f"{key}.{name}" if key else str(name)).items()
         }
     return {key: list(node) if isinstance(node, tuple) else node}
 
@@ -284,7 +285,7 @@ class History(Callback):
         entries = self.record["history"]
         differing = [
             f"{key} {_short(old)} -> {_short(new)}"
-            for key, old, new in _differing(*(_flat(_kept(entry, CONDITIONS)) for entry in entries[-2:]))
+            for key, old, new in _differing(*(flat(_kept(entry, CONDITIONS)) for entry in entries[-2:]))
         ]
         if differing:
             rank_zero_warn(

@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from files.held import FolderGoneError
 from files.whole import WriteError, whole_file
+from launch.errors import one_line
+from launch.record_files import DamagedRecordError
 
 FILE_NAME = "metrics.csv"
 FLUSH_SECONDS = 5.0  # the file is also written before each checkpoint, so that a kill loses no row before it
@@ -94,10 +96,6 @@ class MetricsCSV(Logger):
             self.save()
 
 
-class DamagedCSVError(ValueError):
-    """A ``metrics.csv`` is not what was written; the message names it and the remedy."""
-
-
 def read_rows(folder: Path) -> list[dict[str, str]]:
     """Read the rows of a run's ``metrics.csv``.
 
@@ -108,7 +106,7 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
         Numbers by name, as written, or empty; no rows where there is no file.
 
     Raises:
-        DamagedCSVError: It cannot be read, or holds something else than steps and numbers.
+        DamagedRecordError: It cannot be read, or holds something else than steps and numbers.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -116,10 +114,7 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
     try:
         return _parsed(path)
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise DamagedCSVError(
-            f"{path} is damaged ({type(error).__name__}: {error}): put back a copy of it, or remove it to continue without "
-            "its rows."
-        ) from error
+        raise DamagedRecordError(path, f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def _parsed(path: Path) -> list[dict[str, str]]:

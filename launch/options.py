@@ -15,10 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from generative.checks import hints_of
 from launch.errors import UserError
 from launch.named import check_named, named
-from launch.received import CONF_DIR, PARTIAL, TARGET, own
+from launch.received import CONF_DIR, PARTIAL, STUDIES, TARGET, own
 from launch.trained_parts import TRAINED
 
-STUDIES = ("study", "budget")  # groups of conf/study.yaml, and none of a training
 NONE = "none"  # the option that leaves a group out: Hydra takes null for no option, and refuses it
 _NULL = re.compile(r"""(?<![\w'"])null(?![\w'"])""", re.IGNORECASE)
 # Groups whose options are parts that a module is built from, or the data for it.
@@ -219,7 +218,7 @@ def _leave_out_of_others(config: DictConfig, overrides: Iterable[str]) -> Iterat
             continue
         takes = hints_of(made)
         for key in [str(key) for key in part if not str(key).startswith("_") and key not in takes]:
-            if f"{group}.{key}" in typed:
+            if any(f"{name}.".startswith(f"{group}.{key}.") for name in typed):
                 raise UserError(
                     f"{group}.{key} has no effect on {group}={part[TARGET].rpartition('.')[2]}: leave it out."
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -110,6 +111,23 @@ def _absolute(name: str, value: str) -> str:
 def _absolute_part(name: str, value: str) -> str:
     path = typed_path(name, value).absolute()
     return str(path.resolve() if ".." in path.parts else path)
+
+
+def is_there(key: str, text: str) -> bool:
+    """Say whether a text names a file or folder: what is none may be a list, longer than the system takes a name.
+
+    Args:
+        key: What the command line calls it.
+
+    Raises:
+        UserError: It begins with the home folder of nobody.
+    """
+    try:
+        return typed_path(key, text).exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
 
 
 def without_paths(config: DictConfig) -> DictConfig:

@@ -30,6 +30,7 @@ from launch.former import FORMER, renewed, renewed_override
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 TYPED_VARIABLE = "TRIPTYCH_TYPED"  # what was typed in this call; inherited by the processes of its ranks
 TARGET, PARTIAL = "_target_", "_partial_"
+STUDIES = ("study", "budget")  # groups of conf/study.yaml, and none of a training
 SHARDS = {"train", "val", "test"}  # keys of data=webdataset, whose addresses can be commands
 LOGGER_FOLDERS, RUN_FOLDER = {"folder", "save_dir"}, "${paths.run}"
 MAX_DEPTH, MAX_NODES = 50, 50_000  # a file can hold itself, and a few lines can stand for billions of values
@@ -49,10 +50,14 @@ class Own:
     Attributes:
         arguments: By class or function, the arguments that it is given.
         expressions: Values that are computed, as they are written.
+        keys: Dotted keys of a training's config, whichever options have them.
+        logger_expressions: What is computed for a logger, with the name of its argument.
     """
 
     arguments: Mapping[str, frozenset[str]]
     expressions: frozenset[str]
+    keys: frozenset[str]
+    logger_expressions: frozenset[tuple[str, str]]
 
 
 @cache
@@ -69,15 +74,27 @@ def own() -> Own:
         The classes, functions and expressions that a config from elsewhere may name too.
     """
     arguments: dict[str, set[str]] = {}
-    expressions: set[str] = set()
+    expressions: set[tuple[tuple[str, ...], str]] = set()
+    keys: set[str] = set()
     for path in sorted(CONF_DIR.rglob("*.yaml")):
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        for _, node in nodes(content):
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        place = path.relative_to(CONF_DIR).with_suffix("").parts
+        package = () if text.startswith("# @package _global_") else place[:-1]
+        for key, node in nodes(content):
+            names = (*package, *(name for name in key if isinstance(name, str)))
+            if place[0] not in STUDIES:
+                keys.add(".".join(names))
             if isinstance(node, dict) and isinstance(target := node.get(TARGET), str):
                 arguments.setdefault(target, set()).update(map(str, node))
             elif isinstance(node, str) and "${" in node:
-                expressions.add(node)
-    return Own({target: frozenset(keys) for target, keys in arguments.items()}, frozenset(expressions) - FORMER.keys())
+                expressions.add((names, node))
+    return Own(
+        {target: frozenset(names) for target, names in arguments.items()},
+        frozenset(node for _, node in expressions) - FORMER.keys(),
+        frozenset(keys),
+        frozenset((names[-1], node) for names, node in expressions if names[0] == "logger"),
+    )
 
 
 def note_typed(overrides: Iterable[str]) -> None:
@@ -178,7 +195,7 @@ class _Typed:
             key = _key(override)
             if len(key) == 1 and _is_group(override):  # an option of conf/, into which recorded overrides go too
                 continue
-            value = _plain(override.value())
+            value = plain_value(override.value())
             keys.append(key)
             targets |= {node[TARGET] for _, node in nodes(value) if isinstance(node, dict) and TARGET in node}
             targets |= {value} if key[-1] == TARGET else set()
@@ -193,7 +210,7 @@ def _check_override(line: str, where: str, allowed: _Typed) -> None:
         override = override_parser().parse_override(line)
         if override.is_sweep_override():
             raise UserError(f"{where} is refused: {line} has several values.")
-        value = _plain(override.value())
+        value = plain_value(override.value())
     except HydraException as error:
         raise UserError(f"{where} is refused: '{line}' is no override: {one_line(error)}") from error
     parts = [override.key_or_group, override.package or ""]
@@ -220,13 +237,13 @@ def _key(override: Override) -> tuple[str, ...]:
     return tuple(override.key_or_group.split("."))
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a parsed value without Hydra's own classes; what is none of a single override is itself."""
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, dict):
-        return {_plain(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+        return {plain_value(key): plain_value(each) for key, each in value.items()}
+    return [plain_value(each) for each in value] if isinstance(value, list) else value
 
 
 def nodes(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -292,8 +309,12 @@ def _fault_of_text(text: str, key: tuple[Any, ...]) -> str | None:
         return _fault_of_shards(text)
     if text.startswith("pipe:"):
         return "is a command"
-    if key[:1] == ("logger",) and key[-1] not in LOGGER_FOLDERS and _OUTSIDE.search(text):
-        return "leaves the run folder"
+    if key[:1] == ("logger",) and key[-1] not in LOGGER_FOLDERS:
+        if _OUTSIDE.search(text):
+            return "leaves the run folder"
+        names = [name for name in key if isinstance(name, str)]
+        if "${" in text and (names[-1], text) not in own().logger_expressions:  # it could stand for anything
+            return "is computed by what no logger of Triptych is given"
     if "${" not in text or text in own().expressions or _REFERENCE.fullmatch(text):
         return None
     rest, calls = _REFERENCE.sub("", text), 1

@@ -34,6 +34,7 @@ RUN_SHAPE: dict[str, type | tuple[type, ...]] = {
     "hardware.threads": int, "data": dict, "data.name": str, "data.image_size": int, "data.label_names": list,
     "data.images": dict, "data.images.*": int, "data.fingerprints": dict, "data.fingerprints.*": str,
     "data.earlier": list, "parts": dict, "parts.*": dict, "parts.*.path": str, "parts.*.hash": str,
+    "judge": dict, "judge.path": str, "judge.hash": str,
     "init": dict, "init.run": str, "init.name": str, "init.weights": str, "init.step": NUMBER, "init.hash": str,
 }  # fmt: skip
 MAX_SHOWN = 40  # characters of a wrong value
@@ -41,6 +42,7 @@ REMEDIES = {
     "run.json": "put back a copy of it, or remove it to continue without what it says",
     "job.json": "put back a copy of it, or remove it: the job is then counted from its next start",
     "metrics.json": "evaluate the run again",
+    "metrics.csv": "put back a copy of it, or remove it to continue without its rows",
     "by_image.csv": "evaluate the run again",
     "mlflow.json": "remove it: what follows is then another run of MLflow",
     "wandb.json": "remove it, and name the run to continue by +logger.id=ID, the end of the names in wandb/",

@@ -17,19 +17,19 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.checkpoint import FILE_NAME as CHECKPOINT_NAME
 from callbacks.checkpoint import PREVIOUS_NAME, RUN_KEY
 from callbacks.kept_checkpoints import KEPT
-from files.held import InUseError, held, is_held
+from files.held import LOCK_NAME, InUseError, held, is_held
 from files.whole import whole_file
-from generative.weights import (
-    DamagedFileError,
-    NotLoadedError,
-    checkpoint_fault,
-    first_not_finite,
-    read_checkpoint,
-)
+from generative.weights import DamagedFileError, NotLoadedError, checkpoint_fault, first_not_finite, read_checkpoint
 from launch.errors import UserError
 from launch.paths import typed_path
 from launch.received import checked_config, checked_overrides
 from launch.record_files import DamagedRecordError, checked_run_record, passed_over, read_run_record, read_yaml
+
+# What a run may write before its first step, beside what lies in its folder already.
+WRITTEN = {
+    *(".hydra", "checkpoints", "images", "metrics.csv", LOCK_NAME),
+    *("tensorboard", "wandb", "wandb.json", "mlruns", "mlflow.json"),
+}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -263,15 +263,17 @@ class RunFolder:
     def begun(self) -> Iterator[None]:
         """Hold the folder for a new run, and leave it as it was found where the run ends before its first step.
 
-        What was there before stays, as the records of a sweep do; a folder that was made for the run goes.
+        What was there before stays, and what others write there meanwhile; a folder that was made for the run goes.
         """
-        found = set(self.path.iterdir()) if self.path.exists() else set()
+        found = set(self.path.iterdir()) if self.path.exists() else None
         with taken_away_if_empty(self.path), self.locked():
             try:
                 yield
             except BaseException:
                 if is_main_process() and not (self.record_path.exists() or self.checkpoint.exists()):
-                    for path in set(self.path.iterdir()) - found:
+                    for path in set(self.path.iterdir()) - (found or set()):
+                        if found is not None and path.name not in WRITTEN:
+                            continue
                         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
                 raise
 
@@ -325,13 +327,11 @@ def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:
         The newest unfinished run of the same overrides that has a checkpoint and no live process, or None.
     """
     found = []
-    for record_path in root.glob("*/run.json"):
-        run = RunFolder(record_path.parent)
-        if (record := readable_record(run)) is None:
+    for run in (RunFolder(path.parent) for path in root.glob("*/run.json")):
+        record = readable_record(run)
+        if record is None or record.get("finished") or record.get("overrides") != identity(overrides):
             continue
-        if record.get("finished") or not run.checkpoint.exists() or record.get("overrides") != identity(overrides):
-            continue
-        if not run.is_locked():
+        if run.checkpoint.exists() and not run.is_locked():
             found.append((str(record.get("started", "")), run))
     return max(found, key=lambda item: item[0])[1] if found else None
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Quote
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from launch.checking import check_values
-from launch.command_line import as_given, check_names, filled_in, require_experiment, taken
+from launch.command_line import as_given, check_names, filled_in, from_here, require_experiment, taken
 from launch.compose import apply_overrides, compose_config, literal, merged, parse, quoted, without_hydra
 from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import UserError
 from launch.options import leave_out, tell_set_in_vain
-from launch.paths import absolute_path, make_absolute
+from launch.paths import make_absolute
 from launch.precision import settle_precision, tell_kept_precision
 from launch.received import note_typed
 from launch.run_folder import RunFolder, identity, is_main_process, newest_unfinished
@@ -139,7 +139,7 @@ def _resume_overrides(folder: str, overrides: list[str]) -> tuple[list[str], lis
             f"resume={folder} was kept on the way, and a run continues from its newest checkpoint: name the run folder, or "
             f"begin another run with these weights, init={folder}."
         )
-    overrides = [_from_here(o) for o in overrides]
+    overrides = [from_here(o) for o in overrides]
     keys = {parse(o)[0] for o in overrides}
     if "experiment" in keys:
         raise UserError("resume= takes its experiment from the run: leave out experiment=.")
@@ -147,13 +147,6 @@ def _resume_overrides(folder: str, overrides: list[str]) -> tuple[list[str], lis
         raise UserError("resume= continues in the run's own folder: leave out hydra.run.dir=.")
     own = [o for o in run.overrides() if parse(o)[0] not in (*THIS_TIME, "hydra.run.dir")]
     return [*merged(own, overrides), f"resume={quoted(run.path)}", f"hydra.run.dir={quoted(run.path)}"], own
-
-
-def _from_here(override: str) -> str:
-    """Make a path that is typed at a resume absolute: the run may have begun with the same words in another folder."""
-    key, value = parse(override)
-    path = absolute_path(key, value.text if isinstance(value, QuotedString) else value)
-    return override if path is None else f"{override.partition('=')[0]}={quoted(path)}"
 
 
 def current_run(config: DictConfig) -> tuple[RunFolder, DictConfig, list[str], DictConfig]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from lightning.pytorch.utilities import rank_zero_warn
+from omegaconf import DictConfig, OmegaConf
 
 from generative.export import SUFFIX
 from generative.networks.autoencoder import Autoencoder
 from generative.spaces import Latents
 from launch.errors import UserError
+from launch.paths import absolute_path, path_nodes
 from launch.record_files import passed_over
 from launch.run_folder import RunFolder, readable_record
 
 PIXEL = "pixel"  # the space that needs no trained network
+_ELSEWHERE = re.compile(r"\.(cache_dir|\w*(val|test)\w*)\b")  # paths of the data that training reads no images from
+_NUMBER = re.compile(r"\[\d+\]")  # of an item of a list
 TRAINED = ("tokenizer", "space", "regression")  # keys of the networks that modules are built from
 
 
-def trained_classifier(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
+def trained_classifier(
+    value: str | None, outputs: str, data_name: str, image_size: int, _root_: DictConfig | None = None
+) -> str | None:
     """Find the checkpoint that the config key ``classifier`` means.
 
     Args:
@@ -27,30 +34,40 @@ def trained_classifier(value: str | None, outputs: str, data_name: str, image_si
         outputs: Folder of all runs, searched for ``auto``.
         data_name: Name of the data set that the classifier must know.
         image_size: Side of its images in pixels.
+        _root_: The config that asks, as OmegaConf hands it on: of data in files it says which ones.
 
     Returns:
         The checkpoint of the newest finished label classifier of the data for ``auto``, None where there is none.
     """
-    return _trained("classifier", value, Path(outputs), (data_name, image_size))
+    return _trained("classifier", value, Path(outputs), (data_name, image_size), _root_)
 
 
-def trained_tokenizer(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
+def trained_tokenizer(
+    value: str | None, outputs: str, data_name: str, image_size: int, _root_: DictConfig | None = None
+) -> str | None:
     """Find the checkpoint that the config key ``tokenizer`` means; see ``trained_classifier``."""
-    return _trained("tokenizer", value, Path(outputs), (data_name, image_size))
+    return _trained("tokenizer", value, Path(outputs), (data_name, image_size), _root_)
 
 
 def trained_regression(
-    value: str | None, outputs: str, data_name: str, image_size: int, degradation: DictConfig | None
+    value: str | None,
+    outputs: str,
+    data_name: str,
+    image_size: int,
+    degradation: DictConfig | None,
+    _root_: DictConfig | None = None,
 ) -> str | None:
     """Find the checkpoint that the config key ``regression`` means; see ``trained_classifier``.
 
     Args:
         degradation: What it must have been trained to undo, for ``auto``.
     """
-    return _trained("regression", value, Path(outputs), (data_name, image_size), degradation)
+    return _trained("regression", value, Path(outputs), (data_name, image_size), _root_, degradation)
 
 
-def trained_space(value: str | None, outputs: str, data_name: str, image_size: int) -> str | None:
+def trained_space(
+    value: str | None, outputs: str, data_name: str, image_size: int, _root_: DictConfig | None = None
+) -> str | None:
     """Find the checkpoint that the config key ``space`` means; see ``trained_classifier``.
 
     Returns:
@@ -61,7 +78,7 @@ def trained_space(value: str | None, outputs: str, data_name: str, image_size: i
     """
     if value in (None, PIXEL):
         return None
-    found = _trained("space", value, Path(outputs), (data_name, image_size))
+    found = _trained("space", value, Path(outputs), (data_name, image_size), _root_)
     if found is None:
         raise UserError(
             f"space=auto: no finished autoencoder of {data_name} at {image_size} pixels was found: train one first, as with "
@@ -104,7 +121,12 @@ def _described(path: str, *times: int) -> Autoencoder:
 
 
 def _trained(
-    key: str, value: str | None, outputs: Path, data: tuple[str, int], degradation: DictConfig | None = None
+    key: str,
+    value: str | None,
+    outputs: Path,
+    data: tuple[str, int],
+    asking: DictConfig | None,
+    degradation: DictConfig | None = None,
 ) -> str | None:
     if value is None:
         return None
@@ -122,11 +144,36 @@ def _trained(
             finished.append((str(record.get("ended", "")), str(run.checkpoint.resolve()), run))
     for _, checkpoint, run in sorted(finished, key=lambda each: each[:2], reverse=True):
         try:
-            if _serves_as(key, run, debug=outputs.name == "debug") and _undoes(run, degradation):
+            serves = _serves_as(key, run, debug=outputs.name == "debug") and _undoes(run, degradation)
+            if serves and not (others := _other_images(run, asking)):
                 return checkpoint
+            if serves:
+                rank_zero_warn(f"{key}=auto passes {run.path} over, which was trained on {others}; {key}=RUN takes it")
         except UserError as error:  # this run only is damaged, or is not to be trusted
             passed_over(str(run.path), error)
     return None
+
+
+def _other_images(run: RunFolder, asking: DictConfig | None) -> str:
+    """Name the files that a run was trained on, where the config that asks for it has others; else empty.
+
+    The name of the data does not tell them: that of a folder of images is always the same.
+    """
+    if asking is None or "data" not in asking:
+        return ""
+    own, wanted = _training_files(run.config()), _training_files(asking)
+    return ", ".join(f"{name}={own.get(name)}" for name in {**wanted, **own} if own.get(name) != wanted.get(name))
+
+
+def _training_files(config: DictConfig) -> dict[str, str]:
+    """Return the absolute paths of the images of training, by key."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    data = OmegaConf.create({"data": plain.get("data")})
+    named = ((str(node._get_full_key(key)), path) for node, key, path in path_nodes(data))
+    return {
+        name: str(absolute_path(_NUMBER.sub("", name), path)) for name, path in named if not _ELSEWHERE.search(name)
+    }
 
 
 def _undoes(run: RunFolder, degradation: DictConfig | None) -> bool:

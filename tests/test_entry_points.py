@@ -183,9 +183,9 @@ def test_runs_on_other_images_are_not_compared(run: RunFolder, baseline: RunFold
 
 
 def test_what_was_evaluated_before_an_error_stays(run: RunFolder, here: Path) -> None:
-    with pytest.raises(UserError, match="network.patch_size=5 does not divide"):  # found where the network is built
-        evaluate.main(["-m", f"run={run.path}", "network.patch_size=4,5", "callbacks.calibration=null"])
-    assert result(run, "network.patch_size=4,callbacks.calibration=null")["metrics"]
+    with pytest.raises(UserError, match="classifier=/nowhere: there is no"):  # found where the judge is looked for
+        evaluate.main(["-m", f"run={run.path}", "classifier=null,/nowhere", "callbacks.calibration=null"])
+    assert result(run, "classifier=null,callbacks.calibration=null")["metrics"]
     assert not (here / "outputs").exists()
 
 
@@ -488,9 +488,14 @@ def test_a_run_without_a_checkpoint(run: RunFolder, tmp_path: Path) -> None:
         evaluate.main([f"run={other.path}"])
 
 
-def test_a_checkpoint_of_another_network(run: RunFolder) -> None:
-    with pytest.raises(UserError, match="is a checkpoint of another network"):
+def test_a_checkpoint_of_another_network(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"network\.dim=64 cannot be set"):
         evaluate.main([f"run={run.path}", "network.dim=64"])
+    other, config = copied(run, tmp_path / "run"), run.config()
+    config.network.dim = 64
+    OmegaConf.save(config, other.config_path)
+    with pytest.raises(UserError, match="is a checkpoint of another network"):
+        evaluate.main([f"run={other.path}"])
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(run: RunFolder, tmp_path: Path) -> None:

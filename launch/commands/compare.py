@@ -19,7 +19,7 @@ from launch.compare.rows import tables_of
 from launch.errors import UserError, near_matches, reported
 from launch.names import checked_name, file_name
 from launch.output import as_typed
-from launch.paths import typed_path
+from launch.paths import is_there, typed_path
 from launch.study.record import BASELINE, CELL, read_study
 
 USAGE = """Usage: python compare.py runs=PATTERNS [by=KEYS] [metrics=METRICS] [name=NAME] [output=DIR]
@@ -70,8 +70,9 @@ def compare(arguments: Sequence[str]) -> Path:
         UserError: No run matches, none of them has results, or a key or metric is unknown.
     """
     values = read_arguments(arguments)
-    folder = typed_path("runs", str(values["runs"]))
-    study = read_study(folder)
+    typed = str(values["runs"])
+    folder = typed_path("runs", typed)
+    study = read_study(folder) if is_there("runs", typed) else None
     if study is None:
         found = read_runs(run_folders(str(values["runs"])))
     else:
@@ -97,7 +98,7 @@ def compare(arguments: Sequence[str]) -> Path:
     options["board"] = None if study is None else board_of(study, found, tables)
     page = render_page(found, tables, found.left_out + repeated, options)
 
-    path = Path(str(values["output"])) / f"{name}.html"
+    path = typed_path("output", str(values["output"])) / f"{name}.html"
     with whole_file(path, "w") as file:
         file.write(page)
     write_rows(tables, path.with_suffix(".csv"))

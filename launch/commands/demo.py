@@ -10,7 +10,7 @@ from threading import Event
 import triptych
 from launch.command_line import show_help, split_flags, taken, whole_number
 from launch.errors import UserError, reported
-from launch.paths import typed_path
+from launch.paths import is_there, typed_path
 from launch.run_folder import RunFolder
 from launch.use.load import MODEL
 from triptych.demo import SHIPPED
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{arguments[0]} is nothing that python demo.py takes: it has run= and port=.")
     models: dict[str, triptych.Model] = {}
     for folder in [str(path) for path in SHIPPED] if named is None else _folders(named):
-        if not (Path(folder).expanduser() / MODEL).exists():
+        if not (typed_path("run", folder) / MODEL).exists():
             RunFolder.existing(folder, "run")  # says run=, which triptych.load does not know of
         model = triptych.load(folder)
         if not model.tasks & {"restore", "inpaint", "generate"}:
@@ -60,7 +60,7 @@ def _folders(named: str) -> list[str]:
     parts, folders = named.split(","), []
     while parts:
         starts = {number: ",".join(parts[:number]) for number in range(len(parts), 0, -1)}
-        number = next((number for number, start in starts.items() if Path(start).expanduser().exists()), 1)
+        number = next((number for number, start in starts.items() if is_there("run", start)), 1)
         folders.append(starts[number])
         parts = parts[number:]
     return folders

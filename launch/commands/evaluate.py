@@ -9,9 +9,11 @@ from launch import build
 from launch.command_line import MULTIRUN, tell_choices
 from launch.compare.combinations import evaluate_all
 from launch.compare.evaluations import Job, datamodule_for, read_job
+from launch.compose import parse
 from launch.data_check import check_unchanged
 from launch.errors import reported
 from launch.evaluation import print_result, run_test, takes_part_in_test, write_result
+from launch.judge import tell_other_judge
 from launch.run_folder import RunFolder, is_main_process
 from launch.sweep.parent import end_with_parent
 from launch.use.whole_pictures import evaluate_pictures
@@ -59,6 +61,8 @@ def evaluate(job: Job) -> dict[str, Any]:
     job.check_folder()
     config = job.config
     tell_choices(config)
+    if isinstance(job.run, RunFolder):
+        tell_other_judge(job.run, config, {parse(override)[0] for override in job.overrides})
     checkpoint = job.run.load_checkpoint() if isinstance(job.run, RunFolder) else {"global_step": job.run.step}
     callbacks = [callback for callback in build.build_callbacks(config) if takes_part_in_test(callback)]
     trainer = build.build_trainer(config, job.folder, callbacks, False)

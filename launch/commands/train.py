@@ -22,6 +22,7 @@ from launch.data_check import STOP, check_answer, check_unchanged, data_record
 from launch.errors import explained, reported
 from launch.evaluation import print_result, run_test, write_result
 from launch.history import History, check_optimizer_state, check_steps_left
+from launch.judge import judge_record, tell_other_judge
 from launch.loggers import build_loggers, log_result, logged
 from launch.received import CONF_DIR
 from launch.record import config_hash, git_revision, hardware, now, versions
@@ -67,6 +68,8 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         trainer.num_sanity_val_steps = math.ceil(TRIED_IMAGES / config.data.eval_batch_size)
     check_compile(config)
     tell_choices(config)
+    if resumed:
+        tell_other_judge(run, config, ())
     module = build.build_module(config)  # before the data: what is wrong with the config is said at once
     build.check_training(module)
     origin = history.before.get("init") if resumed else begin_with_run(module, config)
@@ -100,6 +103,7 @@ def train(run: RunFolder, config: DictConfig, overrides: list[str], in_force: Di
         "hardware": {**hardware(trainer.strategy.root_device, training_threads(trainer)), "ranks": trainer.world_size},
         "data": data_record(run, config, datamodule, step if resumed else None),
         "parts": module.parts_record(),
+        **judge_record(config),
         "parameters": sum(p.numel() for p in module.parameters()),
         **({"init": origin} if origin else {}),
     }

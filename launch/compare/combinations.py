@@ -20,12 +20,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from launch.compare.evaluations import Job, read_job
-from launch.compose import values_of
+from launch.compare.evaluations import Job, datamodule_for, read_job
+from launch.compose import parse, values_of
 from launch.data_check import STOP
 from launch.errors import UserError
+from launch.judge import KEY, differing_judges, judges_in
 from launch.names import checked_name, file_name
-from launch.paths import typed_path
+from launch.paths import is_there
 from launch.received import override_parser
 from launch.record_files import DamagedRecordError, passed_over, read_metrics
 from launch.results import Result, known_pixels_note, print_table, write_csv
@@ -43,7 +44,7 @@ def combinations(arguments: list[str]) -> list[list[str]]:
 def _values(argument: str) -> list[str]:
     key, _, value = argument.partition("=")
     # The folders of a multirun have = and , in their names.
-    if argument.startswith("-") or key == "name" or (key == "run" and typed_path(key, value).exists()):
+    if argument.startswith("-") or key == "name" or (key == "run" and is_there(key, value)):
         return [argument]
     if key != "run":
         if values := values_of(argument):
@@ -141,10 +142,19 @@ def _evaluated_before(jobs: list[Job]) -> list[dict[str, Any] | None]:
             accepted = job.data_changed != STOP or content["record"]["data"].get(
                 "changed"
             )  # data that may change again
-            if accepted or any(content["record"].get(key) != value for key, value in wanted.items()):
+            is_other = any(content["record"].get(key) != value for key, value in wanted.items())
+            if accepted or is_other or not _is_of_same_data(job, content["record"]):
                 content = None
         found.append(content)
     return found
+
+
+def _is_of_same_data(job: Job, record: dict[str, Any]) -> bool:
+    """Say whether an evaluation saw the images that are there now, as far as that is known: other ones are read for it."""
+    others = any(parse(override)[0].partition(".")[0] == "data" for override in job.overrides)
+    now = datamodule_for(job.config).record() if others else job.run.record.get("data") or {}
+    known = [each.get("fingerprint") for each in (now, record.get("data", {}))]
+    return None in known or known[0] == known[1]
 
 
 def _content(job: Job) -> dict[str, Any] | None:
@@ -189,13 +199,13 @@ def _conditions(job: Job) -> dict[str, Any]:
 
 
 def _check_images(jobs: list[Job], contents: list[dict[str, Any]]) -> None:
-    """Check the data that were read, which overrides may have changed."""
-    fingerprints = {
-        tuple(job.arguments): {"data.fingerprint": content["record"].get("data", {}).get("fingerprint")}
-        for job, content in zip(jobs, contents, strict=False)
-    }
-    for first, other in _pairs(jobs[: len(contents)]):
-        _check_equal(first, other, fingerprints[tuple(first.arguments)], fingerprints[tuple(other.arguments)])
+    """Check the data that were read, which overrides may have changed, and who judged."""
+    records = {tuple(job.arguments): content["record"] for job, content in zip(jobs, contents, strict=False)}
+    for pair in _pairs(jobs[: len(contents)]):
+        each = [records[tuple(job.arguments)] for job in pair]
+        _check_equal(*pair, *({"data.fingerprint": record.get("data", {}).get("fingerprint")} for record in each))
+        if differing := differing_judges(*map(judges_in, each)):
+            _check_equal(*pair, *({KEY: judge} for judge in differing))
 
 
 def _check_equal(first: Job, other: Job, conditions: dict[str, Any], others: dict[str, Any]) -> None:

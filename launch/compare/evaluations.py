@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from datamodules.base import ImageDataModule
 from launch import build
-from launch.command_line import own_arguments
+from launch.command_line import from_here, own_arguments
 from launch.data_check import KEY as DATA_CHANGED
 from launch.data_check import STOP, check_answer
 from launch.errors import UserError
@@ -31,6 +31,7 @@ class Job:
         run: The run, or the export.
         config: Its config with the overrides applied.
         weights: ``ema`` or ``raw``.
+        overrides: What is other than in the training; paths are absolute.
         name: Name of the evaluation.
         arguments: The command line that makes the same evaluation by itself.
         data_changed: ``stop`` or ``accept``: what to do where the data are not those of the run's record.
@@ -108,7 +109,7 @@ def read_job(arguments: list[str], usage: str) -> Job:
     if run.chosen:
         changes = [run.chosen.stem, *changes]
     name = file_name(changes) if own["name"] is None else checked_name("name", own["name"])
-    return Job(run, config, weights, overrides, name, arguments, data_changed)
+    return Job(run, config, weights, [from_here(override) for override in overrides], name, arguments, data_changed)
 
 
 def datamodule_for(config: DictConfig) -> ImageDataModule:

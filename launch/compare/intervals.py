@@ -13,6 +13,7 @@ from generative.metrics.bootstrap import Interval, bootstrap
 from generative.metrics.by_image import ImageValues, joined
 from generative.metrics.catalogue import metric_of, split_name, value_name
 from launch.compare.reading import Measured
+from launch.judge import judge_of
 
 JOIN = "+"  # between cases that are taken together
 
@@ -100,8 +101,9 @@ def _function(name: str) -> Callable[[Tensor], Tensor] | None:
 
 
 def _draws(entry: Measured, name: str) -> Any:
-    """Identify what an index stands for: a test image with its degradation, or a set of labels."""
-    data = entry.record.get("data", {})
-    if metric_of(split_name(name)[0]).case:
-        return data.get("fingerprints", {}).get("label_sets")
-    return data.get("fingerprint"), data.get("evaluation_seed")
+    """Identify what an index stands for: a test image with its degradation, or a set of labels; and who judged it."""
+    data, (key, _) = entry.record.get("data", {}), split_name(name)
+    judge = judge_of(entry.judges, key)
+    if metric_of(key).case:
+        return data.get("fingerprints", {}).get("label_sets"), judge
+    return data.get("fingerprint"), data.get("evaluation_seed"), judge

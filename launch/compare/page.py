@@ -36,6 +36,7 @@ from launch.compare.trainings import (
     training_text,
     trainings_of,
 )
+from launch.judge import differing_judges
 from launch.page import html
 from launch.page.html import Panels
 from launch.paths import without_folders
@@ -170,6 +171,7 @@ def _why(table: Table, first: Table) -> str:
     names = {"data": "data", "size": "image size", "fingerprint": _other_images(table, first), "degradation": "degradation",
              "images": "number of images", "weights": "weights"}  # fmt: skip
     different = [name for key, name in names.items() if conditions[key] != first.conditions[key]]
+    different += ["judge"] if differing_judges(table.judges, first.judges) else []
     return f"{text} Not comparable with the first table: {', '.join(different)} differ{'s' if len(different) == 1 else ''}."
 
 

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from launch.by_image_csv import read_by_image
 from launch.command_line import run_config
 from launch.compose import apply_overrides
 from launch.errors import UserError, as_user_error, one_line
+from launch.judge import judges_in
 from launch.metrics_csv import last_values, read_rows
-from launch.paths import typed_path
+from launch.paths import is_there, typed_path
 from launch.received import checked_overrides
+from launch.record import history_of
 from launch.record_files import read_metrics
 from launch.run_folder import RunFolder
 from launch.settings import BEFORE, Settings, earlier_settings, settings_of
 from launch.study.record import StudyRun
 from launch.sweep.jobs import LOG_NAME, RECORD_NAME, SweepJob
+from launch.use.exported import step_of
 from launch.use.load import MODEL
 
 BATCH_KEYS = ("data.global_batch_size", "trainer.accumulate_grad_batches")
@@ -61,6 +65,11 @@ class Measured:
     run_record: dict[str, Any]
     by_image: dict[str, ImageValues] = field(default_factory=dict)
     planned: StudyRun | None = None
+
+    @cached_property
+    def judges(self) -> dict[str, str]:
+        """The hash of the network that judged a metric, by the metric's key."""
+        return judges_in(self.record)
 
     @property
     def seed(self) -> int:
@@ -128,10 +137,11 @@ def run_folders(patterns: str) -> list[Path]:
     Raises:
         UserError: There is none.
     """
-    whole = typed_path("runs", patterns)
     found: set[Path] = set()
-    for pattern in [str(whole)] if whole.exists() else patterns.split(","):
-        matches = [Path(match) for match in glob.glob(str(typed_path("runs", pattern.strip())), recursive=True)]  # noqa: PTH207 - also absolute ones
+    for pattern in [patterns] if is_there("runs", patterns) else patterns.split(","):
+        path = str(typed_path("runs", pattern.strip()))
+        named = glob.escape(path) if is_there("runs", path) else path  # its own [1] is no pattern
+        matches = [Path(match) for match in glob.glob(named, recursive=True)]  # noqa: PTH207 - also absolute ones
         folders = {path for path in matches if path.is_dir()} | {path.parent for path in matches if path.name in MARKS}
         runs = {path for path in folders if _is_run(path)}
         if not runs:
@@ -177,8 +187,14 @@ def read_runs(folders: Sequence[Path]) -> Found:
             try:
                 with as_user_error():
                     measured = _measured(run, folder, record)
+                    outdated = _outdated(measured)
             except UserError as error:
                 found.left_out.append(LeftOut(folder, _name(run, record), "damaged", None, None, one_line(error)))
+                continue
+            if outdated:
+                found.left_out.append(
+                    LeftOut(folder, measured.name, "not used", measured.record["step"], None, outdated)
+                )
                 continue
             found.measured.append(measured)
             if not measured.metrics:
@@ -212,6 +228,21 @@ def _measured(run: RunFolder, folder: Path, run_record: dict[str, Any]) -> Measu
     settings = evaluated | before | chosen
     by_image, metrics = read_by_image(folder), content["metrics"]
     return Measured(run, folder, _name(run, run_record), trained, settings, metrics, record, run_record, by_image)
+
+
+def _outdated(measured: Measured) -> str:
+    """Say why an evaluation is none of the run as it is now, with its settings: it was trained on since. Empty where it is."""
+    run, record, step = measured.run, measured.run_record, measured.record.get("step")
+    if step is None or "checkpoint" in measured.record:
+        return ""
+    finished, now = record.get("finished"), record.get("step")
+    if not finished and run.checkpoint.exists():  # what an error has ended may stand a little before its last step
+        now = step_of(run)
+    resumed_at = max((entry["step"] for entry in history_of(record)), default=0)
+    again = f"evaluate again with python evaluate.py run={shlex.quote(str(run.path))}"
+    if not finished and 0 < step <= resumed_at:
+        return f"measured at step {step}, and the run goes on from step {resumed_at}: {again}"
+    return "" if now in (None, step) else f"measured at step {step}, the run is at step {now}: {again}"
 
 
 def _name(run: RunFolder, record: dict[str, Any]) -> str:

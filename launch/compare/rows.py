@@ -1,7 +1,7 @@
 """Evaluations sorted into tables of what can be compared, and averaged over seeds into rows.
 
-A table is of the same images with the same degradation and the same kind of weights; a row is of the same settings. The
-spread of a row is that over its training seeds; with one training seed, that over its evaluation seeds.
+A table is of the same images with the same degradation, the same kind of weights and the same judges; a row is of the same
+settings. The spread of a row is that over its training seeds; with one training seed, that over its evaluation seeds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any, Protocol, TypeVar
 from launch import results
 from launch.compare.reading import LeftOut, Measured, newest_first
 from launch.errors import UserError, near_matches
+from launch.judge import differing_judges
 from launch.settings import ABSENT, TARGET, distinguishing, value_at
 
+JUDGE_DIGITS = 8  # of a hash, in words
 INPUT = "degraded"  # an output that is the input: it is the same for all rows and does not compete
 
 
@@ -85,17 +87,22 @@ class Table:
     Attributes:
         conditions: What they have in common, by its name.
         task: Of a study, the task that it is of.
+        judges: The hash of the network that judged a metric, by the metric's key: the same in all rows that have it.
+        judge: The judge in words, where that alone tells the table from another one.
     """
 
     conditions: dict[str, Any]
     rows: list[Row]
     task: str = ""
+    judges: dict[str, str] = field(default_factory=dict)
+    judge: str = ""
 
     @property
     def words(self) -> list[str]:
         """The conditions in words, some of which may be empty."""
         c = self.conditions
         about = [f"{c['data']} {c['size']}x{c['size']}", c["degradation_name"], c["images"], f"{c['weights']} weights"]
+        about.append(self.judge)
         return [self.task.capitalize(), *about]
 
     @property
@@ -174,11 +181,8 @@ def tables_of(measured: Sequence[Measured], by: Sequence[str]) -> tuple[list[Tab
     measured, repeated = _without_repeated(measured)
     _check_keys(measured, by)
     choices, merged = _choices(measured, by)
-    groups: dict[str, list[int]] = {}
-    for number, entry in enumerate(measured):
-        groups.setdefault(str(conditions_of(entry)), []).append(number)
     tables = []
-    for numbers in groups.values():
+    for numbers, judges in _comparable(measured):
         rows: dict[tuple[Any, ...], Row] = {}
         for number in numbers:
             entry = measured[number]
@@ -186,11 +190,31 @@ def tables_of(measured: Sequence[Measured], by: Sequence[str]) -> tuple[list[Tab
             row = rows.setdefault(key, Row(entry.name, choices[number], [], merged=merged.get(entry.name, [])))
             row.entries.append(entry)
         sorted_rows = sorted(rows.values(), key=lambda row: (row.name, [natural(v) for v in row.choices.values()]))
-        tables.append(Table(conditions_of(measured[numbers[0]]), sorted_rows))
+        tables.append(Table(conditions_of(measured[numbers[0]]), sorted_rows, judges=judges))
         _shorten(sorted_rows)
+    for table, other in itertools.permutations(tables, 2):
+        if table.conditions == other.conditions and (differing := differing_judges(table.judges, other.judges)):
+            table.judge = f"judge {differing[0][:JUDGE_DIGITS]}"
     tables.sort(key=lambda table: (-len({row.name for row in table.rows}), -len(table.rows)))
     _number_trainings([row for table in tables for row in table.rows])
     return tables, repeated
+
+
+def _comparable(measured: Sequence[Measured]) -> list[tuple[list[int], dict[str, str]]]:
+    """Sort evaluations by their conditions, and by the networks that judged them where the same metric has several.
+
+    Returns:
+        The numbers of those that can be compared, with what judged their metrics.
+    """
+    groups: dict[str, list[tuple[list[int], dict[str, str]]]] = {}
+    for number, entry in enumerate(measured):
+        known = groups.setdefault(str(conditions_of(entry)), [])
+        fitting = next((each for each in known if not differing_judges(each[1], entry.judges)), None)
+        if fitting is None:
+            known.append(fitting := ([], {}))
+        fitting[0].append(number)
+        fitting[1].update(entry.judges)
+    return [group for known in groups.values() for group in known]
 
 
 def _shorten(rows: Sequence[Row]) -> None:
@@ -242,16 +266,18 @@ def natural(text: str) -> tuple[float, str]:
 
 def _without_repeated(measured: Sequence[Measured]) -> tuple[list[Measured], list[LeftOut]]:
     """Keep the newest of those evaluations that are of the same settings, seeds and conditions."""
-    kept: dict[str, Measured] = {}
+    kept: dict[str, list[Measured]] = {}
     repeated = []
     for entry in newest_first(measured):
         key = str((entry.name, entry.settings, entry.seed, entry.evaluation_seed, conditions_of(entry)))
-        if key in kept:
-            reason = f"the same settings and seeds were evaluated later: {kept[key].folder}"
+        later = [each for each in kept.setdefault(key, []) if not differing_judges(each.judges, entry.judges)]
+        if later:
+            reason = f"the same settings and seeds were evaluated later: {later[0].folder}"
             repeated.append(LeftOut(entry.folder, entry.name, "not used", entry.record.get("step"), None, reason))
         else:
-            kept[key] = entry
-    return [entry for entry in measured if any(entry is other for other in kept.values())], repeated
+            kept[key].append(entry)
+    newest = list(itertools.chain.from_iterable(kept.values()))
+    return [entry for entry in measured if any(entry is other for other in newest)], repeated
 
 
 def _check_keys(measured: Sequence[Measured], by: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from generative.metrics.catalogue import Metric, metric_of, ordered, output_orde
 from launch.compare.intervals import JOIN, by_seed, differences, interval_of, is_ahead, value_of
 from launch.compare.reading import Measured, logged_curve
 from launch.compare.rows import Row
+from launch.judge import judge_of
 from launch.study.record import Prediction, Side
 
 LAST_PART = 0.75  # of a training, behind which it should gain nothing any more
@@ -214,6 +215,8 @@ def outcome_of(prediction: Prediction, sides: tuple[list[Measured], list[Measure
     shown = " and ".join(metric.text(sum(each) / len(each)) for each in values)
     found = [Interval(i.low + plus, i.value + plus, i.high + plus) for i in _intervals(metric, prediction, sides)]
     if not found:
+        if len({judge_of(entry.judges, metric.key) for entries in sides for entry in entries}) > 1:
+            return "cannot be told", f"{shown}, judged by different classifiers"
         seeds = [a - b for a, b in zip(*values, strict=False)]
         found = [Interval(d, d, d) for d in seeds] if len(seeds) >= MIN_SEEDS else []
         if not found:

@@ -18,7 +18,7 @@ from launch.record_files import read_json
 from launch.run_folder import RunFolder, identity
 from launch.study.plan import Planned, check_parameters, planned_runs, timed
 from launch.study.record import BASELINE, CELL, NAME, Study, StudyRun, read_study
-from launch.study.settings import StudySettings, check_same
+from launch.study.settings import StudySettings, check_same, is_same
 from launch.sweep.jobs import SweepJob, run_attempt, train_command
 from launch.sweep.processes import Children, program
 from launch.threads import VARIABLES
@@ -52,10 +52,12 @@ class StudyRunner:
     def _begun(self) -> Study:
         """Return the record of the folder, or that of a new study."""
         recorded = read_study(self.folder)
-        if recorded is not None:
+        if recorded is not None and self._has_runs(recorded):
             check_same(dict(recorded.settings), self.settings)
             return recorded
-        if self.folder.exists() and any(path.name != ".lock" for path in self.folder.iterdir()):
+        if recorded is not None and is_same(dict(recorded.settings), self.settings):
+            return recorded
+        if recorded is None and self.folder.exists() and any(path.name != ".lock" for path in self.folder.iterdir()):
             raise UserError(
                 f"{self.folder} holds something else than a study, without {NAME}: choose another folder with name=NAME."
             )
@@ -64,6 +66,10 @@ class StudyRunner:
             settings.study, settings.budget_name, tuple(settings.budget.seeds), settings.seconds, settings.record,
             tuple(each.entry for each in self.planned), settings.predictions,
         )  # fmt: skip
+
+    def _has_runs(self, study: Study) -> bool:
+        """Say whether a training of a study has made a step: till then it may have other settings."""
+        return any(RunFolder(self.folder / run.run).record_path.exists() for run in study.runs)
 
     def run(self) -> None:
         """Do what is left of the study.
@@ -75,12 +81,16 @@ class StudyRunner:
         if RunFolder(self.folder).is_locked():
             raise UserError(f"{self.folder} is being run by another process: wait for it, or choose another name=NAME.")
         with RunFolder(self.folder).locked(), self._children.handed_on():
+            self._forget_others()
             self.study.write(self.folder)
             before = [each for each in self.planned if each.entry.role not in (CELL, BASELINE)]
             cells = [each for each in self.planned if each.entry.role in (CELL, BASELINE)]
             failures: list[str] = []
+            self._time(
+                [each for each in self.planned if not each.entry.shared_seconds]
+            )  # a budget too small is told now
             for stage in (before, cells):
-                self._time([each for each in stage if self._entry(each).steps is None])
+                self._time(stage)
                 check_parameters(self.study.runs)
                 failures = self._side_by_side(self._train, stage)
                 if stage is before and failures:
@@ -112,8 +122,17 @@ class StudyRunner:
         overrides = planned.command(self._entry(planned), self.settings.budget.validations)
         return SweepJob(self.planned.index(planned), RunFolder(self.folder / planned.entry.run), identity(overrides))
 
+    def _forget_others(self) -> None:
+        """Remove what was measured for a study of other settings, of which no training had begun."""
+        recorded = read_study(self.folder)
+        if recorded is not None and not is_same(dict(recorded.settings), self.settings):
+            for run in recorded.runs:
+                (self.folder / run.run / TIMING_NAME).unlink(missing_ok=True)
+
     def _time(self, planned: Sequence[Planned]) -> None:
-        failures = self._side_by_side(self._time_one, planned)
+        """Measure the runs whose steps are not known yet."""
+        untimed = [each for each in planned if self._entry(each).steps is None]
+        failures = self._side_by_side(self._time_one, untimed)
         if failures:
             raise UserError("; ".join(failures))
 

@@ -19,9 +19,9 @@ from launch.command_line import taken
 from launch.compose import parse
 from launch.errors import UserError, as_user_error, near_matches, one_line
 from launch.names import checked_name
-from launch.options import STUDIES, options_of
+from launch.options import options_of
 from launch.paths import typed_path
-from launch.received import CONF_DIR
+from launch.received import CONF_DIR, STUDIES
 from launch.study.record import BASELINE, CELL, Prediction, read_prediction
 
 Overrides = list[str]
@@ -150,9 +150,10 @@ def read_settings(arguments: list[str]) -> StudySettings:
             )
             raise UserError(f"{said}: {near_matches(chosen[group], options_of(group))}")
     plain = _composed(arguments)
+    whole = _composed([f"{group}={name}" for group, name in chosen.items()])["study"]
     with as_user_error():
         try:
-            return _settings(chosen["study"], chosen["budget"], plain)
+            return _settings(chosen["study"], chosen["budget"], plain, whole)
         except TypeError as error:  # a key that there is not, or one too few
             raise UserError(f"conf/study/{chosen['study']}.yaml or conf/budget: {one_line(error)}.") from error
 
@@ -173,7 +174,12 @@ def _composed(arguments: list[str]) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _settings(study: str, budget: str, plain: dict[str, Any]) -> StudySettings:
+def _settings(study: str, budget: str, plain: dict[str, Any], before: dict[str, Any]) -> StudySettings:
+    """Read composed settings.
+
+    Args:
+        before: Those of the study's file alone, without what the command line has changed.
+    """
     file, whole = _File(**plain["study"]), _Whole(**{k: v for k, v in plain.items() if k not in STUDIES})
     rows = {
         (role, name): Row(**row)
@@ -204,7 +210,7 @@ def _settings(study: str, budget: str, plain: dict[str, Any]) -> StudySettings:
         file.judge,
         file.tokenizer if any(row.needs_tokenizer for row in rows.values()) else None,
         rows,
-        _predictions(study, budget, file.predictions or []),
+        _told_of(_predictions(study, budget, file.predictions or []), _parts(plain["study"]), _parts(before)),
         {key: value for key, value in plain.items() if key != "output"},
     )
 
@@ -220,6 +226,28 @@ def _predictions(study: str, budget: str, entries: list[dict[str, Any]]) -> tupl
     return tuple(found)
 
 
+def _parts(study: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the rows, tasks and data sets that a study has, each with its kind."""
+    groups = {CELL: "paradigms", BASELINE: "baselines", "task": "tasks", "data": "data"}
+    parts = ((kind, study.get(group) or {}) for kind, group in groups.items())
+    return {(kind, name) for kind, group in parts for name, own in group.items() if own is not None}
+
+
+def _told_of(
+    predictions: tuple[Prediction, ...], parts: set[tuple[str, str]], before: set[tuple[str, str]]
+) -> tuple[Prediction, ...]:
+    """Leave out, and name, the predictions about what the command line took away from the study's file."""
+    gone, kept = before - parts, []
+    for prediction in predictions:
+        sides = (side for side in (prediction.above, prediction.below) if side.value is None)
+        named = {each for s in sides for each in ((s.role, s.paradigm), ("task", s.task), ("data", s.data))}
+        if missing := sorted(name for _, name in named & gone):
+            print(f"without {' and '.join(missing)} nothing is predicted of: {prediction.claim}", flush=True)  # noqa: T201
+        else:
+            kept.append(prediction)
+    return tuple(kept)
+
+
 def check_same(recorded: dict[str, Any], settings: StudySettings) -> None:
     """Check that a study continues with the settings that it was begun with.
 
@@ -229,13 +257,22 @@ def check_same(recorded: dict[str, Any], settings: StudySettings) -> None:
     Raises:
         UserError: One differs.
     """
+    for key, (before, now) in _differing(recorded, settings).items():
+        raise UserError(
+            f"{settings.folder} belongs to a study with other settings ({key} is {now} and was {before}): give the same ones, "
+            "or begin another study with name=NAME."
+        )
+
+
+def is_same(recorded: dict[str, Any], settings: StudySettings) -> bool:
+    """Say whether a study has the settings that it was begun with; see ``check_same``."""
+    return not _differing(recorded, settings)
+
+
+def _differing(recorded: dict[str, Any], settings: StudySettings) -> dict[str, tuple[Any, Any]]:
     before, now = _flat(recorded), _flat(settings.record)
-    for key in {**before, **now}:
-        if before.get(key) != now.get(key) and key != "side_by_side":
-            raise UserError(
-                f"{settings.folder} belongs to a study with other settings ({key} is {now.get(key)} and was "
-                f"{before.get(key)}): give the same ones, or begin another study with name=NAME."
-            )
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key != "side_by_side"]
+    return {key: (before.get(key), now.get(key)) for key in keys}
 
 
 def _flat(node: Any, key: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from launch.command_line import as_given
 from launch.compose import quoted
+from launch.data_check import KEY as DATA_CHANGED
 from launch.errors import JobFailedError, UserError
 from launch.metrics_csv import last_values
 from launch.names import swept_and_fixed
@@ -133,6 +134,7 @@ def run_job(config: DictConfig) -> float | None:
     """
     hydra = HydraConfig.get()
     overrides = as_given(hydra.overrides.task)
+    this_time = [override for override in overrides if override.startswith(f"{DATA_CHANGED}=")]
     job = _job(Path(hydra.runtime.output_dir), hydra.job.num, identity(overrides))
     swept, fixed = swept_and_fixed(overrides)
     name = f"#{job.number} {' '.join(swept or fixed)}"
@@ -143,7 +145,7 @@ def run_job(config: DictConfig) -> float | None:
     devices = config.trainer.devices
     threads = job_threads(job.run, ranks=devices if isinstance(devices, int) and devices > 0 else 1)
     with one_free_gpu(config.trainer) as visible:
-        code, stopped_by = _run(job, train_command(job), {**visible, **threads})
+        code, stopped_by = _run(job, [*train_command(job), *this_time], {**visible, **threads})
     if stopped_by is not None:
         say_line(f"{name}: stopped by {signal.Signals(stopped_by).name}")
         sys.exit(128 + stopped_by)

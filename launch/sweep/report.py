@@ -88,7 +88,7 @@ def report(sweep: Path) -> None:
         table.add_column(column, justify="right" if column in numbers else "left")
     for job in jobs:
         cells = [_short(choices[job.run.path].get(key, "")) for key in keys]
-        values = last_values(job.run.path) if job.finished else {}
+        values = _logged(job) if job.finished else {}
         step = (readable_record(job.run) or {}).get("step")
         table.add_row(
             str(job.number),
@@ -135,6 +135,14 @@ def _metrics(job: SweepJob) -> dict[str, float] | None:
     except DamagedRecordError as error:
         passed_over(str(job.run.path), error)
         return None
+
+
+def _logged(job: SweepJob) -> dict[str, float]:
+    try:
+        return last_values(job.run.path)
+    except DamagedRecordError as error:
+        passed_over(str(job.run.path), error)
+        return {}
 
 
 def _choices(job: SweepJob) -> dict[str, str]:

@@ -6,12 +6,14 @@ import csv
 import io
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import rich.console
 from omegaconf import OmegaConf
 
 from launch import evaluation
+from launch.compare import combinations as combining
 from launch.compare.combinations import check_comparable, combinations, run_labels
 from launch.compare.evaluations import Job
 from launch.errors import UserError
@@ -85,6 +87,25 @@ def test_runs_must_agree_where_their_overrides_do(tmp_path: Path) -> None:
     check_comparable(
         [job(a, "data.num_train=9"), job(b, "data.num_train=9", record=other)]
     )  # known once the data are read
+
+
+def test_an_evaluation_of_other_images_is_not_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+
+    def datamodule(config: object) -> SimpleNamespace:
+        read.append(config)
+        return SimpleNamespace(record=lambda: {"fingerprint": "ef"})
+
+    monkeypatch.setattr(combining, "datamodule_for", datamodule)
+    for overrides, fingerprint, is_same in (
+        ((), "ab", True),
+        (("sampler.num_steps=2",), "cd", False),
+        (("data.root=/x",), "ef", True),
+        (("data.root=/x",), "ab", False),
+    ):
+        record = {"data": {"fingerprint": fingerprint}}
+        assert combining._is_of_same_data(job(tmp_path / "a", *overrides), record) == is_same
+    assert len(read) == 2  # only where the command line says which images
 
 
 def test_labels_are_as_short_as_tells_runs_apart(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from launch.commands import evaluate, export
 from launch.commands import train as training
 from launch.commands.compare import compare
 from launch.compare.evaluations import read_job
-from launch.compose import apply_overrides, compose_config, literal, parse, quoted
+from launch.compose import apply_overrides, compose_config, literal, parse, quoted, written_out
 from launch.errors import UserError
 from launch.loggers import build_loggers
 from launch.options import groups, optional_groups
@@ -91,6 +91,19 @@ REFUSED = [
     (["experiment=meanflow_dit", "+module.mean_weight=0.5"], r"module.mean_weight is a key .* already: write module"),
     (["experiment=meanflow_dit", "+degradation=blur"], r"degradation is a group .*: write degradation=blur, without"),
     (["experiment=meanflow_dit", "+experiment=ddpm_scenes"], r"experiment is a group .*: write experiment=ddpm_scenes"),
+    (
+        ["experiment=meanflow_dit", "++optimzer.lr=1e-4"],
+        r"optimzer\.lr=1e-4: nothing reads optimzer\.lr: .* optimizer\b",
+    ),
+    (["experiment=meanflow_dit", "+paths.output=/big"], r"nothing reads paths\.output: did you mean outputs"),
+    (["experiment=meanflow_dit", "++init.weigths=raw"], r"nothing reads init\.weigths: did you mean weights\?"),
+    (["experiment=meanflow_dit", "+init={run: a, weigths: raw}"], r"nothing reads init\.weigths"),
+    (["experiment=meanflow_dit", "+mine={a: {b: 1}}"], r"nothing reads mine\.a\.b"),
+    (
+        ["experiment=meanflow_dit", "++degradation.stpes.noise.std=0.5"],
+        "degradation.stpes has no effect on degradation=",
+    ),
+    (["experiment=meanflow_dit", "optimzer.lr=1e-4"], r"optimzer\.lr is no key .* optimizer[^+]*$"),
     (["experiment=meanflow_dit", "~module.nothing"], r"module.nothing is no key of this config: .*[^)]$"),
     (["experiment=meanflow_dit", "~seed=3"], r"The value of 'seed' is 0 and not 3"),
 ]
@@ -156,6 +169,41 @@ def test_habits_of_other_tools_are_one_sentence(arguments: list[str], message: s
     with pytest.raises(UserError, match=message) as caught:
         checked_command(*arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        ["+mine.rate=1e-4", "optimizer.lr=${mine.rate}"],
+        ["+mine={rate: 1e-4, other: 2}", "optimizer.lr=${mine.rate}", "optimizer.weight_decay=${mine.other}"],
+        ["+place=x", "hydra.run.dir=outputs/${place}"],
+        ["+callbacks.mine={_target_: callbacks.Throughput, every: 3}"],
+        ["+optimizer.eps=1e-6", "++data.damaged=skip", "++init.weights=raw", "+trainer.max_time=00:01:00:00"],
+        ["logger=wandb", "+logger.id=abc"],
+    ],
+)
+def test_a_key_of_ones_own_is_taken_where_something_reads_it(added: list[str]) -> None:
+    assert compose_config(["experiment=meanflow_dit", *added])
+
+
+def test_the_home_folder_is_written_to_where_it_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = checked_command("experiment=meanflow_dit", "paths.outputs='~/big'")
+    assert config.paths.outputs == f"{tmp_path}/big"
+    assert written_out("paths.outputs=~/big") == f"paths.outputs={tmp_path}/big"
+    assert written_out("hydra.run.dir='~/a b'") == f"hydra.run.dir='{tmp_path}/a b'"
+    assert written_out("hydra.run.dir=a~/b") == "hydra.run.dir=a~/b"
+    with pytest.raises(UserError, match="no such home folder"):
+        written_out("paths.outputs=~nobody_of_this_name/x")
+
+
+def test_paths_that_are_typed_for_an_evaluation_mean_the_same_in_every_folder(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = read_job([f"run={run.path}", "classifier=judges/a.ckpt", "sampler.num_steps=3"], "")
+    assert job.identity()["overrides"] == [f"classifier='{tmp_path}/judges/a.ckpt'", "sampler.num_steps=3"]
+    assert job.name == "classifier=judges_a.ckpt,sampler.num_steps=3"
 
 
 def test_a_job_of_a_sweep_goes_on_though_its_folder_has_signs_of_hydra() -> None:

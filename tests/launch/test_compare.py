@@ -24,6 +24,7 @@ from generative.metrics.by_image import ImageValues
 from generative.metrics.catalogue import metric_of
 from launch.by_image_csv import write_by_image
 from launch.commands.compare import compare
+from launch.compare.intervals import differences
 from launch.compare.plane import plane_charts
 from launch.compare.reading import read_runs, run_folders
 from launch.compare.rows import tables_of
@@ -148,6 +149,57 @@ def test_what_cannot_be_compared_stands_in_tables_of_its_own(
     assert [len(table.rows) for table in tables] == [1, 1]
     page_of(tmp_path, f"runs={tmp_path}/runs")
     assert words in (tmp_path / "pages" / "page.html").read_text()
+
+
+def judged(blake2: str) -> dict[str, Any]:
+    return {"label_accuracy": {"definitions": {"label_accuracy": "words"}, "classifier": {"blake2": blake2}}}
+
+
+def test_what_different_classifiers_judged_stands_in_tables_of_its_own(tmp_path: Path) -> None:
+    for number, (name, judge) in enumerate((("a", "1234"), ("b", "5678"), ("c", "5678"), ("d", None))):
+        record = {"data": {"name": "digits", "image_size": 16, "fingerprints": {"label_sets": "s"}}}
+        folder = fake_run(tmp_path / "runs" / name, name, seed=0, record=record | (judged(judge) if judge else {}))
+        values = ImageValues(torch.arange(9), torch.linspace(0, 0.1, 9).double() + number, torch.ones(9).double())
+        write_by_image(folder, {"label_accuracy/test": values, "psnr/sample": values})
+    entries = read_runs(run_folders(str(tmp_path / "runs"))).measured
+    tables, _ = tables_of(entries, [])
+    assert [sorted(row.name for row in table.rows) for table in tables] == [["a", "d"], ["b", "c"]]
+    assert ["judge 1234" in table.title for table in tables] == [True, False]
+    a, b, c, _ = ([entry] for entry in entries)
+    assert differences(b, c, "label_accuracy/test")
+    assert differences(a, b, "psnr/sample")
+    assert not differences(a, b, "label_accuracy/test")
+    page_of(tmp_path, f"runs={tmp_path}/runs")
+    assert "Not comparable with the first table: judge differs." in (tmp_path / "pages" / "page.html").read_text()
+
+
+def test_an_evaluation_of_fewer_steps_is_none_of_the_run(tmp_path: Path) -> None:
+    for name, own in (
+        ("longer", {"finished": True, "step": 150}),
+        ("stopped", {"finished": False, "step": 150}),
+        ("resumed", {"finished": False, "history": [{"step": 0}, {"step": 100}]}),
+        ("same", {"finished": True, "step": 100}),
+    ):
+        folder = fake_run(tmp_path / "runs" / name, name)
+        (folder / "run.json").write_text(json.dumps(read_json(folder / "run.json") | own))
+        later = folder / "evaluations" / "later"
+        later.mkdir(parents=True)
+        content = read_json(folder / "metrics.json")
+        content["record"] |= {"step": own.get("step", 120), "time": "2027"}
+        (later / "metrics.json").write_text(json.dumps(content))
+        chosen = folder / "evaluations" / "chosen"
+        chosen.mkdir()
+        content["record"] |= {"step": 50, "checkpoint": "best.ckpt"}
+        (chosen / "metrics.json").write_text(json.dumps(content))
+    found = read_runs(run_folders(str(tmp_path / "runs")))
+    kept = {(entry.run.path.name, entry.folder.name) for entry in found.measured}
+    assert kept == {
+        *((name, kind) for name in ("longer", "stopped", "resumed", "same") for kind in ("later", "chosen")),
+        ("same", "same"),
+    }
+    reasons = {each.folder.name: each.reason for each in found.left_out if each.state == "not used"}
+    assert "measured at step 100, the run is at step 150: evaluate again with python evaluate.py" in reasons["longer"]
+    assert reasons.keys() == {"longer", "stopped", "resumed"}
 
 
 def test_a_range_for_training_does_not_bear_on_comparability(tmp_path: Path) -> None:
@@ -308,6 +360,17 @@ def test_errors_name_the_key(tmp_path: Path, arguments: list[str], message: str)
     fake_run(tmp_path / "runs" / "a")
     with pytest.raises(UserError, match=message):
         compare([a.format(runs=tmp_path / "runs") for a in arguments])
+
+
+def test_long_lists_of_folders_and_signs_of_patterns_in_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [fake_run(tmp_path / "runs" / name, name) for name in ("a[1]", "a1", "b,c")]
+    several = [*folders[:2], *[folders[0]] * (5000 // len(str(tmp_path)))]
+    assert set(run_folders(",".join(map(str, several)))) == set(folders[:2])
+    assert run_folders(str(folders[0])) == folders[:1]
+    assert run_folders(str(folders[2])) == folders[2:]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = compare([f"runs={','.join(map(str, several))}", "output=~/pages", "name=page"])
+    assert path == tmp_path / "pages" / "page.html"
 
 
 DAMAGED: list[tuple[str, Any]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -35,3 +36,10 @@ def test_a_stop_in_the_middle_of_a_library_is_told_as_a_stop(capsys: pytest.Capt
 def test_an_error_without_a_stop_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), reported():
         1 / 0  # noqa: B018
+
+
+def test_a_path_that_the_system_refuses_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_, reported():
+        Path("x" * 5000).stat()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.endswith("xxx: File name too long; check the path, and who may read it.\n")

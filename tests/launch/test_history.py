@@ -169,6 +169,54 @@ def test_a_refused_resume_says_why_and_leaves_no_trace(overrides: list[str], mes
     assert content() == before
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "module.output=velocity",
+            r"^module\.output=velocity cannot be set .* with module\.output=image; leave it out",
+        ),
+        ("network.num_heads=4", r"^network\.num_heads=4 cannot be set .* trained with network\.num_heads=2"),
+        ("+network.dropout=0.5", r"only training reads network\.dropout"),
+        ("seed=5", r"^seed=5 has no effect here: only training reads seed; leave it out\.$"),
+        ("module.seed=5", r"only training reads module\.seed"),
+        ("optimizer.lr=1", r"only training reads optimizer\.lr"),
+        ("optimizer=muon", r"only training reads optimizer"),
+        ("+optimizer.eps=1e-6", r"only training reads optimizer\.eps"),
+        ("learning_rate=constant", r"only training reads learning_rate"),
+        ("objective=flow_matching", r"only training reads objective"),
+        ("compile=true", r"only training reads compile"),
+        ("trainer.max_steps=9", r"only training reads trainer\.max_steps"),
+        ("data.global_batch_size=2", r"only training reads data\.global_batch_size"),
+        ("callbacks.ema=null", r"callbacks\.ema takes part in training alone"),
+        ("callbacks.ema.decay=0.3", r"callbacks\.ema\.decay takes part in training alone"),
+    ],
+)
+def test_what_the_training_has_settled_is_refused_in_use(begun: RunFolder, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        run_arguments([f"run={begun.path}", override], {}, "")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_use_of_a_run_may_set(begun: RunFolder) -> None:
+    """Also values that are the run's own: what a script gives to all runs."""
+    own = begun.config()
+    for overrides in (
+        ["sampler=heun", "sampler.num_steps=3", "degradation=block_mask", "module.reimpose_known=true"],
+        [f"network.num_heads={own.network.num_heads}", f"seed={own.seed}", f"trainer.max_steps={STEPS}"],
+        ["task=inpaint", "callbacks=[restore,likelihood]", "callbacks.image_grid=null", "module.labels=false"],
+        ["data=gauss", "network=exact", "degradation=gaussian", "trainer=cpu", "trainer.limit_test_batches=1"],
+        [
+            "data.num_test=5",
+            "data.eval_batch_size=2",
+            "evaluation_seed=3",
+            "module.evaluation_seed=2",
+            "classifier=null",
+        ],
+    ):
+        run_arguments([f"run={begun.path}", *overrides], {}, "")
+
+
 def test_what_only_has_another_name_now_was_not_changed(run: RunFolder) -> None:
     path, checkpoint = run.newest_checkpoint()
     config = checkpoint["config"]

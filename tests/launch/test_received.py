@@ -119,6 +119,10 @@ ATTACKS: list[tuple[str, Any]] = [
     ("logger", {"_target_": "launch.loggers.WandbRun", "folder": "x", "project": "p", "settings": {"base_url": "http://x"}}),
     ("logger", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": "x", "name": "../../x"}),
     ("logger", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": "x", "version": "/etc"}),
+    ("logger", "${note}"),
+    ("logger", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": "x", "name": "${note}"}),
+    ("logger", {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": "x", "name": "${name}"}),
+    ("logger", {"_target_": "launch.loggers.WandbRun", "folder": "x", "tags": "${note}"}),
 ]  # fmt: skip
 
 

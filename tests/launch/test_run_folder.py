@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from callbacks.checkpoint import AtomicCheckpointIO
 from generative.judges.label_classifier import load_label_classifier
@@ -81,6 +82,19 @@ def test_the_commit_is_that_of_the_code_and_of_no_repository_around_it(
         assert ("triptych" in record.versions()) != is_own
 
 
+def test_a_run_that_does_not_begin_takes_away_what_is_its_own_alone(tmp_path: Path) -> None:
+    def refused(run: RunFolder) -> None:
+        run.config_path.parent.mkdir()
+        (run.path / "theirs").mkdir()  # written meanwhile by somebody else
+        raise ValueError("refused")
+
+    (tmp_path / "mine").touch()
+    for run in (RunFolder(tmp_path), RunFolder(tmp_path / "new")):
+        with pytest.raises(ValueError, match="refused"), run.begun():
+            refused(run)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "theirs"}
+
+
 def test_overrides_change_only_what_they_name() -> None:
     saved_overrides = ["experiment=meanflow_dit", "seed=5"]
     saved = compose_config(saved_overrides)
@@ -133,6 +147,21 @@ def test_auto_classifier_is_the_newest_finished_one_of_the_data(tmp_path: Path) 
     assert trained_classifier(None, str(tmp_path), "scenes", 32) is None
     with pytest.raises(UserError, match="classifier=.*no such run folder"):
         trained_classifier(str(tmp_path / "none"), "", "scenes", 32)
+
+
+def test_auto_takes_no_classifier_of_other_files_of_the_same_name(tmp_path: Path) -> None:
+    files = {name: make_classifier(tmp_path, name, ended, "LabelClassifierModule", "image_folder")
+             for name, ended in (("old", "2026-01-01"), ("new", "2026-01-02"))}  # fmt: skip
+    for name, file in files.items():
+        with (file.parent.parent / ".hydra" / "config.yaml").open("a") as config:
+            config.write(f"data:\n  root: {tmp_path}/{name}_photos\n")
+    asking = OmegaConf.create(
+        {"data": {"root": f"{tmp_path}/old_photos", "cache_dir": "/elsewhere", "test_root": "/x"}}
+    )
+    with pytest.warns(
+        UserWarning, match=r"auto passes .*new over, .* data\.root=.*new_photos; classifier=RUN takes it"
+    ):
+        assert trained_classifier("auto", str(tmp_path), "image_folder", 32, asking) == str(files["old"])
 
 
 def with_checkpoints(folder: Path, *steps: int) -> RunFolder:

@@ -236,6 +236,30 @@ def test_a_finished_job_is_known_under_another_number(fake: Any, tmp_path: Path)
     assert len(sweep.jobs_of(tmp_path / "sweep")[1].attempts) == 2  # a failed one is tried again
 
 
+def test_what_is_said_for_this_time_reaches_each_job(
+    fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(job: sweep.SweepJob, command: list[str], variables: dict[str, str]) -> tuple[int, None]:
+        assert "data_changed=accept" not in job.overrides  # it is no other job
+        commands.append(command)
+        return 0, None
+
+    monkeypatch.setattr(sweep, "_run", run)
+    fake(0, "seed=1", "data_changed=accept")
+    assert "data_changed=accept" in commands[0]
+
+
+def test_a_damaged_file_of_one_job_does_not_end_the_report(fake: Any, tmp_path: Path) -> None:
+    fake(0, "seed=1")
+    (job,) = sweep.jobs_of(tmp_path / "sweep")
+    (job.run.path / "metrics.csv").write_text("step,val/psnr/mean\nx,1\n")
+    with pytest.warns(UserWarning, match=r"is passed over: .*metrics\.csv is damaged .* remove it to continue without"):
+        report(tmp_path / "sweep")
+    assert (tmp_path / "sweep" / "results.csv").exists()
+
+
 JOB = "from launch.sweep.parent import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
 
 
