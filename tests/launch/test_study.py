@@ -122,7 +122,9 @@ def test_studies_name_what_there_is(study: str, rows: int, budget: str) -> None:
     assert len(settings.rows) == rows
     assert settings.predictions
     assert settings.folder.name == f"{study}_{budget}"
-    assert settings.tokenizer_share * len(settings.tasks) >= 0.5  # seconds of a cell: with fewer it bounds what is built on it
+    assert (
+        settings.tokenizer_share * len(settings.tasks) >= 0.5
+    )  # seconds of a cell: with fewer it bounds what is built on it
 
 
 @pytest.fixture(scope="module")
