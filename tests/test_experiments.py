@@ -37,7 +37,6 @@ JUDGED = {
     "label_classifier_iclevr": "ddpm_iclevr_lab",
 }  # a judge, and what it judges
 # What needs a run before it: test_cats_run_from_tokenizer_to_inpainting, tests/lightning_modules and tests/launch.
-NOT_FINITE: set[str] = set()
 IN_TURN = [f"{kind}_{data}" for kind in ("vqgan", "autoencoder", "maskgit") for data in ("scenes", "cats")]
 IN_TURN += ["pmrf", "meanflow_regression", "vqgan_cats_large", "maskgit_cats_large", "maskgit_cats_lab"]
 ALONE = [name for name in experiments() if name not in (*IN_TURN, *JUDGED, *JUDGED.values())]
@@ -80,7 +79,7 @@ def assert_run_folder(run: RunFolder) -> dict[str, float]:
     assert run.record["finished"]
     assert {"seed", "versions", "git_revision", "config_hash", "hardware", "data"} <= run.record.keys()
     metrics = read_json(run.path / "metrics.json")["metrics"]
-    assert not {name for name, value in metrics.items() if not math.isfinite(value)} - NOT_FINITE
+    assert all(map(math.isfinite, metrics.values())), metrics
     return metrics
 
 

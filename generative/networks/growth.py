@@ -35,8 +35,8 @@ def more_inputs(layer: Layer, absent: Tensor | None = None) -> Layer:
     """Mark what reads the inputs; the last of them may be new, and then have weights of zero, or be left out.
 
     Args:
-        layer: A linear or convolution layer, or a module list with a part for each input, whose results are added; a part is
-            a sequence that ends with a linear layer.
+        layer: A linear or convolution layer, or a module list with a part for each input, whose results are added; a part
+            ends with the bias of a linear layer.
         absent: (F,) features of an input that is absent, None for zeros. What inputs that are left out gave then goes into a
             bias.
 
@@ -179,7 +179,8 @@ def _of_absent(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, T
         if absent is None:
             continue
         if isinstance(layer, nn.ModuleList):
-            bias, own = f"{path}.{len(layer) - 1}.{len(layer[-1]) - 1}.bias", layer[0].state_dict()
+            own = layer[0].state_dict()
+            bias = f"{path}.{len(layer) - 1}.{list(own)[-1]}"
             for number in itertools.count(len(layer)):
                 part = {key: weights[name] for key in own if (name := f"{path}.{number}.{key}") in weights}
                 if any(key not in part or part[key].shape != value.shape for key, value in own.items()):
