@@ -304,7 +304,8 @@ def test_only_this_machine_is_answered(url: str) -> None:
 def test_a_taken_port_is_one_sentence(
     models: dict[str, triptych.Model], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradio.http_server.TRY_NUM_PORTS", 0)
+    for name, value in (("INITIAL_PORT_VALUE", urlparse(url).port), ("TRY_NUM_PORTS", 1)):
+        monkeypatch.setattr(f"gradio.http_server.{name}", value)
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])  # each page has one of its own
     for port, message in ((urlparse(url).port, "port=.* is taken"), (None, "the first ports from 7860 on are taken")):
         with pytest.raises(UserError, match=message), served(models, port):
