@@ -103,7 +103,7 @@ def _mixin() -> Any:
             """Write the export first: the mixin removes a config.json before anything could refuse the folder."""
             if self.model._write is None:
                 raise UserError("this model came from no folder: save what triptych.load gives.")
-            folder = Path(save_directory).expanduser()
+            folder = typed_path("save_directory", save_directory)
             self.model._write(folder, weights_hash(self.model.module.network))
             return super().save_pretrained(folder, **options)
 
