@@ -62,8 +62,8 @@ class MeasuringCallback(Callback, ABC):
             key = "callbacks." + re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
             does, wanted = (" or ".join(task for task in TASKS if task in tasks) for tasks in (done, self.tasks))
             raise SetupError(
-                f"{key} measures what modules {wanted}, and {type(pl_module).__name__} is set to {does}: leave it out, or "
-                "choose callbacks= of its task."
+                f"{key} measures what modules {wanted}, and {type(pl_module).__name__} is set to {does}: choose "
+                f"callbacks= of its task, or set {key}=null."
             )
 
     @abstractmethod

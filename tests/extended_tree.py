@@ -36,7 +36,7 @@ def used(run: RunFolder, out: Path) -> None:
 
 def main(out: Path) -> None:
     flow = train_here(out / "rectified_flow" / "run", "experiment=rectified_flow", *IN_THE_MIDDLE, "module.num_steps=3")
-    assert images(flow.path / "images") == ["restoration", "steps", "steps_test", "test"]
+    assert images(flow.path / "images") == ["samples", "steps", "steps_test", "test"]
     used(flow, out / "flow")
     generate.main([f"run={flow.path}", "labels=3", "num_images=2", f"output={out / 'drawn'}"])
     assert images(out / "drawn") == ["0000.png", "0001.png", "grid.png"]
