@@ -20,7 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 LONG = (
     "test_sweep.py", "test_ranks.py", "test_faults.py", "test_resume.py", "test_experiments.py", "test_study.py",
-    "test_tasks.py", "test_values.py", "test_latents.py", "test_extending.py", "test_docs.py",
+    "test_tasks.py", "test_values.py", "test_latents.py", "test_extending.py", "test_docs.py", "test_export.py",
+    "test_export_elsewhere.py", "test_compiled.py", "test_entry_points.py", "test_notebooks.py", "test_record.py",
+    "test_training_settings.py",
 )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def test_gradients_are_those_of_the_network(
         found = _gradients(network, autocast)
         assert list(network.state_dict()) == names
     assert compiled.seconds is not None
-    assert len(list(cache.rglob("*.so"))) > before > 0  # kept there, as what was tried
+    assert len(list(cache.rglob("*.so"))) > before  # the compiled code is kept there
     for a, b in zip(found, plain, strict=True):
         assert (a - b).norm() <= tolerance * b.norm() + 1e-6
 
