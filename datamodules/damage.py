@@ -8,8 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.splits import Splits
-from files.images import NUM_NAMED, named
-from files.words import count
+from files.words import NUM_NAMED, count, named
 
 Policy = Literal["stop", "skip"]
 

@@ -13,9 +13,9 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from files.images import DECODING_ERRORS, NOTES, Picture, named, read_picture
+from files.images import DECODING_ERRORS, NOTES, Picture, read_picture
 from files.pixels import to_tensor
-from files.words import count
+from files.words import count, named
 
 _THREADS = 8  # PIL releases the global interpreter lock
 

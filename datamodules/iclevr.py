@@ -30,6 +30,7 @@ from files.cache import Tensors, cached
 from files.images import NOTES, Picture
 from files.listing import file_state
 from files.pixels import to_tensor
+from files.words import named
 from generative.checks import checked
 from generative.randomness import generator_for
 from generative.ranges import Channels, Count, WholeNumber
@@ -39,7 +40,6 @@ from generative.ranges import Channels, Count, WholeNumber
 SCENES_PER_HELD_OUT = 20
 _SPLIT_SEED = 0
 _VERSION = 3  # raised when decoding changes
-_NUM_NAMED = 3  # missing files named in the message
 _FOLDERS = ("images", "iclevr", "")  # of the pictures within the root
 _SET_FILES = ("test.json", "new_test.json")
 _FILES = ("objects.json", "train.json", *_SET_FILES)
@@ -225,10 +225,9 @@ class ICLEVRDataModule(ImageDataModule):
         best = max(range(len(folders)), key=lambda i: len(there[i]))  # the first one of equals
         missing = sorted(set(names) - there[best])
         if missing:
-            named = ", ".join(missing[:_NUM_NAMED]) + (", ..." if len(missing) > _NUM_NAMED else "")
             message = (
                 f"{len(missing)} of the {len(names)} images that {self._path('train.json')} names "
-                f"are not in {folders[best]} ({named})"
+                f"are not in {folders[best]} ({named(missing)})"
             )
             if not self.allow_missing or not there[best]:
                 raise FileNotFoundError(

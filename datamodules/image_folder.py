@@ -18,9 +18,8 @@ from datamodules.decoding import decoded, fitted, tell_notes
 from datamodules.splits import Split, Splits, check_fractions, check_own_images
 from datamodules.store import ImageStore, content_hash
 from files.cache import Tensors, cached
-from files.images import named
 from files.listing import file_state, list_images
-from files.words import count
+from files.words import count, named
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, WholeNumber
 

@@ -20,13 +20,12 @@ from datamodules.shards.store import ShardStore
 from datamodules.splits import Split, Splits, check_fractions, check_own_images
 from files.images import SUFFIXES
 from files.packages import needed
-from files.words import count
+from files.words import count, named
 from generative.checks import checked
 from generative.ranges import BelowOne, Channels, Count, Positive, WholeNumber
 
 _SPARE_FILES = 16  # open ones beyond those that are mixed
 _ENDINGS = tuple(suffix[1:] for suffix in SUFFIXES)
-_NUM_NAMED = 3  # missing shards named in the message
 
 
 @checked("data")
@@ -229,9 +228,8 @@ def expanded(patterns: str | Sequence[str], key: str) -> list[str]:
             shards += [location] if is_url(location) else _local(location, key)
     missing = [shard for shard in shards if not is_url(shard) and not Path(shard).is_file()]
     if missing:
-        names = ", ".join(missing[:_NUM_NAMED]) + (", ..." if len(missing) > _NUM_NAMED else "")
         raise FileNotFoundError(
-            f"{len(missing)} of {len(shards)} shards of {key} do not exist ({names}): correct {key}"
+            f"{len(missing)} of {len(shards)} shards of {key} do not exist ({named(missing)}): correct {key}"
         )
     return shards
 

@@ -7,7 +7,6 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,7 +46,6 @@ NOTES = (
     "with several frames or pages, of which the first is used",
 )
 MAX_JPEG_EXIF = 65_000  # bytes that a JPEG file holds of it
-NUM_NAMED = 3  # files named in messages and records
 
 # Modes of ``Picture.image`` that a format holds; one that is not named holds all of them.
 _HELD = {"JPEG": {"L", "RGB"}, "BMP": {"L", "RGB"}, "WEBP": {"L", "LA", "RGB", "RGBA"}}
@@ -253,29 +251,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def printable(name: str | Path) -> str:
-    """Return a file name as it can be printed on one line.
-
-    Args:
-        name: The name; it may hold line breaks, or bytes that are no text.
-
-    Returns:
-        The same with those escaped.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
-
-
-def named(names: Iterable[str | Path]) -> str:
-    """Name some files.
-
-    Returns:
-        The first ones, and how many more there are.
-    """
-    texts = [printable(name) for name in names]
-    more = len(texts) - NUM_NAMED
-    return ", ".join(texts[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _opened(file: Path | BinaryIO) -> ImageFile.ImageFile:

@@ -10,7 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from files.images import DEEP, Picture, named, printable, read_picture, to_8_bits
+from files.images import DEEP, Picture, read_picture, to_8_bits
+from files.words import named, printable
 
 WHITE = 127  # of 255: what is lighter, or more opaque, is white, or visible
 MOSTLY = 0.5  # share of an image above which a hole is probably the rest of one

@@ -143,8 +143,8 @@ def filled_in(run: RunFolder, config: DictConfig, overrides: list[str]) -> DictC
         config.name = str(record.get("name", run.path.parent.name))
     config.paths.run = literal(run.path)
     judge = record.get("judge") or {}
-    is_there = os.path.isfile(judge.get("path", ""))  # noqa: PTH113 - also of a path that the system refuses to look at
-    parts = {**(record.get("parts") or {}), **({"classifier": judge} if is_there else {})}
+    judge_is_there = os.path.isfile(judge.get("path", ""))  # noqa: PTH113 - also of a path that the system refuses to look at
+    parts = {**(record.get("parts") or {}), **({"classifier": judge} if judge_is_there else {})}
     for key, part in parts.items():
         if key in config and key not in given:  # auto may mean another one by now
             config[key] = literal(part["path"])

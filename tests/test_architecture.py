@@ -61,6 +61,11 @@ def test_generative_is_pure_pytorch() -> None:
     assert not [pair for pair in pure if pair[1].split(".")[0] in LIGHTNING_SIDE]
 
 
+def test_a_file_has_at_most_350_lines() -> None:
+    paths = [path for name in ROOMS if "." not in name for path in (ROOT / name).rglob("*.py")]
+    assert not [str(path) for path in paths if len(path.read_text().splitlines()) > 350]
+
+
 def test_imports_go_one_way() -> None:
     rooms = [(here, name, room_of(here), room_of(name)) for here, name in imports()]
     up = [(h, n) for h, n, own, other in rooms if own and other and own != other and ROOMS[other] >= ROOMS[own]]

@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 
 from datamodules.image_folder import image_files
-from files.images import named
 from files.packages import needed
-from files.words import count
+from files.words import count, named
 from generative.randomness import generator_for
 
 

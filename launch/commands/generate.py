@@ -10,8 +10,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from files.animations import FRAME_MS
-from files.images import printable
 from files.masks import HoleRule, hole_rule
+from files.words import printable
 from generative.degradations import Degradation
 from generative.judges.label_classifier import LabelClassifier, load_label_classifier
 from generative.types import State

@@ -19,9 +19,9 @@ from torchvision.utils import make_grid
 from datamodules.labels import parse_labels, read_label_sets
 from files.animations import FRAME_MS, AnimationKind, shown, write_animation
 from files.grids import CELL_SIZE, NUM_COLUMNS, picture_grid, render_grid, write_png
-from files.images import named, software_of
+from files.images import software_of
 from files.pixels import to_bytes, to_pixels, write_image
-from files.words import count
+from files.words import count, named
 from generative.judges.label_classifier import LabelClassifier
 from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.types import Batch, State

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.images import DECODING_ERRORS, SUFFIXES, named, printable, reason, upright_size
+from files.images import DECODING_ERRORS, SUFFIXES, reason, upright_size
 from files.listing import Listing, list_images
 from files.masks import HoleRule, Mask, MaskError, match_masks, read_mask
-from files.words import count
+from files.words import count, named, printable
 from launch.errors import UserError, as_user_error
 from launch.use.messages import say
 

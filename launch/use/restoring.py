@@ -14,9 +14,9 @@ from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from files.images import DECODING_ERRORS, NOTES, Picture, named, printable, read_picture, reason, write_picture
+from files.images import DECODING_ERRORS, NOTES, Picture, read_picture, reason, write_picture
 from files.pixels import drawn, fill
-from files.words import count
+from files.words import count, named, printable
 from generative.types import State
 from launch.errors import UserError
 from launch.use.folders import Job, open_mask, say_all

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from files.animations import shown, write_animation
 from files.grids import BACKGROUND, render_grid, write_png
-from files.images import named
 from files.pixels import write_image
+from files.words import named
 from generative.types import State
 from launch.errors import UserError
 from launch.use.drawing import enlarged

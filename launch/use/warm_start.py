@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from files.images import printable
+from files.words import printable
 from generative.export import SUFFIX, ExportError, read_network
 from generative.networks.growth import ShapeError, begin_from
 from generative.weights import averaged_weights, first_not_finite, network_weights, weights_hash

@@ -15,10 +15,10 @@ from rich.progress import track
 from torch import Tensor
 
 from callbacks.restoration import Evaluation, ImageMetrics, OfImages
-from files.images import named, printable, read_picture, reason
+from files.images import read_picture, reason
 from files.pixels import from_levels, to_levels
 from files.whole import whole_file
-from files.words import count
+from files.words import count, named, printable
 from generative.tiling import Tiling
 from generative.types import Batch
 from launch import build

@@ -23,12 +23,12 @@ from files.images import (
     NOTES,
     Picture,
     PictureError,
-    named,
     read_picture,
     reason,
     upright_size,
     write_picture,
 )
+from files.words import named
 
 COLOUR, GREY = scene(), grey()
 DEEP_GREY = GREY.astype(np.uint16) * 257
