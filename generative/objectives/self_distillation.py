@@ -21,12 +21,15 @@ from generative.objectives.flow_map import FlowMapObjective, FlowSlice
 
 
 class _OwnTarget(FlowMapObjective):
-    """Holds u against the network itself: the velocity head's errors set the weight, so that both heads keep one scale."""
+    """Holds u against the network itself: the larger of its error and the velocity head's sets the weight.
+
+    The velocity head's keeps both heads at one scale, the own one bounds what a row can do.
+    """
 
     def consistency_factors(
         self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
     ) -> Tensor:
-        return velocity_factors_M
+        return torch.minimum(velocity_factors_M, self.weight.factors(error_M, time_M, progress))
 
 
 @checked("objective")

@@ -250,6 +250,21 @@ def test_rows_count_their_time_to_the_power() -> None:
         torch.testing.assert_close(objective(FlowMap(net), image, source, Condition(), randomness()).loss, expected)
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [ImprovedMeanFlow(target="predicted"), LagrangianSelfDistillation(), ProgressiveSelfDistillation()],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_no_row_outweighs_the_others_however_far_it_is_from_consistency(objective: FlowMapObjective) -> None:
+    """With power 1/2 a row's gradient on its prediction has a norm of at most 2, as that of the velocity head has."""
+    objective = replace(objective, weight=AdaptiveWeight(power=0.5, magnitude="own"))
+    error, time = 10.0 ** torch.arange(-3, 7), torch.linspace(0.1, 1, 10)
+    velocity_factors = objective.weight.factors(torch.ones(10), time)
+    factors = objective.consistency_factors(error, time, velocity_factors, 1.0)
+    assert (2 * factors * error.sqrt()).max() <= 2
+    assert torch.equal(factors[error <= 1], velocity_factors[error <= 1])  # one scale for both heads
+
+
 def _consistency_gradient(objective: AlphaFlow, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradient of the weighted consistency loss, prediction and target, at a given relative step."""
     net, (z, v, r, t, condition) = network(), inputs()
