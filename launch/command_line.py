@@ -297,7 +297,7 @@ def overridden_run(folder: str, overrides: list[str]) -> tuple[RunFolder, DictCo
         tell_set_in_vain(left_out, recorded)
     own = filled_in(run, run.config(), overrides)
     config = apply_overrides(own, recorded, overrides, fresh)
-    check_use(run, own, config, overrides)
+    check_use(run.path, own, config, overrides)
     make_absolute(config)
     check_values(fresh)
     return run, config

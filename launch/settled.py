@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +17,6 @@ from launch.history import FIXED, flat
 from launch.named import named
 from launch.options import groups
 from launch.received import TARGET
-from launch.run_folder import RunFolder
 from launch.settings import short_value
 
 CHOSEN_IN_USE = frozenset({"module.task", "module.labels"})  # what a network can do that was trained for more
@@ -29,10 +29,11 @@ ONLY_TRAINING = re.compile(
 _ABSENT = object()
 
 
-def check_use(run: RunFolder, recorded: DictConfig, config: DictConfig, overrides: Sequence[str]) -> None:
+def check_use(trained: Path, recorded: DictConfig, config: DictConfig, overrides: Sequence[str]) -> None:
     """Check what is to be other in the use of a trained run.
 
     Args:
+        trained: Run folder or exported folder.
         recorded: Its config.
         config: The same with the overrides applied.
 
@@ -52,7 +53,7 @@ def check_use(run: RunFolder, recorded: DictConfig, config: DictConfig, override
                 before = _value(recorded, key)
                 what = f"another {key}" if OmegaConf.is_dict(before) else f"{key}={short_value(before)}"
                 raise UserError(
-                    f"{override} cannot be set in the use of {run.path}: its weights were trained with {what}; leave it out, "
+                    f"{override} cannot be set in the use of {trained}: its weights were trained with {what}; leave it out, "
                     "or train another run."
                 )
 

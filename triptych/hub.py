@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 from files.packages import needed
 from generative.weights import weights_hash
@@ -106,6 +107,12 @@ def _mixin() -> Any:
             folder = typed_path("save_directory", save_directory)
             self.model._write(folder, weights_hash(self.model.module.network))
             return super().save_pretrained(folder, **options)
+
+        def push_to_hub(self, repo_id: str, **options: Any) -> str:
+            """Write an export that is thrown away first: the mixin makes the repository before anything could refuse."""
+            with TemporaryDirectory() as folder:
+                self.save_pretrained(Path(folder, "export"))
+            return cast(str, super().push_to_hub(repo_id, **options))
 
         def _save_pretrained(self, save_directory: Path) -> None:
             head = metadata_load(save_directory / CARD) or {}

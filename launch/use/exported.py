@@ -24,6 +24,7 @@ from launch.received import checked_overrides
 from launch.record_files import check_shape
 from launch.resolvers import register_resolvers
 from launch.run_folder import RunFolder
+from launch.settled import check_use
 from launch.trained_parts import TRAINED
 from launch.use.load import MODEL, exported_weights, load_export, load_run, read_config
 from lightning_modules import TrainingModule
@@ -109,7 +110,9 @@ class ExportFolder:
                 f"{self.path} does not say what it uses classifier= for: leave it out, or export the run again."
             )
         fresh = compose_config(merged(recorded, overrides), recorded=recorded)
-        config = apply_overrides(config, recorded, overrides, fresh)
+        exported = config
+        config = apply_overrides(exported, recorded, overrides, fresh)
+        check_use(self.path, exported, config, overrides)
         make_absolute(config)
         check_values(fresh)
         return config

@@ -81,7 +81,9 @@ def test_what_an_export_cannot_do_is_one_sentence(exported: Path, here: Path) ->
     for override, message in (
         ("weights=raw", "is an export of the weights ema: leave out weights=raw"),
         ("tokenizer=none", "tokenizer= is settled in .*, which is an export"),
-        ("network.dim=64", "is of another network than its config.yaml"),
+        ("network.dim=64", "network.dim=64 cannot be set in the use of .*: its weights were trained with network.dim="),
+        ("network.num_heads=1", "network.num_heads=1 cannot be set"),  # its weights would fit
+        ("optimizer.lr=1", "only training reads optimizer.lr"),
         ("experiment=ddpm_scenes", "experiment= cannot be changed"),
     ):
         with pytest.raises((UserError, ExportError), match=message):
@@ -253,6 +255,7 @@ def test_the_hub_keeps_what_was_loaded(
             sent["token"] = token
 
         def create_repo(self, repo_id: str, **options: Any) -> SimpleNamespace:
+            sent["made"] = repo_id
             return SimpleNamespace(repo_id=repo_id)
 
         def upload_folder(self, *, folder_path: Path, **options: Any) -> str:
@@ -281,6 +284,10 @@ def test_the_hub_keeps_what_was_loaded(
         next(model.module.network.parameters()).add_(1)
     with pytest.raises(UserError, match="the weights are not those of .* any more"):
         model.save_pretrained("changed")
+    sent.clear()
+    with pytest.raises(UserError, match="the weights are not those of .* any more"):
+        model.push_to_hub("me/changed")
+    assert "made" not in sent  # no empty repository is left
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"needs huggingface_hub: pip install 'triptych\[hub\]'"):
         model.push_to_hub("me/digits")
