@@ -47,6 +47,8 @@ STARTS = {
         "guidance=classifier_free",
         "sampler=heun",
     ),
+    # Of digits: the first attempt at a restorer, by which a 5 became a 6.
+    "generator of digits": ("experiment=meanflow_dit", *GENERATE[1:]),
 }
 
 
@@ -80,6 +82,12 @@ QUESTIONS = {
         GENERATE,
         "flow matching",
         ("label_accuracy/test", "label_accuracy/new_test"),
+    ),
+    # The network sees the state of its flow alone, which begins at the degraded image, and is told no digit.
+    "blind": Question(
+        ("experiment=meanflow_bridge", "degradation=block_mask", "data.num_test=1000"),
+        "generator of digits",
+        ("psnr_hole/mean", "psnr_hole/sample"),
     ),
 }
 ARMS: dict[str, tuple[str, ...]] = {
