@@ -18,6 +18,7 @@ from generative.ranges import BelowOne, Count, Positive, PositiveShare, WholeNum
 from launch.command_line import taken
 from launch.compose import parse
 from launch.errors import UserError, as_user_error, near_matches, one_line
+from launch.history import flat
 from launch.names import checked_name
 from launch.options import options_of
 from launch.paths import typed_path
@@ -270,12 +271,6 @@ def is_same(recorded: dict[str, Any], settings: StudySettings) -> bool:
 
 
 def _differing(recorded: dict[str, Any], settings: StudySettings) -> dict[str, tuple[Any, Any]]:
-    before, now = _flat(recorded), _flat(settings.record)
+    before, now = flat(recorded), flat(settings.record)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key != "side_by_side"]
     return {key: (before.get(key), now.get(key)) for key in keys}
-
-
-def _flat(node: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {key: node}
-    return {k: v for name, value in node.items() for k, v in _flat(value, f"{key}.{name}".lstrip(".")).items()}
