@@ -104,6 +104,16 @@ class FlowMapObjective(ABC):
         """
         return self.weight.factors(error_M, time_M, progress)
 
+    def own_target_factors(
+        self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
+    ) -> Tensor:
+        """Return the factors where the target is the network's own: that of the larger of a row's two errors.
+
+        The velocity head's keeps both heads at one scale. The own one bounds what a row can do: few rows whose derivative
+        has gone wild would else outweigh all others. Arguments as of ``consistency_factors``.
+        """
+        return torch.minimum(velocity_factors_M, self.weight.factors(error_M, time_M, progress))
+
     def __call__(
         self,
         flow_map: FlowMap,

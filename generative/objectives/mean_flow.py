@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from generative.checks import checked
@@ -38,8 +37,7 @@ class ImprovedMeanFlow(DerivativeObjective):
     Attributes:
         target: ``"conditional"``: V regresses e - x, as published. ``"predicted"``: V regresses the network's own velocity
             v(z_t, t), which has the same expectation without the variance of e - x (Eulerian self-distillation,
-            arXiv 2505.18825); the weight is then set by the velocity head's error, so that both heads keep one scale, but where
-            the own error is larger by that: a derivative that has gone wild in a few rows would else outweigh all others.
+            arXiv 2505.18825); the weight is then that of ``own_target_factors``.
     """
 
     target: Literal["conditional", "predicted"] = "conditional"
@@ -52,5 +50,5 @@ class ImprovedMeanFlow(DerivativeObjective):
     def consistency_factors(
         self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
     ) -> Tensor:
-        own = super().consistency_factors(error_M, time_M, velocity_factors_M, progress)
-        return torch.minimum(velocity_factors_M, own) if self.target == "predicted" else own
+        factors = self.own_target_factors if self.target == "predicted" else super().consistency_factors
+        return factors(error_M, time_M, velocity_factors_M, progress)

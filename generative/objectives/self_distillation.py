@@ -21,15 +21,12 @@ from generative.objectives.flow_map import FlowMapObjective, FlowSlice
 
 
 class _OwnTarget(FlowMapObjective):
-    """Holds u against the network itself: the larger of its error and the velocity head's sets the weight.
-
-    The velocity head's keeps both heads at one scale, the own one bounds what a row can do.
-    """
+    """Holds u against the network itself."""
 
     def consistency_factors(
         self, error_M: Tensor, time_M: Tensor, velocity_factors_M: Tensor, progress: float
     ) -> Tensor:
-        return torch.minimum(velocity_factors_M, self.weight.factors(error_M, time_M, progress))
+        return self.own_target_factors(error_M, time_M, velocity_factors_M, progress)
 
 
 @checked("objective")
