@@ -37,12 +37,17 @@ def image_files(folder: Path, key: str = "data.root") -> list[Path]:
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no image file.
+        PermissionError: If a folder in it cannot be opened.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"the image folder {folder.absolute()} does not exist: set {key}=FOLDER to a folder of images"
         )
     listing = list_images(folder)
+    for inner, why in listing.closed.items():
+        raise PermissionError(
+            f"{folder.absolute() / inner} cannot be opened: {why}; set {key}=FOLDER to one that can be read"
+        )
     if not listing.images:
         raise FileNotFoundError(
             f"the image folder {folder.absolute()} holds no image file: set {key}=FOLDER to a folder of images"
@@ -64,15 +69,23 @@ def read_fitted(files: list[Path], channels: int, minimum_side: int, short_side:
     pixels, notes = zip(
         *decoded(files, lambda picture: fitted(picture, channels, minimum_side, short_side)), strict=True
     )
+    readable = torch.tensor([image is not None for image in pixels])
     images = [image for image in pixels if image is not None]
-    return {
-        "readable": torch.tensor([image is not None for image in pixels]),
+    del pixels
+    tensors = {
+        "readable": readable,
         "notes": torch.tensor(notes),
-        "flat": torch.cat([image.flatten() for image in images]) if images else torch.empty(0, dtype=torch.uint8),
         "heights": torch.tensor([image.shape[1] for image in images], dtype=torch.int64),
         "widths": torch.tensor([image.shape[2] for image in images], dtype=torch.int64),
         "hashes": torch.tensor([content_hash(image) for image in images], dtype=torch.int64),
     }
+    flat = torch.empty(sum(image.numel() for image in images), dtype=torch.uint8)
+    filled = len(flat)
+    while images:  # one at a time, so that they are not held twice
+        image = images.pop()
+        flat[filled - image.numel() : filled] = image.flatten()
+        filled -= image.numel()
+    return tensors | {"flat": flat}
 
 
 def held_out(names: list[str], fractions: dict[Split, float]) -> dict[Split, list[int]]:

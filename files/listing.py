@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
@@ -13,7 +13,7 @@ from files.images import SUFFIXES, UNREAD_SUFFIXES
 
 DEEP = "**"  # of a pattern: any number of folders
 # What systems and their file managers leave in folders: copies, previews, what was thrown away.
-SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Listing:
     Attributes:
         images: Image files, relative to the folder and sorted.
         unread: Files of picture formats that are not read, likewise.
+        closed: Folders within it that could not be opened, and why.
     """
 
     images: list[Path]
     unread: list[Path]
+    closed: dict[Path, str] = field(default_factory=dict)
 
 
 def list_images(folder: Path, leave_out: Sequence[Path] = (), pattern: Sequence[str] = ()) -> Listing:
@@ -39,11 +41,14 @@ def list_images(folder: Path, leave_out: Sequence[Path] = (), pattern: Sequence[
     Args:
         leave_out: Files, and folders with all that is in them, that are passed over where they lie within the folder.
         pattern: What a file's path within the folder is like, part by part, ``**`` for any number of folders; empty for any.
+
+    Raises:
+        OSError: The folder itself cannot be opened.
     """
     root = Path(os.path.realpath(folder))
     apart = {place for path in leave_out if not root.is_relative_to(place := Path(os.path.realpath(path)))}
     seen = set(root.parents)  # a link to a folder around this one would lead back into it
-    found: list[Path] = []
+    found, closed = list[Path](), dict[Path, str]()
     pending, links = [(folder, root)], list[Path]()  # paths with their places on the disk
     while pending or links:
         if pending:
@@ -57,22 +62,30 @@ def list_images(folder: Path, leave_out: Sequence[Path] = (), pattern: Sequence[
         if not path.is_dir():
             found.append(path.relative_to(folder))
             continue
-        with os.scandir(path) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
-                    continue
-                inner = path / entry.name
-                parts = inner.relative_to(folder).parts if pattern else ()
-                wanted = _is_picture(inner) and (not pattern or _is_like(parts, pattern))
-                deeper = not pattern or _leads_on(parts, pattern)
-                if not entry.is_symlink():
-                    if (deeper and entry.is_dir()) or (wanted and entry.is_file()):
-                        pending.append((inner, place / entry.name))
-                elif (deeper and inner.is_dir()) or (wanted and (inner.is_file() or not inner.exists())):
-                    links.append(inner)
+        try:
+            with os.scandir(path) as opened:
+                entries = sorted(opened, key=lambda entry: entry.name)
+        except OSError as error:
+            if path == folder:
+                raise
+            closed[path.relative_to(folder)] = error.strerror or type(error).__name__
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+                continue
+            inner = path / entry.name
+            parts = inner.relative_to(folder).parts if pattern else ()
+            wanted = _is_picture(inner) and (not pattern or _is_like(parts, pattern))
+            deeper = not pattern or _leads_on(parts, pattern)
+            if not entry.is_symlink():
+                if (deeper and entry.is_dir()) or (wanted and entry.is_file()):
+                    pending.append((inner, place / entry.name))
+            elif (deeper and inner.is_dir()) or (wanted and (inner.is_file() or not inner.exists())):
+                links.append(inner)
     return Listing(
         sorted(path for path in found if path.suffix.lower() in SUFFIXES),
         sorted(path for path in found if path.suffix.lower() in UNREAD_SUFFIXES),
+        closed,
     )
 
 

@@ -105,8 +105,9 @@ def to_pixels(image_CHW: Tensor, kind: type[np.unsignedinteger] | np.dtype) -> n
         ValueError: Some values are no numbers.
     """
     check_numbers(image_CHW)
-    values = to_levels(image_CHW.float().clamp(-1, 1), int(np.iinfo(kind).max)).cpu().numpy().astype(kind)
-    return values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0))
+    white = int(np.iinfo(kind).max)  # channel by channel: a photograph is large, and so is each intermediate result
+    values = [to_levels(image_HW.float().clamp(-1, 1), white).cpu().numpy().astype(kind) for image_HW in image_CHW]
+    return values[0] if len(values) == 1 else np.stack(values, axis=-1)
 
 
 def in_own_channels(picture: Picture) -> Tensor:
@@ -137,6 +138,20 @@ def as_rows(image_1CHW: Tensor, channels: int) -> Tensor:
     return image_1CHW.transpose(0, 1) if channels == 1 else image_1CHW.expand(-1, channels, -1, -1)
 
 
+def as_grey(image_CHW: Tensor) -> Tensor:
+    """Return the luma of an image.
+
+    Args:
+        image_CHW: (C, H, W) image in [-1, 1], grey or RGB.
+
+    Returns:
+        (1, H, W) image; a grey one is returned as it is.
+    """
+    if len(image_CHW) == 1:
+        return image_CHW
+    return (image_CHW * image_CHW.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+
+
 def seen(picture: Picture, channels: int) -> Tensor:
     """Return a picture as a network takes it: ``as_rows`` of ``in_own_channels``."""
     return as_rows(in_own_channels(picture), channels)
@@ -165,9 +180,7 @@ def drawn(picture: Picture, image_RCHW: Tensor) -> Picture:
 def _pixels(picture: Picture, image_RCHW: Tensor) -> np.ndarray:
     """Values of images of a picture's size in its channels and bits."""
     image_CHW = image_RCHW.float().cpu().flatten(0, 1)
-    if picture.pixels.ndim == 2 and len(image_CHW) == 3:
-        image_CHW = (image_CHW * image_CHW.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-    return to_pixels(image_CHW, picture.pixels.dtype)
+    return to_pixels(as_grey(image_CHW) if picture.pixels.ndim == 2 else image_CHW, picture.pixels.dtype)
 
 
 def fill(picture: Picture, missing: np.ndarray, image_RCHW: Tensor) -> Picture:

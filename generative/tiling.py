@@ -25,9 +25,7 @@ OnTiles = Callable[[int, int], None]  # told how many tiles are done, of how man
 APART = (
     10**9
 )  # between the numbers of one image's tiles: their draws differ, and those of the first are the image's own
-# Shares of an overlap between which one tile goes over into the next. What lies further out, where a convolution sees the
-# edge of its tile, has no part in the result.
-RAMP = 0.25, 0.75
+MARGIN = 0.25  # share of an overlap, at each tile's end, that has no part in the result
 
 
 def nobody(done: int, tiles: int) -> None:
@@ -43,12 +41,15 @@ class Tiling:
         overlap: Pixels that neighbours share at least; below the size.
         at_once: Tiles in one network call.
         grid: Pixels that a tile's first row and column are multiples of, as a network's ``grid`` asks; it divides the size.
+        margin: Pixels at a tile's end that have no part in the result, where a convolution sees that it ends; None, or where
+            the overlap does not hold two of them, for a quarter of the overlap. Between them one tile goes over into the next.
     """
 
     size: int
     overlap: int
     at_once: int = 64
     grid: int = 1
+    margin: int | None = None
 
     def places(self, length: int) -> list[tuple[int, Tensor]]:
         """Spread tiles evenly over one side of an image.
@@ -66,8 +67,9 @@ class Tiling:
         weights = torch.ones(number, size, dtype=torch.float64)
         for i, (left, right) in enumerate(pairwise(starts)):
             shared = size - (right - left)
-            position = (torch.arange(shared, dtype=torch.float64) + 0.5) / shared
-            rise = ((position - RAMP[0]) / (RAMP[1] - RAMP[0])).clamp(0, 1)
+            margin = MARGIN * shared if self.margin is None or 2 * self.margin >= shared else self.margin
+            position = torch.arange(shared, dtype=torch.float64) + 0.5
+            rise = ((position - margin) / (shared - 2 * margin)).clamp(0, 1)
             rise = 0.5 - 0.5 * torch.cos(math.pi * rise)
             weights[i, size - shared :] *= 1 - rise
             weights[i + 1, :shared] *= rise

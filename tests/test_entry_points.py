@@ -255,7 +255,9 @@ def test_generation_with_masks_keeps_known_pixels(
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["a.png"]
 
 
-def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path) -> None:
+def test_whole_pictures_are_measured_file_by_file(
+    run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "set"
     (folder / "sub").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
@@ -265,7 +267,7 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
         Image.fromarray(pixels).save(folder / name)
     sigma = ["degradation=noise_sigma", "degradation.steps.noise.sigma=15"]
     measured = [*sigma, "callbacks=[restore,fusion]"]
-    evaluate.main([f"run={run.path}", f"pictures={folder}", "name=set", "border=2", *measured])
+    assert not evaluate.main([f"run={run.path}", f"pictures={folder}", "name=set", "border=2", *measured])
     target = run.path / "evaluations" / "set"
     with (target / "pictures.csv").open() as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
@@ -296,7 +298,6 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
         assert float(rows[name]["psnr/mean"]) == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
     for arguments, message in (
         (["name=set"], "set holds another evaluation: choose another name"),
-        (["name=rim", "border=16"], r"border=16 leaves nothing of sub/b\\udcff\.png"),
         (["name=rim", "border=x"], "border=x must be a whole number"),
         (["name=rim", "batch_size=0"], "batch_size=0 must be a whole number of at least 1"),
     ):
@@ -305,6 +306,18 @@ def test_whole_pictures_are_measured_file_by_file(run: RunFolder, tmp_path: Path
     for nowhere, message in (("/nowhere", "no such folder or file"), ("~nobody_of_this_name/x", "no such home folder")):
         with pytest.raises(UserError, match=f"pictures={nowhere}: there is {message}"):
             evaluate.main([f"run={run.path}", f"pictures={nowhere}"])
+    (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:99])
+    capfd.readouterr()
+    assert evaluate.main([f"run={run.path}", f"pictures={folder}", "name=none", "tile=none", "border=16", *sigma]) == 3
+    printed = capfd.readouterr().err
+    assert r"sub/b\udcff.png is left out: border=16 leaves nothing of it" in printed
+    record = read_json(run.path / "evaluations" / "none" / "pictures.json")["record"]
+    assert (record["pictures"], record["tiles"]) == (2, "resized")
+    assert sorted(record["left_out"]) == ["bad.png", small]
+    for name in ("a.png", "c.png"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match="none of the pictures could be measured"):
+        evaluate.main([f"run={run.path}", f"pictures={folder}", "name=none_at_all", "border=16"])
     (target / "pictures.json").unlink()
     whole_pictures._check_target(target, {})  # one that was never ended keeps no other one from its name
 

@@ -92,7 +92,7 @@ class Model(OnHub):
             num_samples: Plausible pictures, each drawn by itself; 0 for the mean alone.
             seed: Another one gives other samples; None is the run's ``evaluation_seed``, as the command draws.
             tile: ``auto``: a larger picture goes through the network in tiles; ``none``: it is resized to the training size.
-            overlap: Pixels that tiles share; None for a quarter of a tile.
+            overlap: Pixels that tiles share; None for a quarter of a tile at most.
             kind: What the answers are.
 
         Raises:

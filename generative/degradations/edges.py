@@ -82,11 +82,28 @@ def canny(smooth_B1HW: Tensor, low_B: Tensor, high_B: Tensor) -> Tensor:
         falling = torch.where(steep, neighbour(side, -side), neighbour(-side, side))
         corner = torch.where(rising, neighbour(side, side), falling)
         peak &= torch.lerp(beside, corner, share) <= size
-    inside = F.pad(torch.ones_like(size[..., 2:, 2:]), (1, 1, 1, 1)) > 0
-    weak = peak & inside & (size >= low_B[:, None, None, None]) & (size > 0)
-    edges = weak & (size >= high_B[:, None, None, None])
-    while True:  # strong ones, and what they reach
-        grown = (F.max_pool2d(edges.float(), 3, stride=1, padding=1) > 0) & weak
-        if torch.equal(grown, edges):
-            return edges
-        edges = grown
+    weak = peak & (size >= low_B[:, None, None, None]) & (size > 0)
+    weak[..., [0, -1], :] = weak[..., :, [0, -1]] = False
+    return connected(weak & (size >= high_B[:, None, None, None]), weak)
+
+
+def connected(strong_B1HW: Tensor, weak_B1HW: Tensor) -> Tensor:
+    """Find what is connected to strong pixels; it takes no longer than there are pixels to find.
+
+    Args:
+        strong_B1HW: (B, 1, H, W) bool, within ``weak_B1HW``.
+        weak_B1HW: (B, 1, H, W) bool, none on the rim of a pixel.
+
+    Returns:
+        (B, 1, H, W) bool, the strong ones and the weak ones that a path of neighbours leads to.
+    """
+    width = weak_B1HW.shape[-1]
+    step = torch.arange(-1, 2, device=weak_B1HW.device)
+    neighbours_9 = (step[:, None] * width + step).flatten()  # none is beyond a row's end, since the rim holds none
+    edges, weak = strong_B1HW.flatten().clone(), weak_B1HW.flatten()
+    newest = edges.nonzero()
+    while len(newest):
+        around = (newest + neighbours_9).flatten()
+        newest = around[weak[around] & ~edges[around]].unique()[:, None]
+        edges[newest] = True
+    return edges.view_as(strong_B1HW)

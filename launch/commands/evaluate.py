@@ -11,7 +11,7 @@ from launch.compare.combinations import evaluate_all
 from launch.compare.evaluations import Job, datamodule_for, read_job
 from launch.compose import parse
 from launch.data_check import check_unchanged
-from launch.errors import reported
+from launch.errors import EXIT_RUN_FAILED, reported
 from launch.evaluation import print_result, run_test, takes_part_in_test, write_result
 from launch.judge import tell_other_judge
 from launch.run_folder import RunFolder, is_main_process
@@ -32,7 +32,8 @@ data_changed=accept.
 
 With pictures=FOLDER (or a file, or a pattern) whole pictures are degraded and restored at their own size, and measured one by
 one: DIR/evaluations/NAME/pictures.csv has a row for each file, and pictures.json the means. tile= and overlap= are as in
-python generate.py; border=N leaves N pixels of each side out.
+python generate.py; border=N leaves N pixels of each side out. A file that cannot be measured is named, the others are
+measured, and the exit code is 3.
 
   python evaluate.py run=DIR pictures=set12 degradation=noise_sigma degradation.steps.noise.sigma=25
 
@@ -82,25 +83,30 @@ def evaluate(job: Job) -> dict[str, Any]:
     return result
 
 
-def main(arguments: list[str]) -> None:
-    """Evaluate once, or compare."""
+def main(arguments: list[str]) -> int:
+    """Evaluate once, or compare.
+
+    Returns:
+        The exit code: 0, or 3 where a picture was left out.
+    """
     if any(argument.startswith("pictures=") for argument in arguments):
-        evaluate_pictures(arguments, USAGE)
-        return
+        return 0 if evaluate_pictures(arguments, USAGE) else EXIT_RUN_FAILED
     if MULTIRUN & set(arguments):
         evaluate_all([argument for argument in arguments if argument not in MULTIRUN], evaluate, USAGE)
-        return
+        return 0
     job = read_job(arguments, USAGE)
     result = evaluate(job)
     if is_main_process():
         print_result(result["metrics"], job.folder)
+    return 0
 
 
 def start() -> None:
     """Run the command line of this process."""
     end_with_parent()
     with reported():
-        main(sys.argv[1:])
+        code = main(sys.argv[1:])
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ Restoring
                       (least squared error), reconstruction (of a tokenizer), decoded (the known pixels, too, as the network
                       sees them)
   tile=none           resize a picture to the training size and its result back; by default (auto) it goes through the
-                      network in overlapping tiles of that size, which overlap=N pixels share (a quarter of their side)
+                      network in overlapping tiles of that size, which overlap=N pixels share (a quarter at most)
   masks=FOLDER        masks of the same names (any suffix) and sizes, white where pixels are missing; the rest counts as known
                       and is kept bit for bit: results are PNG files
   hole=black          what marks the missing pixels in them: white, black, or alpha (what is transparent); by default (auto)

@@ -6,7 +6,7 @@ import glob
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from files.images import DECODING_ERRORS, SUFFIXES, reason, upright_size
@@ -33,6 +33,7 @@ class Job:
         masks: Path of the mask of each image, or None where no masks are given.
         left_out: Images whose masks cannot be used, and why.
         unread: Pictures in ``source`` of formats that are not read.
+        closed: Folders in ``source`` that cannot be opened, and why.
         overwrite: Whether files in ``target`` may be replaced.
         hole: What marks the missing pixels in the masks.
     """
@@ -46,6 +47,7 @@ class Job:
     unread: list[Path]
     overwrite: bool
     hole: HoleRule = "auto"
+    closed: dict[Path, str] = field(default_factory=dict)
 
 
 def plan(
@@ -86,7 +88,9 @@ def plan(
     if len(left_out) == len(listing.images):
         more = " (no other image has a mask that can be used)" if len(left_out) > 1 else ""
         raise UserError(f"{left_out[listing.images[0]]}{more}.")
-    return Job(folder, target, listing.images, results, found, left_out, listing.unread, overwrite, hole)
+    return Job(
+        folder, target, listing.images, results, found, left_out, listing.unread, overwrite, hole, listing.closed
+    )
 
 
 def found_pictures(key: str, source: Path, leave_out: Sequence[Path] = ()) -> tuple[Path, Listing]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -54,8 +54,8 @@ def tiling_of(
     Args:
         image_size: Side of the images that it was trained at.
         tile: ``auto``, ``none``, or the side of a tile.
-        overlap: Pixels that neighbouring tiles share; None for a quarter of their side, or for four times as far as a
-            network of any size sees, so that tiles are not seen in the result.
+        overlap: Pixels that neighbouring tiles share; None for a quarter of their side, or less where a network of any size
+            does not see that far, so that the result is the same as without tiles.
         batch_size: Tiles of ``image_size`` at a time, or as many pixels in larger ones.
 
     Returns:
@@ -76,20 +76,36 @@ def tiling_of(
             kind = f"at least {LEAST_TILE} pixels" if any_size else f"{image_size}, which this network sees"
             raise UserError(f"tile={tile} must be {kind}, or auto, or none.")
         side = int(tile)
-    shared, grid = side // 4, 1
+    shared, grid, margin = side // 4, 1, None
     if any_size:
         assert isinstance(network, ImageNetwork)
-        shared, grid = min(4 * network.sees, side // 2), network.grid
+        grid, margin = network.grid, network.sees
         side = math.ceil(side / grid) * grid
+        shared = min(2 * margin + 1, side // 4)
     if overlap is not None:
         if not overlap.isdecimal() or int(overlap) >= side:
             raise UserError(f"overlap={overlap} must be a whole number of pixels below the tile's side, {side}.")
         shared = int(overlap)
         shared = min(shared, side - grid)
-    return Tiling(side, shared, max(1, batch_size * image_size**2 // side**2), grid)
+    return Tiling(side, shared, max(1, batch_size * image_size**2 // side**2), grid, margin)
 
 
 LARGE_TILE, LEAST_TILE = 256, 16  # px, of networks that take any size
+
+
+@contextmanager
+def picture_in_memory() -> Iterator[None]:
+    """Work on a single picture.
+
+    Raises:
+        MemoryError: Memory did not hold it, whatever PyTorch raises for that.
+    """
+    try:
+        yield
+    except Exception as error:  # PyTorch raises a plain RuntimeError for the memory of the CPU
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+            raise MemoryError from error
+        raise
 
 
 @contextmanager
@@ -103,13 +119,14 @@ def within_memory(batch_size: int) -> Iterator[None]:
         UserError: Memory did not hold the batch.
     """
     try:
-        yield
-    except Exception as error:  # PyTorch raises a plain RuntimeError for the memory of the CPU
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-            raise UserError(
-                f"batch_size={batch_size} images at a time do not fit into memory: set a smaller one."
-            ) from error
-        raise
+        with picture_in_memory():
+            yield
+    except MemoryError as error:
+        if batch_size == 1:
+            raise UserError("memory does not hold one image at a time.") from error
+        raise UserError(
+            f"batch_size={batch_size} images at a time do not fit into memory: set a smaller one."
+        ) from error
 
 
 def finite(module: GenerativeModule, name: str, images: Tensor) -> Tensor:
@@ -341,9 +358,15 @@ class Restorer:
     def _batch(self, requests: list[Request], size: int = 1) -> Batch:
         """Put pictures of one size into a batch, each continued to a least side."""
         parts = zip(*map(self.observed, requests), strict=True)
-        degraded, validity = (padded(torch.cat(part), size) for part in parts)
-        clean = torch.cat([request.image for request in requests]).to(self.device)
-        image = degraded if self.degradation is None else padded(clean, size)
+        degraded, validity = (padded(_joined(part), size) for part in parts)
+        image = degraded
+        if self.degradation is not None:
+            image = padded(_joined([request.image for request in requests]).to(self.device), size)
         rows = torch.tensor([len(request.image) for request in requests])
         index = torch.tensor([request.number for request in requests]).repeat_interleave(rows)
         return Batch(image, index, degraded=degraded, validity=validity)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate; a large photograph, which comes alone, is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -21,7 +21,7 @@ from generative.types import State
 from launch.errors import UserError
 from launch.use.folders import Job, open_mask, say_all
 from launch.use.messages import SOFTWARE, say, told_when_stopped
-from launch.use.restorer import Request, Restorer, within_memory
+from launch.use.restorer import Request, Restorer, picture_in_memory, within_memory
 
 READING_ERRORS = (*DECODING_ERRORS, MemoryError)
 
@@ -81,7 +81,7 @@ def restore_folder(restorer: Restorer, job: Job) -> bool:
                 continue
             try:
                 picture = read_picture(job.source / file)
-                with within_memory(restorer.batch_size):
+                with picture_in_memory():
                     request = restorer.request(number, picture, _hole(job, file))
             except READING_ERRORS as error:
                 progress.left_out[file] = reason(error)
@@ -93,15 +93,16 @@ def restore_folder(restorer: Restorer, job: Job) -> bool:
                 if len(waiting) == restorer.batch_size:
                     _write_waiting(restorer, job, waiting, progress)
             else:
-                with within_memory(restorer.batch_size):
-                    made = restorer.restore_in_tiles(request)
-                _write(restorer, job, file, made, progress)
+                made = _in_tiles(restorer, file, request, progress)
+                del picture, request  # of a large one each takes memory
+                if made is not None:
+                    _write(restorer, job, file, made, progress)
             done(number + 1)
         _write_waiting(restorer, job, waiting, progress)
     _report(progress, restorer, job)
     if not progress.written:
         raise UserError("none of the input files could be restored.")
-    return not progress.left_out and not job.unread
+    return not (progress.left_out or job.unread or job.closed)
 
 
 def ways_of(restorers: Mapping[str, Restorer], job: Job) -> tuple[Path, dict[str, list[State]]]:
@@ -162,6 +163,15 @@ def _write_waiting(restorer: Restorer, job: Job, waiting: list[tuple[Path, Reque
     waiting.clear()
 
 
+def _in_tiles(restorer: Restorer, file: Path, request: Request, progress: Progress) -> Tensor | None:
+    try:
+        with picture_in_memory():
+            return restorer.restore_in_tiles(request)
+    except MemoryError as error:
+        progress.left_out[file] = reason(error)
+        return None
+
+
 def _write(restorer: Restorer, job: Job, file: Path, image_RCHW: Tensor, progress: Progress) -> None:
     path = job.target / job.results[file]
     try:
@@ -209,6 +219,7 @@ def _report(progress: Progress, restorer: Restorer, job: Job) -> None:
             f"({named(progress.flattened)}): 8 bits over white; name the picture .png to keep all of it"
         )
     say_all([f"{printable(file)} is left out: {why}" for file, why in progress.left_out.items()])
+    say_all([f"the folder {printable(folder)} is left out: {why}" for folder, why in job.closed.items()])
     if job.unread:
         say(f"{count(len(job.unread), 'picture')} of formats that are not read ({named(job.unread)})")
     say(f"{count(len(progress.written), 'image')} written to {job.target}")

@@ -15,8 +15,8 @@ from rich.progress import track
 from torch import Tensor
 
 from callbacks.restoration import Evaluation, ImageMetrics, OfImages
-from files.images import read_picture, reason
-from files.pixels import from_levels, to_levels
+from files.images import Picture, read_picture, reason
+from files.pixels import as_grey, from_levels, in_own_channels, to_levels
 from files.whole import whole_file
 from files.words import count, named, printable
 from generative.tiling import Tiling
@@ -31,9 +31,9 @@ from launch.record import hardware, now
 from launch.record_files import read_json
 from launch.run_folder import write_json
 from launch.use.exported import evaluations_of, loaded, opened
-from launch.use.folders import found_pictures
+from launch.use.folders import found_pictures, say_all
 from launch.use.messages import say
-from launch.use.restorer import Restorer, tiling_of, within_memory
+from launch.use.restorer import Restorer, picture_in_memory, tiling_of
 from launch.use.restoring import READING_ERRORS
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
@@ -47,11 +47,14 @@ CSV, JSON = "pictures.csv", "pictures.json"
 METRICS = "metrics.json"  # of an evaluation on the run's own test images
 
 
-def evaluate_pictures(arguments: list[str], usage: str) -> None:
+def evaluate_pictures(arguments: list[str], usage: str) -> bool:
     """Degrade whole pictures as the run's evaluation does, restore them, and write what came of each.
 
+    Returns:
+        Whether every picture was measured.
+
     Raises:
-        UserError: The run restores nothing, or a picture or setting cannot be used.
+        UserError: The run restores nothing, no picture can be measured, or a setting cannot be used.
     """
     named_run, own, overrides = own_arguments(arguments, DEFAULTS, usage)
     source, config = opened(named_run, overrides, reads_data=False)
@@ -65,6 +68,9 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
         raise UserError(
             f"pictures={pictures}: formats that are not read ({named(listing.unread)}): convert or remove them."
         )
+    if listing.closed:
+        folder_name, why = next(iter(listing.closed.items()))
+        raise UserError(f"pictures={pictures}: the folder {printable(folder_name)} cannot be opened: {why}.")
     if not listing.images:
         raise UserError(f"pictures={pictures} holds no image file.")
     usual = DEFAULTS | {"weights": source.kind_of_weights()}
@@ -81,13 +87,15 @@ def evaluate_pictures(arguments: list[str], usage: str) -> None:
     module = loaded(source, config, weights).to(device)
     assert isinstance(module, GenerativeModule)
     tiling = tiling_of(module, config.data.image_size, str(own["tile"]), own["overlap"], batch_size)
-    rows, metrics, record = _measured(module, config, tiling, batch_size, folder, listing.images, border)
+    left_out = dict[Path, str]()
+    rows, metrics, record = _measured(module, config, tiling, batch_size, folder, listing.images, border, left_out)
     with whole_file(target / CSV, "w") as file:
         file.write(_table(rows))
     record |= {"settings": settings, "run": str(source.path), "measured": now()}
     record |= {"hardware": hardware(module.device), "sampling": module.sampling_record()}
     write_json(target / JSON, {"metrics": metrics, "record": record})
     print_result(metrics, target)
+    return not left_out
 
 
 def _measured(
@@ -98,6 +106,7 @@ def _measured(
     folder: Path,
     files: Sequence[Path],
     border: int,
+    left_out: dict[Path, str],
 ) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, Any]]:
     size, channels, degradation = config.data.image_size, config.data.channels, build.build_degradation(config)
     names = [name for name, output in module.outputs.items() if output.num_network_calls]
@@ -109,17 +118,23 @@ def _measured(
     for number, file in enumerate(track(files, description="measuring", console=Console(stderr=True))):
         try:
             picture = read_picture(folder / file)
-            with within_memory(batch_size):
+            if 2 * border >= min(picture.size):
+                raise ValueError(f"border={border} leaves nothing of it")
+            with picture_in_memory():
                 request = first.request(number, picture, None)
         except READING_ERRORS as error:
-            raise UserError(f"{printable(folder / file)} cannot be measured: {reason(error)}.") from error
-        if 2 * border >= min(request.size):
-            raise UserError(f"border={border} leaves nothing of {printable(file)}: choose less.")
-        outputs = {DEGRADED: first.degraded(request)} if degradation is not None else {}
-        with within_memory(batch_size):
-            outputs |= {name: each.one(request) for name, each in restorers.items()}
-        seen = {name: _as_seen(image, border) for name, image in outputs.items()}
-        batch = Batch(_as_seen(request.image, border), torch.tensor([number]), degraded=seen.get(DEGRADED))
+            left_out[file] = reason(error)
+            continue
+        try:
+            with picture_in_memory():
+                outputs = {DEGRADED: first.degraded(request)} if degradation is not None else {}
+                outputs |= {name: each.one(request) for name, each in restorers.items()}
+        except MemoryError as error:
+            left_out[file] = reason(error)
+            continue
+        seen = {name: _as_seen(picture, image, border) for name, image in outputs.items()}
+        clean = _as_seen(picture, in_own_channels(picture), border)
+        batch = Batch(clean, torch.tensor([number]), degraded=seen.get(DEGRADED))
         values = dict[str, float]()
         for metrics in single:
             metrics.reset()
@@ -128,11 +143,15 @@ def _measured(
         for metrics in single:
             values |= {key: value for key, value in metrics.compute().items() if not key.startswith("psnr_pooled")}
         rows.append({"file": printable(file), "width": request.size[1], "height": request.size[0]} | values)
+    say_all([f"{printable(file)} is left out: {why}" for file, why in left_out.items()])
+    if not rows:
+        raise UserError("none of the pictures could be measured.")
     means = {key: value for metrics in whole for key, value in metrics.compute().items()}
     measured = {key for row in rows for key in row}
     rows.append({"file": "mean", "width": "", "height": ""} | {key: means[key] for key in means if key in measured})
     record = {
-        "pictures": len(files),
+        "pictures": len(files) - len(left_out),
+        "left_out": {printable(file): why for file, why in left_out.items()},
         "border": border,
         "rounded": "restored and degraded pictures are rounded to 8 bits and cut to their range before they are measured",
         "evaluation_seed": module.evaluation_seed,
@@ -140,7 +159,7 @@ def _measured(
         "tiles": "resized" if tiling is None else f"{tiling.size}x{tiling.size}, sharing {tiling.overlap} pixels",
         "definitions": {key: text for metrics in whole for key, text in metrics.definition().items()},
     }
-    say(f"{count(len(files), 'picture')}, measured over whole images")
+    say(f"{count(len(files) - len(left_out), 'picture')}, measured over whole images")
     return rows, means, record
 
 
@@ -152,9 +171,11 @@ def _metrics(config: DictConfig, module: GenerativeModule) -> list[OfImages]:
     return [each.metrics_of(module) for each in callbacks]
 
 
-def _as_seen(image_RCHW: Tensor, border: int) -> Tensor:
-    """(1, C, H, W) image of 8 bits without its border; the rows of a colour picture are its channels."""
-    image = from_levels(to_levels(image_RCHW.cpu().float().clamp(-1, 1))).flatten(0, 1)[None]
+def _as_seen(picture: Picture, image_RCHW: Tensor, border: int) -> Tensor:
+    """(1, C, H, W) image of 8 bits in its file's channels, without its border; rows of a colour picture are its channels."""
+    image_CHW = image_RCHW.cpu().float().flatten(0, 1)
+    image_CHW = as_grey(image_CHW) if picture.pixels.ndim == 2 else image_CHW
+    image = from_levels(to_levels(image_CHW.clamp(-1, 1)))[None]
     return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
 
 
@@ -163,7 +184,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(
-        {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+        {key: f"{value:.7g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
     )
     return text.getvalue()
 

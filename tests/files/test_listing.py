@@ -35,6 +35,24 @@ def test_hidden_files_system_folders_and_other_files_are_no_pictures(folder: Pat
     assert list_images(folder).unread == [Path("phone.heic")]
 
 
+def test_a_folder_that_cannot_be_opened_costs_itself_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: Path):  # permissions do not stop the user of the tests, who may be root
+        if path in closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    closed = [folder / "sub"]
+    listing = list_images(folder)
+    assert [path.as_posix() for path in listing.images] == OWN[:3]
+    assert listing.closed == {Path("sub"): "Permission denied"}
+    closed = [folder]
+    with pytest.raises(PermissionError):
+        list_images(folder)
+
+
 def test_only_regular_files_are_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(folder / "pipe.png")
     (folder / "device.png").symlink_to("/dev/zero")

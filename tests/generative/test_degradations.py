@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from scipy import ndimage, stats
+from scipy.ndimage import label
 from skimage.feature import canny
 from torch import Tensor
 from torchvision.transforms.functional import InterpolationMode, affine
@@ -38,6 +39,7 @@ from generative.degradations import (
     Severity,
 )
 from generative.degradations.blur import gaussian_kernel, motion_kernel
+from generative.degradations.edges import connected
 from generative.degradations.levels import _counts
 from generative.randomness import IndexRandomness, StepRandomness, generator_for
 from generative.types import Degraded
@@ -509,6 +511,20 @@ def test_canny_agrees_with_scikit_image(sigma):
     assert (ours.numpy() != theirs).mean() < 0.003  # rounding decides where two neighbours are equal
     assert set(CannyEdges()(images(2, 3), by_step(2)).image.unique().tolist()) == {-1, 1}
     assert (CannyEdges()(torch.zeros(1, 1, 9, 9), by_step(1)).image == -1).all()
+    for size in ((1, 1), (1, 7), (2, 3), (9, 2)):  # all of it is rim
+        assert (CannyEdges()(images(2, 1, *size), by_step(2)).image == -1).all()
+
+
+def test_weak_edges_stay_where_a_path_leads_to_a_strong_one():
+    noise = torch.rand(3, 1, 40, 31, generator=torch.Generator().manual_seed(0))
+    weak = noise < 0.42  # paths that wind through much of the image
+    weak[..., [0, -1], :] = weak[..., :, [0, -1]] = False
+    strong = weak & (noise < 0.01)
+    for ours, of_image, beginning in zip(connected(strong, weak), weak, strong, strict=True):
+        parts, _ = label(of_image[0].numpy(), np.ones((3, 3)))
+        kept = np.isin(parts, parts[beginning[0].numpy()])
+        assert 0 < kept.sum() < of_image.sum()
+        assert np.array_equal(ours[0].numpy(), kept)
 
 
 # Compositions

@@ -53,9 +53,13 @@ def test_any_size_in_tiles_as_whole(network: nn.Module) -> None:
         assert not torch.equal(whole, image[:, :1])
         (again,) = network(torch.randn(2, 1, 70, 121), times * 0.3, Condition(image))
         assert torch.equal(whole, again)
-        tiling = Tiling(4 * network.sees + 24, 4 * network.sees, 3, network.grid)
-        (tiled,) = tiling.network(network)(torch.zeros(2, 1, 70, 121, dtype=torch.float64), times, Condition(image))
-    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
+        side, sees = 4 * network.sees + 24, network.sees
+        for tiling in (
+            Tiling(side, 2 * sees + 1, 3, network.grid, sees),
+            Tiling(side, 4 * sees, 3, network.grid),
+        ):
+            (tiled,) = tiling.network(network)(torch.zeros(2, 1, 70, 121, dtype=torch.float64), times, Condition(image))
+            torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("settings"), [{"condition_channels": 0}, {"num_outputs": 2}, {"label_factors": [3]}])

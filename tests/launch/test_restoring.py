@@ -12,12 +12,12 @@ from PIL import Image, ImageCms
 
 import triptych
 from files.images import Picture, read_picture
-from files.pixels import seen
+from files.pixels import drawn, in_own_channels, seen
 from files.whole import WriteError
 from generative.degradations import BlockMask, GaussianNoise, Greyscale
 from generative.inpainting import composite
 from generative.randomness import IndexRandomness
-from generative.tiling import Tiling
+from generative.tiling import APART, Tiling
 from generative.types import State
 from launch.commands import generate
 from launch.errors import UserError
@@ -25,6 +25,7 @@ from launch.use.folders import plan, result_names
 from launch.use.restorer import Restorer
 from launch.use.restoring import restore_folder, ways_of
 from launch.use.steps import earlier_ways
+from launch.use.whole_pictures import _as_seen
 from lightning_modules import GenerativeModule, Output
 
 SIZE = 16
@@ -279,6 +280,36 @@ def test_without_masks_all_of_a_picture_but_its_pixels_stays(folder: Path, capfd
     assert "the network sees grey: of 7 images in colour each channel was restored by itself" in printed
     restore(folder, masks=False, module=Same(), overwrite=True, overlap=None)
     assert {Image.open(path).size for path in (folder / "out").glob("[cdg]*.png")} == {(45, 37), (40, 21)}
+
+
+class Full(Same):
+    """Memory does not hold the second picture."""
+
+    def images_of(self, batch, randomness, names=None):
+        if (batch.index % APART == 1).any():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes.")
+        return super().images_of(batch, randomness, names)
+
+
+def test_a_picture_that_memory_does_not_hold_is_left_out_alone(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, side in (("a.png", SIZE), ("b.png", 2 * SIZE), ("c.png", SIZE)):
+        Image.fromarray(NOISE[:1, :1]).resize((side, side)).save(folder / "in" / name)
+    whole, _ = restore(folder, masks=False, module=Full(), batch_size=1)
+    assert not whole
+    assert sorted(images_of(folder / "out")) == ["a.png", "c.png"]
+    assert "b.png is left out: it does not fit into memory" in capfd.readouterr().err
+    Image.fromarray(NOISE).save(folder / "in" / "b.png")
+    with pytest.raises(UserError, match="batch_size=2 images at a time do not fit into memory: set a smaller one"):
+        restore(folder, masks=False, module=Full(), batch_size=2, overwrite=True)
+
+
+def test_what_is_measured_of_a_grey_picture_is_what_is_written() -> None:
+    """Also where a network in colour has seen it."""
+    picture = Picture(NOISE[..., 0])
+    made = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2.2 - 1.1
+    measured = _as_seen(picture, made, 0)
+    assert measured.shape == (1, 1, SIZE, SIZE)
+    assert torch.equal(measured, in_own_channels(drawn(picture, made)))
 
 
 def test_holes_that_a_degradation_makes_are_filled_from_their_rims_too(folder: Path) -> None:
@@ -603,7 +634,7 @@ def test_what_was_written_before_an_error_is_whole_and_counted(
         return real(self, batch, randomness)
 
     monkeypatch.setattr(Noise, "images_of", fails_later)
-    with pytest.raises(UserError, match="batch_size=1 images at a time do not fit into memory"):
+    with pytest.raises(UserError, match="memory does not hold one image at a time"):
         restore(folder, batch_size=1)
     assert list(images_of(folder / "out")) == ["a.png"]
     assert "1 of 2 images had been written to" in capfd.readouterr().err
