@@ -40,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path(__file__).parent / "records.md"
 QUICK = ["debug=smoke"]
 WIDTH = 125  # of the page's lines
+OTHER_RUNS = ("init", "space", "regression")  # whose seconds a record would not count
 SET_BY_TASK = ("experiment", "seed", "hydra.run.dir", "resume", "debug")
 HEAD = """# Records: how soon a given quality is reached
 
@@ -271,6 +272,8 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"{override} cannot be set here: name settings as in data.root=DIR, and seeds by --seeds N."
             )
+        if parse(override)[0].partition(".")[0] in OTHER_RUNS:
+            raise UserError(f"{override} uses another run, whose seconds a record does not count: leave it out.")
     folder = Path("outputs", "records", f"{options.task}_{now()[:19].replace(':', '-')}").absolute()
     line = measure(options.task, options.seeds, options.change, options.quick, options.overrides, folder)
     print(f"\n{line}", end="")

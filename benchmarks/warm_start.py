@@ -21,13 +21,12 @@ from scipy.stats import t as student
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also where the project is not installed
 
 from generative.metrics.catalogue import metric_of, split_name
-from launch.errors import RunFailedError, reported
+from launch.errors import RunFailedError, UserError, reported
 from launch.metrics_csv import read_rows
 from launch.report.curves import curves_of
 from launch.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-MATRIX_LR, LR = 5e-3, 1e-3  # of optimizer=muon
 EVERY = 10  # validations of a run
 
 # Only what validation measures is looked at.
@@ -78,8 +77,9 @@ QUESTIONS = {
         "generator",
         ("psnr_hole/mean", "psnr_hole/sample"),
     ),
+    # As it is by default, a generator's first half is itself a training by flow matching.
     "one call": Question(
-        GENERATE,
+        (*GENERATE, "objective.velocity_only_share=0"),
         "flow matching",
         ("label_accuracy/test", "label_accuracy/new_test"),
     ),
@@ -92,9 +92,8 @@ QUESTIONS = {
 }
 ARMS: dict[str, tuple[str, ...]] = {
     "scratch": (),
-    "warm": ("init={start}",),
-    "warm, a third of the rates": ("init={start}", f"optimizer.lr={LR / 3:.3g}", f"optimizer.matrix_lr={MATRIX_LR / 3:.3g}"),
-}  # fmt: skip
+    "warm": ("init.run={start}",),
+}
 
 
 def train(folder: Path, arguments: Sequence[str]) -> None:
@@ -102,8 +101,11 @@ def train(folder: Path, arguments: Sequence[str]) -> None:
 
     Raises:
         RunFailedError: The command failed; it has said why.
+        UserError: The folder holds a run of other settings.
     """
     run = RunFolder(folder)
+    if run.path.exists() and (differing := set(arguments) ^ set(run.record["overrides"])):
+        raise UserError(f"{folder} has other settings ({', '.join(sorted(differing))}): name another folder.")
     if run.path.exists() and run.record.get("finished"):
         return
     command = [f"resume={folder}"] if run.checkpoint.exists() else [*arguments, f"hydra.run.dir={folder}"]

@@ -136,7 +136,10 @@ def build_trainer(
             "trainer=ddp_cpu for several processes."
         )
     settle_precision(config)
-    torch.set_float32_matmul_precision("high")  # of a test after a training and of one later alike
+    if (
+        torch.cuda.is_available()
+    ):  # of a test after a training and of one later alike; some processors would round as well
+        torch.set_float32_matmul_precision("high")
     with as_user_error():
         profiler = PROFILERS.get(config.trainer.get("profiler"))
         make = instantiate(

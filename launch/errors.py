@@ -41,7 +41,7 @@ MENDABLE = (
 )  # fmt: skip
 
 _RESOLVING = re.compile(
-    r"UserError raised while resolving interpolation: (.*?)( full_key: .*)?"
+    r"(?:User|Refused)Error raised while resolving interpolation: (.*?)( full_key: .*)?"
 )  # OmegaConf's words around
 
 

@@ -36,7 +36,7 @@ from lightning_modules import TrainingModule
 NOT_SETTINGS = {"hydra", "paths", "logger", "resume", "data_changed", "sweep", "name", *TRAINED, "classifier"}
 # What trained weights mean: another value makes another network of them.
 FIXED = re.compile(
-    r"(network|bottleneck|init)(\.(?!dropout$)|$)|module\.(_target_|task|labels|output|source|source_std|sees_degraded|sees_regression)$"
+    r"(network|bottleneck|schedule|init)(\.(?!dropout$)|$)|module\.(_target_|task|labels|output|source|source_std|sees_degraded|sees_regression)$"
 )
 CONDITIONS = ("git_revision", "versions", "hardware")  # entries of the record on which the bits of a run depend
 ENDINGS = {

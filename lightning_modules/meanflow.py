@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from generative.checks import checked
 from generative.degradations import Degradation
@@ -35,6 +36,8 @@ from lightning_modules.judged_module import JudgedModule
 from lightning_modules.space_module import SpaceModule
 
 Source = Literal["noise", "degraded", "regression"]
+# Radians of a network's fastest feature of time over which a difference is still its derivative, to a few per cent.
+LARGEST_ANGLE = 0.1
 
 
 @checked("module")
@@ -149,7 +152,7 @@ class MeanFlow(JudgedModule, SpaceModule):
         return super().sees_image and self.sees_degraded
 
     def check_training(self) -> None:
-        """The sampler asks for what is taught, and both passes of a difference go through the same network."""
+        """The sampler asks for what is taught, and a difference of two passes is a derivative of the network."""
         if self.sampler.uses_average and not self.objective.teaches_average:
             shares = self.objective.velocity_only_share, self.objective.time_distribution.distinct_share
             raise ValueError(
@@ -157,10 +160,23 @@ class MeanFlow(JudgedModule, SpaceModule):
                 f"teach with objective.velocity_only_share={shares[0]:g} and "
                 f"objective.time_distribution.distinct_share={shares[1]:g}: set sampler=heun or sampler=euler."
             )
-        if self.objective.compares_passes and self._drops_out:
+        step = self.objective.compared_over
+        if step is None:
+            return
+        if self._drops_out:
             raise ValueError(
                 "objective.derivative=difference needs a network without dropout: set network.dropout=0, "
                 "or objective.derivative=exact."
+            )
+        if any(isinstance(part, _BatchNorm) for part in self.network.modules()):
+            raise ValueError(
+                "objective.derivative=difference needs a network without batch norm, whose statistics differ between the two "
+                "passes: set objective.derivative=exact, or choose another network."
+            )
+        if (angle := getattr(self.network, "time_frequency", 0.0) * step) > LARGEST_ANGLE:
+            raise ValueError(
+                f"objective.derivative=difference over objective.difference_step={step:g} passes {angle:.2g} radians of the "
+                f"network's fastest time feature, and is a derivative up to {LARGEST_ANGLE:g}: set objective.derivative=exact."
             )
 
     def loss(self, batch: Batch, randomness: Randomness) -> LossOutput:

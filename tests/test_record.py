@@ -152,6 +152,12 @@ def test_code_that_changes_meanwhile_is_refused(page: Path, monkeypatch: pytest.
         record.main(["small"])
 
 
+@pytest.mark.parametrize("override", ["init=RUN", "init.run=RUN", "space=RUN"])
+def test_what_another_run_has_learnt_is_no_part_of_a_record(page: Path, override: str) -> None:
+    with pytest.raises(UserError, match=f"{override} uses another run, whose seconds a record does not count"):
+        record.main(["small", override])
+
+
 def test_seconds_of_a_tokenizer_are_added(measured: list[record.Measured], tmp_path: Path) -> None:
     part, machine = Part("tokenizer", "vqgan_scenes", counts=True), {"device": "cpu", "threads": 2}
     run = RunFolder(tmp_path)

@@ -21,12 +21,14 @@ class ImageNetwork(nn.Module):
         sees: How many pixels around its own one a pixel of the output depends on, of a network of any size.
         grid: Pixels by which an image may be moved and its answer is the same, moved, of a network of any size: above 1 where
             features have fewer pixels than images.
+        time_frequency: Highest angular frequency, in radians over times from 0 to 1, of what it makes of a time.
         gains_from_compiling: Whether ``torch.compile`` makes its training faster on a processor; any network may say so too.
     """
 
     convolutional: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
     gains_from_compiling: ClassVar[bool] = False
+    time_frequency: ClassVar[float] = 1.0
     num_times: int
     condition_channels: int
     num_labels: int

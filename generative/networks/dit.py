@@ -197,6 +197,7 @@ class DiT(ImageNetwork):
     """Pixel-space diffusion transformer with one or more output heads."""
 
     gains_from_compiling: ClassVar[bool] = True
+    time_frequency: ClassVar[float] = MAX_TIME_FREQUENCY
 
     def __init__(
         self,

@@ -178,6 +178,12 @@ class _DenseBlock(nn.Module):
         outputs = [growth] * 4 + [width]
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(inputs, outputs, strict=True))
         self.activation = nn.LeakyReLU(SLOPE, inplace=True)
+        for layer in self.modules():  # as published: deep sums begin small
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=0)
+                layer.weight.data.mul_(0.1)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         features = [x_BCHW]
@@ -210,12 +216,6 @@ class RRDB(ConvolutionalRestorer):
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(width, self.in_channels, 3, padding=1),
         )
-        for layer in self.modules():  # as published: deep sums begin small
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, a=0)
-                layer.weight.data.mul_(0.1)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
         self.sees = 15 * depth + 4
 
     def correction(self, seen_BKHW: Tensor) -> Tensor:

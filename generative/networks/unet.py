@@ -25,6 +25,7 @@ from generative.networks.growth import more_inputs, more_outputs
 from generative.networks.labels import LabelTokens
 from generative.networks.matrices import at_end
 from generative.networks.unet_blocks import (
+    TIME_SCALE,
     AdaptiveNorm,
     Downsampling,
     ResidualBlock,
@@ -48,6 +49,7 @@ class UNet(ImageNetwork):
     """
 
     convolutional: ClassVar[bool] = True
+    time_frequency: ClassVar[float] = TIME_SCALE
 
     def __init__(
         self,

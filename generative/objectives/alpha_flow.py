@@ -22,7 +22,7 @@ class AlphaFlow(FlowMapObjective):
     """Regresses u(z_t, r, t) on a v + (1 - a) sg[u(z_s, r, s)] with s = a r + (1 - a) t and z_s = z_t - (t - s) v.
 
     Attributes:
-        midpoint: Share of the training at which a passes one half.
+        midpoint: Share at which a passes one half, of the training, or of what follows ``velocity_only_share`` of it.
         sharpness: Steepness of the sigmoid that takes a from 1 to ``minimum``.
         minimum: Smallest a: the finite step that remains in place of the derivative.
     """
@@ -40,6 +40,8 @@ class AlphaFlow(FlowMapObjective):
         Returns:
             a in [minimum, 1].
         """
+        if 0 < self.velocity_only_share < 1:
+            progress = (progress - self.velocity_only_share) / (1 - self.velocity_only_share)
         return max(self.minimum, (1 - math.tanh(self.sharpness * (progress - self.midpoint) / 2)) / 2)
 
     def consistency(self, flow_map: FlowMap, rows: FlowSlice) -> tuple[Tensor, Tensor]:

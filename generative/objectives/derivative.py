@@ -5,7 +5,8 @@ What can go wrong with it, and what is done about it:
   forward pass's own u;
 - fused attention has no forward-mode derivative: it has a rule of its own (``generative.dual``), or the plain softmax;
 - compiling around forward mode can give wrong tangents: the exact derivative runs uncompiled;
-- high-frequency time features make du/dt huge: the network embeds times with low frequencies.
+- high-frequency time features make du/dt huge, and a difference blind to it: DiT embeds times with low frequencies, and
+  ``MeanFlow`` refuses differences of networks that do not.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ class DerivativeObjective(FlowMapObjective):
     difference_step: DifferenceStep = 2e-3
 
     @property
-    def compares_passes(self) -> bool:
-        return self.derivative == "difference"
+    def compared_over(self) -> float | None:
+        return self.difference_step if self.derivative == "difference" else None
 
     def total_derivative(self, flow_map: FlowMap, rows: FlowSlice, velocity_MCHW: Tensor) -> Tensor:
         """Return du/dt of some rows along a velocity.

@@ -71,9 +71,12 @@ class FlowMapObjective(ABC):
     velocity_only_share: NonNegative = 0.0
 
     @property
-    def compares_passes(self) -> bool:
-        """Whether it takes differences of two forward passes, which must differ in nothing else: not with dropout."""
-        return False
+    def compared_over(self) -> float | None:
+        """Distance in time of two passes whose difference is taken for a derivative; they must differ in nothing else.
+
+        None where no passes are compared.
+        """
+        return None
 
     @property
     def teaches_average(self) -> bool:

@@ -23,7 +23,7 @@ from generative.networks.token_transformer import TokenNetwork
 from generative.randomness import Randomness
 from generative.ranges import BelowOne, NonNegative, PositiveShare, Share
 from generative.ranks import mean_over_ranks
-from generative.schedules.masking import MaskSchedule, ScheduleName, largest, masked_count
+from generative.schedules.masking import GradualSchedule, MaskSchedule, largest, masked_count
 from generative.types import Condition, LossOutput
 
 
@@ -40,10 +40,10 @@ class GammaRatio:
     """MaskGIT's distribution: gamma(r) of a uniform r.
 
     Attributes:
-        schedule: Name of gamma; see ``MaskSchedule``.
+        schedule: Name of gamma; see ``MaskSchedule``. ``one_shot`` is none: of random ratios it masks one token, always.
     """
 
-    schedule: ScheduleName = "cosine"
+    schedule: GradualSchedule = "cosine"
 
     def __call__(self, randomness: Randomness) -> Tensor:
         """Draw shares.

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from generative.checks import checked
 
-ScheduleName = Literal["cosine", "half_cosine", "linear", "square", "sqrt", "stair", "one_shot", "arccos"]
+GradualSchedule = Literal["cosine", "half_cosine", "linear", "square", "sqrt", "stair", "arccos"]
+ScheduleName = Literal[GradualSchedule, "one_shot"]
 NUM_STAIRS = 10
 ROUNDING = 1e-6  # relative; float32 errs by about 1e-7, and 0.3 / 0.1 and 0.1 * 30 must not fall on the wrong side
 

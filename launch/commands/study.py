@@ -6,7 +6,7 @@ import sys
 
 from launch.command_line import show_help, split_flags
 from launch.commands.compare import compare
-from launch.errors import JobFailedError, reported
+from launch.errors import JobFailedError, UserError, reported
 from launch.options import described, options_of
 from launch.study.runner import StudyRunner
 from launch.study.settings import read_settings
@@ -41,10 +41,12 @@ def study(arguments: list[str]) -> None:
     try:
         runner.run()
     except JobFailedError as error:
-        if not any(settings.folder.glob("*/metrics.json")):
-            raise
         failure = error  # the page says which run failed
-    compare([f"runs={settings.folder}", f"name={settings.folder.name}", f"output={settings.folder}"])
+    try:
+        compare([f"runs={settings.folder}", f"name={settings.folder.name}", f"output={settings.folder}"])
+    except UserError:
+        if failure is None:
+            raise
     if failure:
         raise failure
 

@@ -99,7 +99,7 @@ def arranged_by_study(tables: list[Table], study: Study, found: Found) -> None:
     """Give all rows of a paradigm the colour of its cells, and the tables their tasks and the order of these."""
     rivals_first = sorted(study.runs, key=lambda run: (run.role not in (CELL, BASELINE), run.role == BASELINE))
     colors = {name: number for number, name in enumerate(dict.fromkeys(run.paradigm for run in rivals_first))}
-    tasks = list(dict.fromkeys(run.task for run in study.runs if run.role == CELL))
+    tasks = list(dict.fromkeys(run.task for run in rivals_first if run.role in (CELL, BASELINE)))
     of = {str(conditions_of(e)): e.planned.task for e in found.measured if e.planned and e.folder == e.run.path}
     for table in tables:
         table.task = of.get(str(table.conditions), "") if table.names else ""

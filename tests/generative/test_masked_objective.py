@@ -152,6 +152,10 @@ def test_ratio_distributions(distribution: GammaRatio | UniformRatio, mean: floa
     assert ratio.mean().item() == pytest.approx(mean, abs=0.01)
     assert ratio.min() == pytest.approx(low, abs=0.01)
     assert ratio.max() == pytest.approx(high, abs=0.01)
+    with pytest.raises(
+        ValueError, match=r"objective\.ratio\.schedule=one_shot"
+    ):  # of a random ratio it masks one token
+        GammaRatio("one_shot")
 
 
 def holes(rows: int) -> Tensor:

@@ -312,6 +312,9 @@ def test_alpha_goes_from_one_to_its_minimum(sharpness: float) -> None:
     assert objective.alpha(0.5) == pytest.approx(0.5)
     assert objective.alpha(0.505) == pytest.approx(max(0.05, 1 / (1 + math.exp(0.005 * sharpness))))
     assert objective.alpha(1.0) == 0.05
+    later = replace(objective, velocity_only_share=0.6)  # what follows is gone through whole
+    for progress in (0.0, 0.3, 0.5, 0.505, 1.0):
+        assert later.alpha(0.6 + 0.4 * progress) == pytest.approx(objective.alpha(progress), abs=1e-9)
     with pytest.raises(ValueError, match=r"objective\.sharpness=0"):
         AlphaFlow(sharpness=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -72,6 +74,19 @@ def test_twice_the_contrast_has_twice_the_answer() -> None:
     network, image = DRUNet(widths=[4, 6, 8], num_blocks=1, **GREY).double(), torch.randn(1, 2, 20, 24).double()
     (once,), (twice,) = (network(image[:, :1], torch.ones(1, 1), Condition(c * image)) for c in (1, 2))
     torch.testing.assert_close(twice, 2 * once)
+
+
+def test_only_dense_blocks_begin_small() -> None:
+    """A tenth of He et al.'s deviation there, as published; with all layers so, no gradient reached the first ones."""
+    network = RRDB(width=32, growth=16, depth=2, **GREY)
+    for block in (dense for blocks in network.blocks for dense in blocks):
+        for layer in block.layers:
+            wanted = 0.1 * math.sqrt(2 / layer.weight[0].numel())
+            assert float(layer.weight.detach().std()) == pytest.approx(wanted, rel=0.1)
+    assert float(network.trunk.weight.detach().std()) == pytest.approx(1 / math.sqrt(3 * 9 * 32), rel=0.1)
+    image = torch.randn(2, 2, 16, 16)
+    network(image[:, :1], torch.ones(2, 1), Condition(image))[0].square().mean().backward()
+    assert float(network.blocks[0][0].layers[0].weight.grad.square().mean().sqrt()) > 1e-7
 
 
 def test_a_window_sees_itself_alone_until_windows_are_shifted() -> None:

@@ -25,6 +25,7 @@ from launch.history import History, changes_of, unfinished_reason
 from launch.record import images_seen
 from launch.run_folder import RunFolder, write_json
 from launch.settings import BEFORE
+from launch.settled import check_use
 
 QUIET = [f"callbacks.{name}=null" for name in ("calibration", "progress", "image_grid", "throughput")]
 STEPS = 3
@@ -196,6 +197,14 @@ def test_what_the_training_has_settled_is_refused_in_use(begun: RunFolder, overr
     with pytest.raises(UserError, match=message) as caught:
         run_arguments([f"run={begun.path}", override], {}, "")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["schedule=linear", "schedule.num_timesteps=100", "schedule.kind=linear"])
+def test_weights_keep_their_noise_schedule(override: str) -> None:
+    """A diffusion's network is told a time alone, and knows from training what noise it stands for."""
+    given = ["experiment=ddpm_scenes"]
+    with pytest.raises(UserError, match=f"^{override} cannot be set in the use of run: .*leave it out"):
+        check_use(Path("run"), compose_config(given), compose_config([*given, override]), [override])
 
 
 def test_what_the_use_of_a_run_may_set(begun: RunFolder) -> None:

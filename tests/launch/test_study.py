@@ -23,6 +23,7 @@ from processes import Run, end_all
 from generative.networks.tokenizer import Tokenizer
 from launch.build import build_module
 from launch.command_line import taken
+from launch.commands import study as study_command
 from launch.commands.study import usage
 from launch.compose import compose_config
 from launch.errors import JobFailedError, UserError
@@ -299,6 +300,21 @@ def test_a_run_that_fails_does_not_stop_the_others(settings: Callable[..., Study
     assert fake.commands == [command for command in ALL if command != "evaluate.py meanflow_restore_3"]
     with pytest.raises(JobFailedError, match="judge ended"):
         run(settings("name=other"), Fake(failing="judge"))
+
+
+def test_a_study_of_which_nothing_has_begun_ends_with_what_failed(
+    settings: Callable[..., StudySettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_command, "read_settings", lambda arguments: settings())
+
+    def build(settings: StudySettings) -> StudyRunner:
+        runner = StudyRunner(settings)
+        runner._children = Fake(failing="tokenizer")  # after the judge
+        return runner
+
+    monkeypatch.setattr(study_command, "StudyRunner", build)
+    with pytest.raises(JobFailedError, match="tokenizer ended with exit code 2"):
+        study_command.study([])
 
 
 def test_what_cannot_be_fair_is_refused(settings: Callable[..., StudySettings]) -> None:

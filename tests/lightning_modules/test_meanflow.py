@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from generative.networks import ContextUNet, DiT, UNet
 from generative.objectives import AlphaFlow, FlowMatching, ImprovedMeanFlow
 from generative.objectives.flow_map import FlowMapObjective
 from generative.randomness import StepRandomness, generator_for
@@ -129,6 +131,28 @@ def test_a_difference_of_passes_is_refused_with_dropout() -> None:
         network = nn.Sequential(Spy(), nn.Dropout(share))
         module = MeanFlow(network, ImprovedMeanFlow(derivative=derivative), FlowMapSampler(1), **settings)
         with pytest.raises(ValueError, match=r"network\.dropout=0") if refused else nullcontext():
+            module.check_training()
+
+
+@pytest.mark.parametrize(
+    ("network", "step", "refused"),
+    [
+        (partial(DiT, 8, 1, patch_size=4, dim=8, depth=1, num_heads=1), 2e-3, None),
+        (partial(DiT, 8, 1, patch_size=4, dim=8, depth=1, num_heads=1), 2e-2, r"0\.2 radians"),
+        (partial(UNet, 8, 1, base_channels=8, channel_multipliers=[1], num_groups=4, head_dim=8), 2e-3, "2 radians"),
+        (partial(UNet, 8, 1, base_channels=8, channel_multipliers=[1], num_groups=4, head_dim=8), 1e-4, None),
+        (partial(ContextUNet, 8, 1, base_channels=8), 2e-3, "without batch norm"),
+    ],
+)
+def test_a_difference_that_is_no_derivative_is_refused(
+    network: Callable[..., nn.Module], step: float, refused: str | None
+) -> None:
+    settings = {"optimizer": partial(torch.optim.AdamW), "learning_rate_factor": lambda step: 1.0, "total_steps": 10}
+    for derivative in ("difference", "exact"):
+        objective = ImprovedMeanFlow(derivative=derivative, difference_step=step)
+        module = MeanFlow(network(num_times=2, num_outputs=2), objective, FlowMapSampler(1), **settings)
+        stops = refused and derivative == "difference"
+        with pytest.raises(ValueError, match=f"{refused}.*set objective.derivative=exact") if stops else nullcontext():
             module.check_training()
 
 
