@@ -82,8 +82,9 @@ def canny(smooth_B1HW: Tensor, low_B: Tensor, high_B: Tensor) -> Tensor:
         falling = torch.where(steep, neighbour(side, -side), neighbour(-side, side))
         corner = torch.where(rising, neighbour(side, side), falling)
         peak &= torch.lerp(beside, corner, share) <= size
-    weak = peak & (size >= low_B[:, None, None, None]) & (size > 0)
-    weak[..., [0, -1], :] = weak[..., :, [0, -1]] = False
+    rows, columns = (torch.arange(length, device=size.device) for length in size.shape[2:])
+    inside = ((rows > 0) & (rows < len(rows) - 1))[:, None] & (columns > 0) & (columns < len(columns) - 1)
+    weak = peak & inside & (size >= low_B[:, None, None, None]) & (size > 0)
     return connected(weak & (size >= high_B[:, None, None, None]), weak)
 
 

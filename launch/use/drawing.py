@@ -27,8 +27,9 @@ from generative.metrics.label_accuracy import label_scores, recognised_labels
 from generative.types import Batch, State
 from launch.command_line import is_true, whole_number
 from launch.errors import UserError, as_user_error
+from launch.use.memory import within_memory
 from launch.use.messages import SOFTWARE, say, told_when_stopped
-from launch.use.restorer import finite, finite_states, within_memory
+from launch.use.restorer import finite, finite_states
 from lightning_modules import GenerativeModule
 
 GRID, GRID_IMAGES = "grid.png", 1000

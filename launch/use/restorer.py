@@ -93,42 +93,6 @@ def tiling_of(
 LARGE_TILE, LEAST_TILE = 256, 16  # px, of networks that take any size
 
 
-@contextmanager
-def picture_in_memory() -> Iterator[None]:
-    """Work on a single picture.
-
-    Raises:
-        MemoryError: Memory did not hold it, whatever PyTorch raises for that.
-    """
-    try:
-        yield
-    except Exception as error:  # PyTorch raises a plain RuntimeError for the memory of the CPU
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-            raise MemoryError from error
-        raise
-
-
-@contextmanager
-def within_memory(batch_size: int) -> Iterator[None]:
-    """Turn what a too large batch raises into one sentence.
-
-    Args:
-        batch_size: Images at a time.
-
-    Raises:
-        UserError: Memory did not hold the batch.
-    """
-    try:
-        with picture_in_memory():
-            yield
-    except MemoryError as error:
-        if batch_size == 1:
-            raise UserError("memory does not hold one image at a time.") from error
-        raise UserError(
-            f"batch_size={batch_size} images at a time do not fit into memory: set a smaller one."
-        ) from error
-
-
 def finite(module: GenerativeModule, name: str, images: Tensor) -> Tensor:
     """Return images as they are.
 

@@ -20,8 +20,9 @@ from files.words import count, named, printable
 from generative.types import State
 from launch.errors import UserError
 from launch.use.folders import Job, open_mask, say_all
+from launch.use.memory import picture_in_memory, within_memory
 from launch.use.messages import SOFTWARE, say, told_when_stopped
-from launch.use.restorer import Request, Restorer, picture_in_memory, within_memory
+from launch.use.restorer import Request, Restorer
 
 READING_ERRORS = (*DECODING_ERRORS, MemoryError)
 

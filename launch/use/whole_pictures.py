@@ -32,8 +32,9 @@ from launch.record_files import read_json
 from launch.run_folder import write_json
 from launch.use.exported import evaluations_of, loaded, opened
 from launch.use.folders import found_pictures, say_all
+from launch.use.memory import picture_in_memory
 from launch.use.messages import say
-from launch.use.restorer import Restorer, picture_in_memory, tiling_of
+from launch.use.restorer import Restorer, tiling_of
 from launch.use.restoring import READING_ERRORS
 from lightning_modules import GenerativeModule
 from lightning_modules.contract import ANSWERING
