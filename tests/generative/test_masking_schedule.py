@@ -106,7 +106,7 @@ def test_shares_are_rounded_up_but_not_for_the_noise_of_floats() -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"schedule\.name=cubic must be 'cosine', .* or 'arccos'"):
+    with pytest.raises(ValueError, match=r"schedule\.name=cubic must be 'cosine', .* or 'one_shot'"):
         MaskSchedule("cubic")
 
 
