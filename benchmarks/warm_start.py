@@ -24,7 +24,7 @@ from generative.metrics.catalogue import metric_of, split_name
 from launch.errors import RunFailedError, UserError, reported
 from launch.metrics_csv import read_rows
 from launch.report.curves import curves_of
-from launch.run_folder import RunFolder
+from launch.run_folder import RunFolder, identity
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 10  # validations of a run
@@ -104,7 +104,7 @@ def train(folder: Path, arguments: Sequence[str]) -> None:
         UserError: The folder holds a run of other settings.
     """
     run = RunFolder(folder)
-    if run.path.exists() and (differing := set(arguments) ^ set(run.record["overrides"])):
+    if run.path.exists() and (differing := set(identity(list(arguments))) ^ set(run.record["overrides"])):
         raise UserError(f"{folder} has other settings ({', '.join(sorted(differing))}): name another folder.")
     if run.path.exists() and run.record.get("finished"):
         return

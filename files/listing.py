@@ -59,7 +59,7 @@ def list_images(folder: Path, leave_out: Sequence[Path] = (), pattern: Sequence[
         if place in seen or (apart and not apart.isdisjoint((place, *place.parents))):
             continue
         seen.add(place)
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a folder around it is closed
             found.append(path.relative_to(folder))
             continue
         try:
@@ -80,7 +80,9 @@ def list_images(folder: Path, leave_out: Sequence[Path] = (), pattern: Sequence[
             if not entry.is_symlink():
                 if (deeper and entry.is_dir()) or (wanted and entry.is_file()):
                     pending.append((inner, place / entry.name))
-            elif (deeper and inner.is_dir()) or (wanted and (inner.is_file() or not inner.exists())):
+            elif (deeper and os.path.isdir(inner)) or (  # noqa: PTH112 - likewise
+                wanted and (os.path.isfile(inner) or not os.path.exists(inner))  # noqa: PTH110, PTH113
+            ):
                 links.append(inner)
     return Listing(
         sorted(path for path in found if path.suffix.lower() in SUFFIXES),

@@ -138,7 +138,7 @@ def build_trainer(
     settle_precision(config)
     if (
         torch.cuda.is_available()
-    ):  # of a test after a training and of one later alike; some processors would round as well
+    ):  # of a test after a training and of one later alike; processors, some of which round, not
         torch.set_float32_matmul_precision("high")
     with as_user_error():
         profiler = PROFILERS.get(config.trainer.get("profiler"))

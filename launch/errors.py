@@ -40,9 +40,7 @@ MENDABLE = (
     OmegaConfBaseException, MisconfigurationException,
 )  # fmt: skip
 
-_RESOLVING = re.compile(
-    r"(?:User|Refused)Error raised while resolving interpolation: (.*?)( full_key: .*)?"
-)  # OmegaConf's words around
+_RESOLVING = re.compile(r"\w+ raised while resolving interpolation: (.*?)( full_key: .*)?")  # OmegaConf's words around
 
 
 class UserError(Exception):

@@ -9,6 +9,15 @@ from generative.weights import is_out_of_memory
 from launch.errors import UserError
 
 
+def too_large(tiles_at_once: int) -> str:
+    """Say that memory did not hold a picture, and what would help.
+
+    Args:
+        tiles_at_once: How many of its tiles went through the network together.
+    """
+    return "it does not fit into memory" + (": a smaller batch_size= takes less" if tiles_at_once > 1 else "")
+
+
 @contextmanager
 def picture_in_memory() -> Iterator[None]:
     """Work on a single picture.

@@ -20,7 +20,7 @@ from files.words import count, named, printable
 from generative.types import State
 from launch.errors import UserError
 from launch.use.folders import Job, open_mask, say_all
-from launch.use.memory import picture_in_memory, within_memory
+from launch.use.memory import picture_in_memory, too_large, within_memory
 from launch.use.messages import SOFTWARE, say, told_when_stopped
 from launch.use.restorer import Request, Restorer
 
@@ -168,8 +168,8 @@ def _in_tiles(restorer: Restorer, file: Path, request: Request, progress: Progre
     try:
         with picture_in_memory():
             return restorer.restore_in_tiles(request)
-    except MemoryError as error:
-        progress.left_out[file] = reason(error)
+    except MemoryError:
+        progress.left_out[file] = too_large(restorer.tiling.at_once if restorer.tiling else 1)
         return None
 
 

@@ -32,7 +32,7 @@ from launch.record_files import read_json
 from launch.run_folder import write_json
 from launch.use.exported import evaluations_of, loaded, opened
 from launch.use.folders import found_pictures, say_all
-from launch.use.memory import picture_in_memory
+from launch.use.memory import picture_in_memory, too_large
 from launch.use.messages import say
 from launch.use.restorer import Restorer, tiling_of
 from launch.use.restoring import READING_ERRORS
@@ -71,7 +71,9 @@ def evaluate_pictures(arguments: list[str], usage: str) -> bool:
         )
     if listing.closed:
         folder_name, why = next(iter(listing.closed.items()))
-        raise UserError(f"pictures={pictures}: the folder {printable(folder_name)} cannot be opened: {why}.")
+        raise UserError(
+            f"pictures={pictures}: the folder {printable(folder_name)} cannot be opened ({why}): make it readable."
+        )
     if not listing.images:
         raise UserError(f"pictures={pictures} holds no image file.")
     usual = DEFAULTS | {"weights": source.kind_of_weights()}
@@ -88,15 +90,14 @@ def evaluate_pictures(arguments: list[str], usage: str) -> bool:
     module = loaded(source, config, weights).to(device)
     assert isinstance(module, GenerativeModule)
     tiling = tiling_of(module, config.data.image_size, str(own["tile"]), own["overlap"], batch_size)
-    left_out = dict[Path, str]()
-    rows, metrics, record = _measured(module, config, tiling, batch_size, folder, listing.images, border, left_out)
+    rows, metrics, record = _measured(module, config, tiling, batch_size, folder, listing.images, border)
     with whole_file(target / CSV, "w") as file:
         file.write(_table(rows))
     record |= {"settings": settings, "run": str(source.path), "measured": now()}
     record |= {"hardware": hardware(module.device), "sampling": module.sampling_record()}
     write_json(target / JSON, {"metrics": metrics, "record": record})
     print_result(metrics, target)
-    return not left_out
+    return not record["left_out"]
 
 
 def _measured(
@@ -107,31 +108,31 @@ def _measured(
     folder: Path,
     files: Sequence[Path],
     border: int,
-    left_out: dict[Path, str],
 ) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, Any]]:
     size, channels, degradation = config.data.image_size, config.data.channels, build.build_degradation(config)
     names = [name for name, output in module.outputs.items() if output.num_network_calls]
     restorers = {
         name: Restorer(module, degradation, size, channels, name, module.device, tiling, batch_size) for name in names
     }
-    first, rows = next(iter(restorers.values())), list[dict[str, Any]]()
+    first, rows, left_out = next(iter(restorers.values())), list[dict[str, Any]](), dict[Path, str]()
     single, whole = _metrics(config, module), _metrics(config, module)
     for number, file in enumerate(track(files, description="measuring", console=Console(stderr=True))):
         try:
             picture = read_picture(folder / file)
-            if 2 * border >= min(picture.size):
-                raise ValueError(f"border={border} leaves nothing of it")
             with picture_in_memory():
                 request = first.request(number, picture, None)
         except READING_ERRORS as error:
             left_out[file] = reason(error)
             continue
+        if 2 * border >= min(request.size):
+            left_out[file] = f"border={border} leaves nothing of it"
+            continue
         try:
             with picture_in_memory():
                 outputs = {DEGRADED: first.degraded(request)} if degradation is not None else {}
                 outputs |= {name: each.one(request) for name, each in restorers.items()}
-        except MemoryError as error:
-            left_out[file] = reason(error)
+        except MemoryError:
+            left_out[file] = too_large(tiling.at_once if tiling else 1)
             continue
         seen = {name: _as_seen(picture, image, border) for name, image in outputs.items()}
         clean = _as_seen(picture, in_own_channels(picture), border)

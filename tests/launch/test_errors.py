@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from launch.errors import reported
+from generative.networks.trained import RefusedError
+from launch.errors import UserError, as_user_error, reported
 
 
 def stopped_in_a_library() -> None:
@@ -43,3 +44,17 @@ def test_a_path_that_the_system_refuses_is_one_sentence(capsys: pytest.CaptureFi
         Path("x" * 5000).stat()
     assert exit_.value.code == 2
     assert capsys.readouterr().err.endswith("xxx: File name too long; check the path, and who may read it.\n")
+
+
+@pytest.mark.parametrize("kind", [UserError, RefusedError, ValueError])
+def test_what_a_resolver_refuses_is_told_without_the_words_around_it(kind: type[Exception]) -> None:
+    def resolver() -> None:
+        raise kind("space=RUN is no autoencoder: name another run.")
+
+    OmegaConf.register_new_resolver("refusing", resolver)
+    try:
+        with pytest.raises(UserError) as caught, as_user_error():
+            OmegaConf.create({"space": "${refusing:}"}).space  # noqa: B018
+    finally:
+        OmegaConf.clear_resolver("refusing")
+    assert str(caught.value) == "space=RUN is no autoencoder: name another run."
