@@ -141,8 +141,9 @@ def _trained(
         trained_on = record.get("data") or {}
         same_data = (trained_on.get("name"), trained_on.get("image_size")) == data
         if record.get("finished") and same_data and run.checkpoint.exists():
-            finished.append((str(record.get("ended", "")), str(run.checkpoint.resolve()), run))
-    for _, checkpoint, run in sorted(finished, key=lambda each: each[:2], reverse=True):
+            saved = run.checkpoint.stat().st_mtime_ns  # where two ended within a second, as records count
+            finished.append((str(record.get("ended", "")), saved, str(run.checkpoint.resolve()), run))
+    for *_, checkpoint, run in sorted(finished, key=lambda each: each[:3], reverse=True):
         try:
             serves = _serves_as(key, run, debug=outputs.name == "debug") and _undoes(run, degradation)
             if serves and not (others := _other_images(run, asking)):
