@@ -332,8 +332,9 @@ def newest_unfinished(root: Path, overrides: list[str]) -> RunFolder | None:
         if record is None or record.get("finished") or record.get("overrides") != identity(overrides):
             continue
         if run.checkpoint.exists() and not run.is_locked():
-            found.append((str(record.get("started", "")), run))
-    return max(found, key=lambda item: item[0])[1] if found else None
+            saved = run.checkpoint.stat().st_mtime_ns  # where two started within a second, as records count
+            found.append((str(record.get("started", "")), saved, run))
+    return max(found, key=lambda item: item[:2])[-1] if found else None
 
 
 def readable_record(run: RunFolder) -> dict[str, Any] | None:

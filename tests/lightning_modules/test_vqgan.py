@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,15 @@ def test_auto_finds_the_tokenizer_of_the_same_data(run: RunFolder) -> None:
     assert trained_tokenizer("auto", outputs, "scenes", 32) == str(run.checkpoint)
     assert trained_tokenizer("auto", outputs, "scenes", 64) is None
     assert trained_tokenizer(str(run.path), outputs, "cats", 64) == str(run.checkpoint)
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_auto_takes_the_newer_of_two_that_ended_within_a_second(run: RunFolder, tmp_path: Path, name: str) -> None:
+    older, newer = (RunFolder(Path(shutil.copytree(run.path, tmp_path / each))) for each in ("m", name))
+    for age, each in ((60, older), (0, newer)):
+        saved = run.checkpoint.stat().st_mtime - age
+        os.utime(each.checkpoint, (saved, saved))
+    assert trained_tokenizer("auto", str(tmp_path), "scenes", 32) == str(newer.checkpoint)
 
 
 def test_what_is_no_tokenizer_is_refused(run: RunFolder, tmp_path: Path) -> None:
