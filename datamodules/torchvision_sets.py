@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,9 +99,14 @@ class TorchvisionDataModule(ImageDataModule):
         try:
             return {part: self._read(part) for part in ("train", "test")}
         except (OSError, RuntimeError):  # torchvision's "not found" is a RuntimeError
+            deepest = self.root.absolute() / self.dataset / "raw"
+            new = [folder for folder in (deepest, *deepest.parents) if not folder.exists()]
             try:
                 _DOWNLOADERS[self.dataset](str(self.root), download=True)
             except (OSError, RuntimeError) as error:
+                for folder in new:  # torchvision makes them before it knows whether it can fill them
+                    with suppress(OSError):
+                        folder.rmdir()
                 reason = str(error).strip().partition("\n")[0]
                 raise FileNotFoundError(
                     f"{self.dataset} is not in {self.root.absolute()} and could not be downloaded ({reason}): "

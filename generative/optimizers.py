@@ -72,8 +72,9 @@ class Muon(Optimizer):
     """Muon for matrices between hidden features, AdamW (arXiv 1711.05101) for the rest; one schedule scales both rates.
 
     Args:
-        params: Parameter groups; in ``matrices`` a group says for each parameter how many matrices are stacked in it, 0 for
-            those that AdamW takes. A convolution's weight is a matrix of a row per output channel.
+        params: Parameters, or groups of them; in ``matrices`` a group says for each parameter how many matrices are stacked in
+            it, 0 for those that AdamW takes. Where none are said, a parameter of two or more dimensions is one. A convolution's
+            weight is a matrix of a row per output channel.
         lr: Learning rate of AdamW.
         matrix_lr: Learning rate of the matrices; the root mean square of a step is about 0.2 times it.
         momentum: Decay of the matrices' momentum, which is Nesterov's.
@@ -88,7 +89,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[dict[str, Any]],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: Positive = 1e-3,
         matrix_lr: Positive = 5e-3,
         momentum: BelowOne = 0.95,
@@ -100,16 +101,19 @@ class Muon(Optimizer):
     ) -> None:
         rest: list[dict[str, Any]] = []
         hidden: list[dict[str, Any]] = []
-        for group in params:
+        given: list[Any] = list(params)
+        for group in [{"params": given}] if given and isinstance(given[0], Tensor) else given:
+            parameters = list(group["params"])
             settings = {name: value for name, value in group.items() if name not in ("params", "matrices")}
-            pairs = list(zip(group["params"], group["matrices"], strict=True))
+            numbers = group.get("matrices", [int(p.ndim > 1) for p in parameters])
+            pairs = list(zip(parameters, numbers, strict=True))
             of_adamw = {"lr": lr, "betas": tuple(betas), "eps": eps, "fused": fused}
             rest.append({**of_adamw, **settings, "params": [p for p, number in pairs if not number]})
             matrices = [(p, number) for p, number in pairs if number]
             if matrices:
                 of_matrices = {"lr": matrix_lr, "momentum": momentum, "num_iterations": num_iterations}
-                parameters, numbers = zip(*matrices, strict=True)
-                hidden.append({**of_matrices, **settings, "params": list(parameters), "matrices": list(numbers)})
+                whole, stacked = zip(*matrices, strict=True)
+                hidden.append({**of_matrices, **settings, "params": list(whole), "matrices": list(stacked)})
         super().__init__([*rest, *hidden], {"weight_decay": weight_decay})
 
     @torch.no_grad()

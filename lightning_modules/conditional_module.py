@@ -112,17 +112,9 @@ class ConditionalModule(GenerativeModule):
         return self.restores
 
     def check_contract(self) -> None:
-        """Check that the network takes the condition that the task gives it, and learns what guidance asks it for."""
+        """Check that the network is told the labels that it takes, and learns what guidance asks it for."""
         super().check_contract()
         self.check_guidance()
-        key = "network.condition_channels"
-        channels = getattr(self.network, "condition_channels", None)  # a network of others need not say
-        if channels is not None and self.sees_image != (channels > 0):
-            remedy = "the images' channels and one" if self.sees_image else "0"
-            shown = "the degraded image" if self.sees_image else "no image"
-            raise ValueError(
-                f"{key}={channels}, but module.task={self.task} shows the network {shown}: set {key} to {remedy}."
-            )
         if self.labels and getattr(self.network, "num_labels", None) == 0:
             raise ValueError(
                 "module.labels=true, but network.label_factors=[], as of data without labels: set module.labels=false, or "
@@ -144,7 +136,17 @@ class ConditionalModule(GenerativeModule):
             )
 
     def check_data(self, data: ImageData) -> None:
-        """Refuse labels that the data do not have, or lose, and holes around which nothing is known."""
+        """Refuse a network without place for the image it is shown, labels that the data do not have, or lose, and holes around
+        which nothing is known.
+        """
+        key = "network.condition_channels"
+        channels = getattr(self.network, "condition_channels", None)  # a network of others need not say
+        if channels is not None and self.sees_image != (channels > 0):
+            remedy = "the images' channels and one" if self.sees_image else "0"
+            shown = "the degraded image" if self.sees_image else "no image"
+            raise ValueError(
+                f"{key}={channels}, but module.task={self.task} shows the network {shown}: set {key} to {remedy}."
+            )
         if self.labels and not data.num_classes:
             raise ValueError("module.labels=true needs labels, and the data have none: set module.labels=false.")
         if self.labels:

@@ -152,8 +152,13 @@ class DDPM(SpaceModule):
         unread = super().unread(arguments)
         if (arguments.get("guidance") or {}).get("without_training"):
             unread.pop("guidance", None)
-        if (arguments.get("objective") or {}).get("weight") != "min_snr":
+        objective = arguments.get("objective") or {}
+        if objective.get("weight") != "min_snr":
             unread["objective.gamma"] = "it is of objective.weight=min_snr"
+        if objective.get("logit_mean") is None:
+            unread["objective.logit_std"] = "timesteps are drawn uniformly (objective.logit_mean=null)"
+        if not arguments.get("classifier_guidance"):
+            unread["module.data_std"] = "it sizes the steps of module.classifier_guidance, which is 0"
         return unread
 
     @property

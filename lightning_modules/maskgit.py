@@ -130,6 +130,8 @@ class MaskGIT(ConditionalModule):
         unread = super().unread(arguments)
         if sampler.get("schedule") == "one_shot":
             unread["sampler.num_steps"] = "sampler.schedule=one_shot takes one step"
+        if sampler.get("order") != "confidence":
+            unread["sampler.choice_temperature"] = "it is of sampler.order=confidence"
         if not sampler.get("revisions"):
             unread["sampler.revised_share"] = "nothing is drawn anew (sampler.revisions=0)"
         if "restore" in tasks or "generate" in tasks:

@@ -251,8 +251,14 @@ class MeanFlow(JudgedModule, SpaceModule):
             unread["module.source_std"] = "the flow does not begin at a regression (module.source=regression)"
         if arguments.get("source") != "regression" and not arguments.get("sees_regression"):
             unread["regression"] = "nothing begins with a regression"
-        if (arguments.get("objective") or {}).get("derivative") == "exact":
+        objective = arguments.get("objective") or {}
+        if objective.get("derivative") == "exact":
             unread["objective.difference_step"] = "it is of objective.derivative=difference"
+        if (objective.get("time_distribution") or {}).get("distribution") == "uniform":
+            keys = ("objective.time_distribution.mean", "objective.time_distribution.std")
+            unread |= dict.fromkeys(
+                keys, "times are drawn uniformly (objective.time_distribution.distribution=uniform)"
+            )
         return unread
 
     def parts_record(self) -> dict[str, Any]:

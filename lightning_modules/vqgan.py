@@ -79,6 +79,16 @@ class VQGAN(GenerativeModule):
         continuous = str(bottleneck.get("_target_")).endswith(f".{GaussianBottleneck.__name__}")
         return frozenset({"space" if continuous else "tokenizer"})
 
+    @classmethod
+    def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
+        unread = super().unread(arguments)
+        if not arguments.get("perceptual"):
+            unread["objective.perceptual_weight"] = "there is no perceptual distance (perceptual=vgg16)"
+        if not arguments.get("discriminator"):
+            keys = ("objective.adversarial_weight", "objective.adversarial_start", "objective.adaptive")
+            unread |= dict.fromkeys(keys, "there is no discriminator (discriminator=patch)")
+        return unread
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The discriminator's too."""
         return [*super().trainable_parameters(), *(self.discriminator.parameters() if self.discriminator else ())]

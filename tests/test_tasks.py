@@ -65,6 +65,30 @@ def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: st
         ("experiment=maskgit_scenes sampler.revised_share=0.5", r"revised_share=0\.5 has no effect.*revisions=0"),
         ("experiment=ddpm_scenes objective.gamma=3", r"gamma=3 has no effect.*objective\.weight=min_snr"),
         (
+            "experiment=ddpm_scenes objective.logit_mean=null objective.logit_std=2",
+            r"logit_std=2 has no effect.*uniformly",
+        ),
+        (
+            "experiment=ddpm_scenes module.data_std=0.1",
+            r"data_std=0\.1 has no effect.*classifier_guidance, which is 0",
+        ),
+        (
+            "experiment=maskgit_scenes sampler=halton sampler.choice_temperature=1",
+            r"choice_temperature=1 has no effect.*order=confidence",
+        ),
+        (
+            "experiment=meanflow_dit objective.time_distribution.distribution=uniform objective.time_distribution.std=2",
+            r"time_distribution\.std=2 has no effect.*uniformly",
+        ),
+        (
+            "experiment=vqgan_scenes discriminator=null objective.adversarial_start=5",
+            r"adversarial_start=5 has no effect.*no discriminator",
+        ),
+        (
+            "experiment=vqgan_scenes objective.perceptual_weight=0.5",
+            r"perceptual_weight=0\.5 has no effect.*no perceptual distance",
+        ),
+        (
             "experiment=meanflow_dit objective.derivative=exact objective.difference_step=0.01",
             r"difference_step=0\.01 has no effect.*derivative=difference",
         ),
@@ -83,6 +107,20 @@ def test_a_cell_trains_resumes_evaluates_exports_and_makes_images(experiment: st
 def test_what_a_run_has_no_use_for_is_one_sentence(overrides: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         compose_config(overrides.split())
+
+
+@pytest.mark.parametrize(
+    ("task", "channels", "message"),
+    [
+        ("restore", 0, r"condition_channels=0, but module\.task=restore shows the network the degraded image"),
+        ("generate", 4, r"condition_channels=4, but module\.task=generate shows the network no image"),
+    ],
+)
+def test_a_network_without_place_for_what_it_is_shown_is_one_sentence(
+    tmp_path: Path, task: str, channels: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train_here(tmp_path, "experiment=ddpm_scenes", f"task={task}", f"network.condition_channels={channels}")
 
 
 def test_what_a_file_sets_without_effect_is_no_part_of_the_record() -> None:

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from files.pixels import LUMA
 from generative.degradations.base import Degradation, nothing_known
 from generative.degradations.severity import Severity, SeveritySpec
 from generative.randomness import Randomness
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 BEYOND = 8  # standard deviations above the mean up to which counts are told apart: a float32 draw reaches 5.3
 
 

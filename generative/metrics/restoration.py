@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from files.pixels import LUMA
 from generative.float32 import whole_float32
 from generative.metrics.catalogue import Metric, Pooled, Table
 from generative.metrics.means import MeanMetrics
@@ -18,7 +19,6 @@ from generative.types import Batch
 
 DATA_RANGE = 2.0  # images lie in [-1, 1]
 PSNR_CAP = 60.0  # dB; rounding to 8 bits alone costs 20 log10(255) + 10 log10(12) = 58.9 dB
-LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SSIM_BORDER = 5  # pixels on each side where the 11 x 11 window would leave the image
 SSIM_MIN_SIZE = 2 * SSIM_BORDER + 1
 SSIM_PIXELS_PER_CALL = 2**15  # on the CPU, larger calls leave the cache and take twice as long
@@ -166,7 +166,7 @@ class RestorationMetrics(MeanMetrics):
         self.add(f"psnr/{name}", psnr_of_mse(mse_BC.mean(1)), index_B)
         if clean.shape[1] == 3:
             self._means.add(f"psnr_channel/{name}", psnr_of_mse(mse_BC).mean(1))
-            weights = clean.new_tensor(LUMA_WEIGHTS)[:, None, None]
+            weights = clean.new_tensor(LUMA)[:, None, None]
             luma_error = ((restored - clean) * weights).sum(1).square()
             self._means.add(f"psnr_luma/{name}", psnr_of_mse(luma_error.flatten(1).mean(1)))
         if min(clean.shape[-2:]) >= SSIM_MIN_SIZE:

@@ -62,6 +62,13 @@ class DiffusionSampler(ABC):
     threshold: Literal["none", "clip", "dynamic"] = "clip"
     threshold_quantile: PositiveShare = 0.995
 
+    def __post_init__(self) -> None:
+        if self.threshold != "dynamic" and self.threshold_quantile != type(self).threshold_quantile:
+            raise ValueError(
+                f"sampler.threshold_quantile={self.threshold_quantile:g} has no effect with "
+                f"sampler.threshold={self.threshold}: leave it out, or set sampler.threshold=dynamic."
+            )
+
     @property
     def num_network_calls(self) -> int:
         """Network calls per image."""

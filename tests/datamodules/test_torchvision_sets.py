@@ -75,14 +75,16 @@ def test_the_root_is_not_written_to(root):
 @pytest.mark.parametrize("dataset", ["MNIST", "CIFAR10"])
 def test_offline_without_data_is_one_sentence(tmp_path, monkeypatch, dataset):
     def offline(self):
+        Path(getattr(self, "raw_folder", self.root)).mkdir(parents=True)  # as torchvision does
         raise RuntimeError("Error downloading\nTried a mirror, got:\nno route to host")
 
     monkeypatch.setattr(MNIST, "download", offline)
     monkeypatch.setattr(CIFAR10, "download", offline)
-    data = TorchvisionDataModule(**{**SETTINGS, "dataset": dataset}, root=tmp_path / "none")
+    data = TorchvisionDataModule(**{**SETTINGS, "dataset": dataset}, root=tmp_path / "no" / "data")
     with pytest.raises(FileNotFoundError, match=r"data\.root=FOLDER") as error:
         data.setup()
     assert "\n" not in str(error.value)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_unknown_dataset_is_named():

@@ -284,6 +284,7 @@ def test_deterministic_samplers_draw_nothing() -> None:
         (DDIM, {"spacing": "even"}, "spacing"),
         (DDIM, {"threshold": "tanh"}, "threshold"),
         (DDIM, {"threshold_quantile": 0.0}, "threshold_quantile"),
+        (DDIM, {"threshold_quantile": 0.9}, "threshold_quantile=0.9 has no effect with sampler.threshold=clip"),
         (DDIM, {"eta": 2.0}, "eta"),
         (Ancestral, {"variance": "learned"}, "variance"),
     ],

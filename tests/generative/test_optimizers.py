@@ -179,6 +179,16 @@ def test_a_weight_without_gradient_stays() -> None:
     assert torch.equal(parameters[1], before)
 
 
+def test_plain_parameters_are_taken_as_any_optimiser_takes_them() -> None:
+    own = [nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(4, 1, 3, 3)), nn.Parameter(torch.ones(2))]
+    other = [nn.Parameter(p.detach().clone()) for p in own]
+    for parameters, given in ((own, iter(own)), (other, [{"params": other, "matrices": [1, 1, 0]}])):
+        for parameter in parameters:
+            parameter.grad = parameter.detach().cumsum(0)
+        Muon(given).step()
+    assert all(map(torch.equal, own, other))
+
+
 def test_a_state_continues_exactly() -> None:
     own = weights((4, 6), (4,))
     muon = Muon([{"params": own, "matrices": [1, 0]}])
