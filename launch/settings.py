@@ -125,13 +125,16 @@ def value_at(settings: Settings, key: str, several: Sequence[Settings]) -> str:
         several: All settings that are told apart.
 
     Returns:
-        The value; of an object its class, with what differs among objects of this class.
+        The value; of an object its class, with what differs among objects of this class: an object below it that only others
+        have is not told.
     """
     target = settings.get(f"{key}.{TARGET}")
     if target is None:
         below = {k: v for k, v in settings.items() if k.startswith(f"{key}.")}
         return settings.get(key, " ".join(f"{k[len(key) + 1 :]}={v}" for k, v in below.items()) or ABSENT)
     same = [s for s in several if s.get(f"{key}.{TARGET}") == target]
-    inside = [k for k in differing(same) if k.startswith(f"{key}.")]
-    arguments = ", ".join(f"{k[len(key) + 1 :]}={settings.get(k, ABSENT)}" for k in inside)
+    inside = [k for k in distinguishing(same) if k.startswith(f"{key}.")]
+    objects = {k for k in inside if any(f"{k}.{TARGET}" in s for s in same)}
+    told = [k for k in inside if k not in objects or k in settings or f"{k}.{TARGET}" in settings]
+    arguments = ", ".join(f"{k[len(key) + 1 :]}={value_at(settings, k, same)}" for k in told)
     return target.rpartition(".")[2] + (f"({arguments})" if arguments else "")
