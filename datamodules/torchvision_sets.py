@@ -105,7 +105,7 @@ class TorchvisionDataModule(ImageDataModule):
                 _DOWNLOADERS[self.dataset](str(self.root), download=True)
             except (OSError, RuntimeError) as error:
                 for folder in new:  # torchvision makes them before it knows whether it can fill them
-                    with suppress(OSError):
+                    with suppress(OSError):  # what holds something stays
                         folder.rmdir()
                 reason = str(error).strip().partition("\n")[0]
                 raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,26 @@ from generative.objectives import ImageTerms
 from generative.types import LossOutput
 from lightning_modules.base import ImageData
 from lightning_modules.conditional_module import ConditionalModule
+
+
+def losses_of_nobody(arguments: Mapping[str, Any], losses: str, adversarial: Sequence[str]) -> dict[str, str]:
+    """Name the settings of losses that no judge gives, for ``unread``.
+
+    Args:
+        arguments: A module's, with ``perceptual`` and ``discriminator``.
+        losses: Key of the losses' settings.
+        adversarial: Those of the adversarial loss.
+
+    Returns:
+        Why, in words, by key.
+    """
+    unread = {}
+    if not arguments.get("perceptual"):
+        unread[f"{losses}.perceptual_weight"] = "there is no perceptual distance (perceptual=vgg16)"
+    if not arguments.get("discriminator"):
+        keys = [f"{losses}.{name}" for name in adversarial]
+        unread |= dict.fromkeys(keys, "there is no discriminator (discriminator=patch)")
+    return unread
 
 
 class JudgedModule(ConditionalModule):
@@ -50,12 +70,9 @@ class JudgedModule(ConditionalModule):
 
     @classmethod
     def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
-        unread = super().unread(arguments)
-        if not arguments.get("perceptual"):
-            unread["module.image_terms.perceptual_weight"] = "there is no perceptual distance (perceptual=vgg16)"
-        if not arguments.get("discriminator"):
-            keys = ("module.image_terms.adversarial_weight", "module.image_terms.adversarial_start")
-            unread |= dict.fromkeys(keys, "there is no discriminator (discriminator=patch)")
+        unread = super().unread(arguments) | losses_of_nobody(
+            arguments, "module.image_terms", ("adversarial_weight", "adversarial_start")
+        )
         if not (arguments.get("perceptual") or arguments.get("discriminator")):
             unread["module.image_terms.max_time"] = "nobody judges (discriminator=patch, perceptual=vgg16)"
         return unread

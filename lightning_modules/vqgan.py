@@ -20,6 +20,7 @@ from generative.randomness import Randomness
 from generative.types import Batch, LossOutput
 from lightning_modules.contract import Card, Output, Task
 from lightning_modules.generative_module import GenerativeModule
+from lightning_modules.judged_module import losses_of_nobody
 
 
 @checked("module")
@@ -81,13 +82,8 @@ class VQGAN(GenerativeModule):
 
     @classmethod
     def unread(cls, arguments: Mapping[str, Any]) -> dict[str, str]:
-        unread = super().unread(arguments)
-        if not arguments.get("perceptual"):
-            unread["objective.perceptual_weight"] = "there is no perceptual distance (perceptual=vgg16)"
-        if not arguments.get("discriminator"):
-            keys = ("objective.adversarial_weight", "objective.adversarial_start", "objective.adaptive")
-            unread |= dict.fromkeys(keys, "there is no discriminator (discriminator=patch)")
-        return unread
+        adversarial = ("adversarial_weight", "adversarial_start", "adaptive")
+        return super().unread(arguments) | losses_of_nobody(arguments, "objective", adversarial)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The discriminator's too."""
